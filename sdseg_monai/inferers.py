@@ -1,0 +1,102 @@
+"""Volume inference slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from typing import Any, Literal, get_args
+
+import torch
+from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
+
+from sdseg_monai.networks.sdseg import SDSeg
+from sdseg_monai.random import seed_from, seeded_normal
+from sdseg_monai.transforms.slices import extract_slices, resize_slices, to_three_channels
+
+SliceNoise = Literal["network", "per_slice"]
+
+
+class SliceWiseInferer(Inferer):
+    """Segment a volume in batches of in-plane resized slices and resize the scores back.
+
+    MONAI's SliceInferer would keep a float score and a count map of the whole volume and does not tell the network
+    which slice it sees; :meth:`iter_scores` yields slab after slab instead, so a caller may threshold each and never
+    hold more.
+
+    Args:
+        size: (H, W) of the network's input.
+        slice_axis: spatial axis across which slices are taken.
+        batch_size: slices per forward pass; does not change the result beyond rounding.
+        noise: ``network``, the network's own start noise, or ``per_slice``, one tensor for each slice, keyed by
+            ``seed``, the case's file name and the slice's index, whatever the order or batch.
+        seed: seed of the ``per_slice`` noise.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        slice_axis: int = 2,
+        batch_size: int = 8,
+        noise: SliceNoise = "network",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if noise not in get_args(SliceNoise):
+            raise ValueError(f"noise={noise!r} is unknown: expected one of {', '.join(get_args(SliceNoise))}")
+        if slice_axis not in (0, 1, 2):
+            raise ValueError(f"slice_axis={slice_axis}: expected 0, 1 or 2")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        self.size = tuple(size)
+        self.slice_axis = slice_axis
+        self.batch_size = batch_size
+        self.noise = noise
+        self.seed = seed
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Segment ``inputs`` [B, C, X, Y, Z] in [-1, 1], C 1 or 3.
+
+        Returns:
+            Score [B, K, X, Y, Z], float32, in [0, 1].
+        """
+        scores = [
+            torch.cat(list(self.iter_scores(volume, network, case)), dim=self.slice_axis + 1)
+            for volume, case in zip(inputs, _case_names(inputs), strict=True)
+        ]
+        return convert_to_dst_type(torch.stack(scores), inputs, dtype=torch.float32)[0]
+
+    def iter_scores(
+        self, volume: torch.Tensor, network: Callable[..., torch.Tensor], case: str = ""
+    ) -> Iterator[torch.Tensor]:
+        """Yield the scores of ``volume`` [C, X, Y, Z] in slabs of ``batch_size`` slices, in order.
+
+        A slab is [K, X, Y, Z] with ``batch_size`` slices, or fewer in the last, along ``slice_axis``.
+        """
+        volume = volume.as_subclass(torch.Tensor)
+        depth = volume.shape[self.slice_axis + 1]
+        for start in range(0, depth, self.batch_size):
+            slices = extract_slices(volume, self.slice_axis, start, min(start + self.batch_size, depth))
+            image = to_three_channels(resize_slices(slices, self.size))  # [N, 3, H, W]
+            if self.noise == "network":
+                score = network(image)
+            else:
+                score = network(image, self._noise(network, image, case, start))
+            yield resize_slices(score, slices.shape[-2:]).movedim(0, self.slice_axis + 1)
+
+    def _noise(self, network: Any, image: torch.Tensor, case: str, start: int) -> torch.Tensor:
+        sdseg: SDSeg = getattr(network, "module", network)  # inside DistributedDataParallel
+        seeds = [seed_from(self.seed, case, start + i) for i in range(len(image))]
+        return seeded_normal(torch.tensor(seeds), sdseg.latent_shape(image)).to(image)
+
+
+def _case_names(inputs: torch.Tensor) -> list[str]:
+    """Return the file name of each volume, or an empty one where the tensor carries none."""
+    names = getattr(inputs, "meta", {}).get("filename_or_obj", "")
+    names = [names] * len(inputs) if isinstance(names, str) else list(names)
+    return [PurePath(str(name)).name for name in names]

@@ -1,0 +1,246 @@
+"""Reading volumes with every check a stranger's file needs, and writing results so that nothing is left half done."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from sdseg_monai.errors import InputError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+ITK_SUFFIXES = (".nrrd", ".mha")
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+GZIP_BEST_RATIO = 1032  # deflate cannot shrink more than this
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in memory: ``array`` [X, Y, Z] in float32, ``affine`` from voxel to RAS+ millimetres."""
+
+    array: np.ndarray
+    affine: np.ndarray
+
+
+def volume_suffix(path: Path) -> str:
+    """Return the suffix of a volume file, ``.nii.gz`` as one.
+
+    Raises:
+        InputError: the suffix is none that is read and written here.
+    """
+    for suffix in VOLUME_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[-len(suffix) :]
+    raise InputError(f"{path}: unknown kind of file, expected {', '.join(VOLUME_SUFFIXES)}")
+
+
+def volume_stem(path: Path) -> str:
+    """Return the file name without its volume suffix."""
+    return path.name[: -len(volume_suffix(path))]
+
+
+def is_volume(path: Path) -> bool:
+    """Say whether ``path`` is a visible file whose name ends as a volume's."""
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a 3-D volume from NIfTI (nibabel) or NRRD/MHA (SimpleITK).
+
+    Raises:
+        InputError: the file is missing, empty, truncated or of another kind; the volume is not 3-D, has an empty
+            axis, claims more voxels than its file can hold, holds NaN or infinite voxels, or its affine is singular.
+    """
+    suffix = volume_suffix(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty, expected a volume")
+    volume = (_read_nifti if suffix.lower() in NIFTI_SUFFIXES else _read_itk)(path)
+    bad = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
+    if bad:
+        raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite, expected finite values")
+    return volume
+
+
+def check_same_grid(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
+    """Raise :class:`InputError` unless two volumes lie on one grid (positions equal to 1 % of a voxel's edge)."""
+    if volume.array.shape != other.array.shape:
+        raise InputError(
+            f"{other_path}: shape {other.array.shape}, expected {volume.array.shape} as in {path}: the two must "
+            "lie on the same grid"
+        )
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*volume.array.shape, 1]
+    offset = np.abs(corners @ (volume.affine - other.affine).T).max()
+    edge = np.linalg.norm(volume.affine[:3, :3], axis=0).min()
+    if offset > 0.01 * edge:
+        raise InputError(
+            f"{other_path}: its affine places voxels up to {offset:.3g} mm from those of {path}: the two must lie on "
+            "the same grid"
+        )
+
+
+def write_volume(path: Path, array: np.ndarray, reference: Path) -> None:
+    """Write ``array`` [X, Y, Z] on the grid of the file ``reference``: affine, sform and qform codes, spacing.
+
+    The file appears under its name only when it is complete.
+
+    Raises:
+        InputError: the suffix is unknown or the folder cannot be written.
+    """
+    suffix = volume_suffix(path).lower()
+    if suffix in NIFTI_SUFFIXES:
+        image = _nifti_like(array, reference)
+        write_atomically(path, lambda temporary: nib.save(image, temporary), suffix)
+    else:
+        itk_image = _itk_like(array, reference)
+        write_atomically(path, lambda temporary: sitk.WriteImage(itk_image, str(temporary), True), suffix)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = "") -> None:
+    """Call ``write`` on a temporary file beside ``path`` and rename it to ``path`` when that succeeded.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot write here ({error.strerror}), expected a writable folder") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_nifti(path: Path) -> Volume:
+    image = _open_nifti(path)
+    _check_shape(path, image.shape, image.get_data_dtype())
+    try:
+        array = np.asarray(image.dataobj, dtype=np.float32)
+    except MemoryError as error:
+        raise _too_large(path, image.shape) from error
+    except Exception as error:  # zlib, gzip and nibabel each have exceptions of their own for a damaged file
+        raise InputError(f"{path}: the voxels cannot be read, the file is truncated or damaged ({error})") from error
+    return Volume(array, _checked_affine(path, image.affine))
+
+
+def _open_nifti(path: Path) -> nib.Nifti1Image:
+    try:
+        image = nib.load(path)
+        affine = image.affine
+    except Exception as error:
+        raise InputError(f"{path}: not a readable NIfTI file ({error})") from error
+    if not isinstance(image, nib.Nifti1Image) or affine is None:  # Nifti2Image is a Nifti1Image
+        raise InputError(f"{path}: {type(image).__name__}, expected NIfTI-1 or NIfTI-2")
+    return image
+
+
+def _read_itk(path: Path) -> Volume:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: not a readable {path.suffix} file ({_last_line(error)})") from error
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per voxel, expected one")
+    _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
+    try:
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"{path}: the voxels cannot be read, the file is truncated or damaged ({_last_line(error)})"
+        ) from error
+    array = sitk.GetArrayFromImage(image).T.astype(np.float32)  # [X, Y, Z]
+    return Volume(array, _checked_affine(path, _itk_affine(image)))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) != 3:
+        raise InputError(f"{path}: {len(shape)}-D with shape {tuple(shape)}, expected one 3-D volume")
+    if min(shape) < 1:
+        raise InputError(f"{path}: shape {tuple(shape)} has an empty axis, expected at least one voxel along each")
+    if dtype.fields is not None or dtype.kind == "c":
+        raise InputError(f"{path}: voxels of type {dtype}, expected one real number each")
+    claimed = math.prod(int(n) for n in shape) * dtype.itemsize
+    if claimed > path.stat().st_size * GZIP_BEST_RATIO:
+        raise _too_large(path, shape)
+
+
+def _too_large(path: Path, shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"{path}: the header claims {' x '.join(map(str, shape))} voxels, more than this file or this machine's "
+        "memory can hold; the header is damaged"
+    )
+
+
+def _checked_affine(path: Path, affine: np.ndarray) -> np.ndarray:
+    affine = np.asarray(affine, dtype=np.float64)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)  # millimetres
+    if not np.isfinite(affine).all() or (edges <= 0).any() or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6:
+        raise InputError(f"{path}: the affine is singular, expected three independent voxel axes: {affine.tolist()}")
+    return affine
+
+
+def _itk_affine(image: sitk.Image) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
+
+
+def _is_nifti(path: Path) -> bool:
+    return volume_suffix(path).lower() in NIFTI_SUFFIXES
+
+
+def _nifti_like(array: np.ndarray, reference: Path) -> nib.Nifti1Image:
+    if not _is_nifti(reference):
+        image = nib.Nifti1Image(array, _read_itk(reference).affine)
+        image.set_qform(image.affine, code="scanner")
+        image.set_sform(image.affine, code="scanner")
+        return image
+    source = _open_nifti(reference)
+    header = source.header.copy()  # with sform, qform and their codes
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    return type(source)(array, source.affine, header)
+
+
+def _itk_like(array: np.ndarray, reference: Path) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    affine = LPS_TO_RAS @ (_open_nifti(reference).affine if _is_nifti(reference) else _read_itk(reference).affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    return image

@@ -1,0 +1,232 @@
+"""SDSeg: latent diffusion segmentation in one reverse step, as one module."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args, overload
+
+import torch
+from torch import nn
+
+from sdseg_monai.networks.autoencoder import MaskAutoencoder
+from sdseg_monai.networks.unet import DenoisingUNet
+from sdseg_monai.networks.vision_encoder import VisionEncoder
+from sdseg_monai.random import seeded_integers, seeded_normal
+from sdseg_monai.schedule import NoiseSchedule, PredictionType
+
+StartNoise = Literal["shared", "zeros"]
+
+
+class SDSegOutput(NamedTuple):
+    """What the loss needs from a training step; every tensor is [B, Z, h, w] in float32."""
+
+    latent: torch.Tensor  # z_0, the scaled latent of the mask
+    latent_pred: torch.Tensor  # its estimate, Eq. 2
+    noise: torch.Tensor | None  # n; None where no noise was added or none is predicted
+    noise_pred: torch.Tensor | None
+
+
+class SDSeg(nn.Module):
+    """Segment image slices with one denoising step from t = T-1 (Lin et al., MICCAI 2024).
+
+    The state dict holds everything that inference needs: the frozen mask autoencoder, the vision encoder, the U-Net
+    and ``scale_factor``, the reciprocal of the standard deviation of the training masks' latents. It is NaN until
+    :class:`sdseg_monai.handlers.LatentScale` measures it or weights are loaded, so that a forgotten measurement shows.
+
+    Args:
+        autoencoder: mask autoencoder, frozen here.
+        vision_encoder: image encoder, trained.
+        unet: denoising network over [mask latent, image latent], trained; its input channels beyond the mask latent
+            start at zero.
+        schedule: noise schedule.
+        prediction_type: what the U-Net predicts: ``epsilon`` (the paper), ``sample`` or ``v_prediction``.
+        start_noise: z_T when ``forward`` is given none: ``shared``, one seeded tensor for every slice (the official
+            code), or ``zeros``, which also trains at t = T-1 from zeros only and has no meaning for ``epsilon``.
+        seed: seed of the shared start noise.
+
+    Raises:
+        ValueError: the three networks do not fit each other, or an option is unknown or contradicts another.
+    """
+
+    scale_factor: torch.Tensor
+
+    def __init__(
+        self,
+        autoencoder: MaskAutoencoder,
+        vision_encoder: VisionEncoder,
+        unet: DenoisingUNet,
+        schedule: NoiseSchedule | None = None,
+        prediction_type: PredictionType = "epsilon",
+        start_noise: StartNoise = "shared",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_options(prediction_type, start_noise)
+        _check_fit(autoencoder, vision_encoder, unet)
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.vision_encoder = vision_encoder
+        self.unet = unet
+        self.unet.zero_init_extra_input_channels(autoencoder.latent_channels)
+        self.schedule = NoiseSchedule() if schedule is None else schedule
+        self.prediction_type: PredictionType = prediction_type
+        self.start_noise: StartNoise = start_noise
+        self.seed = seed
+        self.register_buffer("scale_factor", torch.tensor(float("nan")))
+
+    @property
+    def trained_parts(self) -> nn.ModuleDict:
+        """The parts that training changes, under the names that they have in the state dict."""
+        return nn.ModuleDict({"vision_encoder": self.vision_encoder, "unet": self.unet})
+
+    def train(self, mode: bool = True) -> SDSeg:
+        """Set the mode of the trained parts; the autoencoder stays in evaluation mode."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def latent_shape(self, image: torch.Tensor) -> tuple[int, int, int]:
+        """Return (Z, h, w) of the latent of ``image`` [B, C, H, W].
+
+        Raises:
+            ValueError: H or W is no multiple of what the autoencoder and the U-Net together divide it by.
+        """
+        height, width = image.shape[-2:]
+        f = self.autoencoder.downsampling
+        multiple = f * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if height % multiple or width % multiple:
+            raise ValueError(f"image is {height}x{width}: expected multiples of {multiple}; resize it first")
+        return self.autoencoder.latent_channels, height // f, width // f
+
+    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
+        """Encode ``image`` [B, 3, H, W] in [-1, 1] to the conditioning latent z_c [B, Z, h, w]."""
+        return self.vision_encoder(image)
+
+    def encode_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        """Encode ``mask`` [B, 1, H, W] in {0, 1} to the mean of its scaled latent, [B, Z, h, w], without gradient."""
+        mask_image = mask_to_image(mask)
+        with torch.no_grad():
+            return self.autoencoder.encode(mask_image).latent_dist.mode().float() * self.scale_factor
+
+    def predict_noise(
+        self, noisy_latent: torch.Tensor, image_latent: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """Run the U-Net on the concatenation [noisy mask latent, image latent].
+
+        Args:
+            noisy_latent: z_t, [B, Z, h, w].
+            image_latent: z_c, [B, Z, h, w].
+            timesteps: [B], int64 in [0, T).
+
+        Returns:
+            The prediction in the sense of ``prediction_type``, [B, Z, h, w], float32.
+        """
+        return self.unet(torch.cat([noisy_latent, image_latent], dim=1), timesteps).sample  # this order is official
+
+    def estimate_latent(
+        self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn the U-Net's prediction into the estimate of z_0 (Eq. 2), [B, Z, h, w], float32."""
+        return self.schedule.estimate_latent(noisy_latent, prediction, timesteps, self.prediction_type)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Decode a scaled latent [B, Z, h, w] to the mask image [B, 3, H, W], about [-1, 1], not clamped."""
+        return self.autoencoder.decode(latent / self.scale_factor).sample
+
+    @overload
+    def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor: ...
+
+    @overload
+    def forward(self, image: torch.Tensor, *, mask: torch.Tensor, seeds: torch.Tensor) -> SDSegOutput: ...
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        *,
+        mask: torch.Tensor | None = None,
+        seeds: torch.Tensor | None = None,
+    ) -> torch.Tensor | SDSegOutput:
+        """Segment, or, given ``mask`` and ``seeds``, run one training step's forward pass.
+
+        Args:
+            image: [B, 3, H, W] in [-1, 1].
+            noise: z_T, [B or 1, Z, h, w]; drawn as ``start_noise`` says when absent.
+            mask: [B, 1, H, W] in {0, 1}.
+            seeds: [B], int64, one seed per sample for its timestep and noise.
+
+        Returns:
+            The score [B, 1, H, W] in [0, 1], foreground where it exceeds 0.5, or an :class:`SDSegOutput`.
+
+        Raises:
+            ValueError: sizes do not fit, or noise is given to a network that starts from zeros.
+        """
+        if mask is not None and seeds is not None:
+            return self._training_forward(image, mask, seeds)
+        shape = self.latent_shape(image)
+        noisy_latent = self._start_noise(shape, noise).to(image).expand(len(image), *shape)
+        timesteps = torch.full((len(image),), self.schedule.num_timesteps - 1, device=image.device)
+        prediction = self.predict_noise(noisy_latent, self.encode_image(image), timesteps)
+        return score_from_mask_image(self.decode(self.estimate_latent(noisy_latent, prediction, timesteps)))
+
+    def _start_noise(self, shape: tuple[int, int, int], noise: torch.Tensor | None) -> torch.Tensor:
+        if self.start_noise == "zeros":
+            if noise is not None:
+                raise ValueError("noise was given to a network with start_noise='zeros': it was trained from zeros only")
+            return torch.zeros(1, *shape)
+        return seeded_normal(torch.tensor([self.seed]), shape) if noise is None else noise
+
+    def _training_forward(self, image: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor) -> SDSegOutput:
+        shape = self.latent_shape(image)
+        latent = self.encode_mask(mask)
+        image_latent = self.encode_image(image)
+        if self.start_noise == "zeros":
+            timesteps = torch.full((len(image),), self.schedule.num_timesteps - 1, device=image.device)
+            noisy_latent = torch.zeros_like(latent)
+            prediction = self.predict_noise(noisy_latent, image_latent, timesteps)
+            return SDSegOutput(latent, self.estimate_latent(noisy_latent, prediction, timesteps), None, None)
+        timesteps = seeded_integers(seeds, self.schedule.num_timesteps).to(image.device)
+        noise = seeded_normal(seeds, shape).to(latent)
+        noisy_latent = self.schedule.add_noise(latent, noise, timesteps)
+        prediction = self.predict_noise(noisy_latent, image_latent, timesteps)
+        latent_pred = self.estimate_latent(noisy_latent, prediction, timesteps)
+        noise_pred = self.schedule.estimate_noise(noisy_latent, prediction, timesteps, self.prediction_type)
+        return SDSegOutput(latent, latent_pred, None if noise_pred is None else noise, noise_pred)
+
+
+def mask_to_image(mask: torch.Tensor) -> torch.Tensor:
+    """Turn a mask [B, 1, H, W] in {0, 1} into the autoencoder's input [B, 3, H, W] in {-1, +1}."""
+    return (2 * mask.float() - 1).expand(-1, 3, -1, -1)
+
+
+def score_from_mask_image(mask_image: torch.Tensor) -> torch.Tensor:
+    """Turn a decoded mask image [B, 3, H, W] into a score [B, 1, H, W] in [0, 1]; clamped, then averaged.
+
+    Source: official-behaviour, section 2.
+    """
+    return ((mask_image.float() + 1) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
+
+
+def _check_options(prediction_type: str, start_noise: str) -> None:
+    for name, value, known in (
+        ("prediction_type", prediction_type, get_args(PredictionType)),
+        ("start_noise", start_noise, get_args(StartNoise)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown: expected one of {', '.join(known)}")
+    if start_noise == "zeros" and prediction_type == "epsilon":
+        raise ValueError(
+            "start_noise='zeros' with prediction_type='epsilon' has nothing to predict: use 'sample' or 'v_prediction'"
+        )
+
+
+def _check_fit(autoencoder: MaskAutoencoder, vision_encoder: VisionEncoder, unet: DenoisingUNet) -> None:
+    z = autoencoder.latent_channels
+    if vision_encoder.downsampling != autoencoder.downsampling:
+        raise ValueError(
+            f"vision encoder divides the resolution by {vision_encoder.downsampling}, mask autoencoder by "
+            f"{autoencoder.downsampling}: give both the same number of block_out_channels"
+        )
+    if unet.config.in_channels != z + vision_encoder.latent_channels or unet.config.out_channels != z:
+        raise ValueError(
+            f"U-Net has {unet.config.in_channels} input and {unet.config.out_channels} output channels: expected "
+            f"{z + vision_encoder.latent_channels} (mask and image latent) and {z}"
+        )

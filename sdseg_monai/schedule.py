@@ -1,0 +1,87 @@
+"""The diffusion schedule and the closed forms of the paper's Eq. 1 and 2."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+
+
+class NoiseSchedule(nn.Module):
+    """Scaled-linear variance schedule of latent diffusion models.
+
+    ==================  ======================================
+    paper               here
+    ==================  ======================================
+    z_0                 ``latent``
+    z_t                 ``noisy_latent``
+    n                   ``noise``
+    abar_t              ``alphas_cumprod[timesteps]``
+    f(z_t; z_c)         ``prediction``
+    ==================  ======================================
+
+    The coefficients are computed in float64 and kept in float32; they are not part of the state dict because the
+    constructor determines them.
+
+    Args:
+        num_timesteps: T.
+        beta_start: variance of the first step.
+        beta_end: variance of the last step.
+
+    Source: official-behaviour 1.6.
+    """
+
+    sqrt_alphas_cumprod: torch.Tensor
+    sqrt_one_minus_alphas_cumprod: torch.Tensor
+
+    def __init__(self, num_timesteps: int = 1000, beta_start: float = 0.0015, beta_end: float = 0.0155) -> None:
+        super().__init__()
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        self.num_timesteps = num_timesteps
+        self.register_buffer("sqrt_alphas_cumprod", alphas_cumprod.sqrt().float(), persistent=False)
+        self.register_buffer("sqrt_one_minus_alphas_cumprod", (1 - alphas_cumprod).sqrt().float(), persistent=False)
+
+    def coefficients(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return sqrt(abar_t) and sqrt(1 - abar_t), each [B, 1, 1, 1] in float32, for ``timesteps`` [B]."""
+        signal = self.sqrt_alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noise = self.sqrt_one_minus_alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return signal.float(), noise.float()
+
+    def add_noise(self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Eq. 1: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) n."""
+        a, b = self.coefficients(timesteps)
+        return a * latent + b * noise
+
+    def estimate_latent(
+        self,
+        noisy_latent: torch.Tensor,
+        prediction: torch.Tensor,
+        timesteps: torch.Tensor,
+        prediction_type: PredictionType,
+    ) -> torch.Tensor:
+        """Return the estimate of z_0, in float32; Eq. 2 for ``epsilon``, its equivalents for the other types."""
+        if prediction_type == "sample":
+            return prediction.float()
+        a, b = self.coefficients(timesteps)
+        if prediction_type == "epsilon":
+            return (noisy_latent.float() - b * prediction.float()) / a
+        return a * noisy_latent.float() - b * prediction.float()
+
+    def estimate_noise(
+        self,
+        noisy_latent: torch.Tensor,
+        prediction: torch.Tensor,
+        timesteps: torch.Tensor,
+        prediction_type: PredictionType,
+    ) -> torch.Tensor | None:
+        """Return the estimate of n, in float32, or None for ``sample``, which does not predict one."""
+        if prediction_type == "sample":
+            return None
+        if prediction_type == "epsilon":
+            return prediction.float()
+        a, b = self.coefficients(timesteps)
+        return b * noisy_latent.float() + a * prediction.float()

@@ -1,0 +1,129 @@
+"""Dictionary transforms at the two ends of a pipeline: from a file to a MetaTensor, and back to a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey, MetaKeys
+
+from sdseg_monai.io import check_same_grid, read_volume, volume_stem, volume_suffix, write_volume
+
+logger = logging.getLogger(__name__)
+
+
+class LoadVolumed(MapTransform):
+    """Read the volume files named under ``keys`` into MetaTensors [1, X, Y, Z] in float32.
+
+    Unlike MONAI's LoadImaged it refuses what would only fail, or mislead, later: see
+    :func:`sdseg_monai.io.read_volume`. All keys of a case must lie on one grid.
+
+    Raises:
+        InputError: a file cannot be used, or two of them differ in shape or position.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        first = None
+        for key in self.key_iterator(item):
+            path = Path(item[key])
+            volume = read_volume(path)
+            if first is None:
+                first = (path, volume)
+            else:
+                check_same_grid(*first, path, volume)
+            affine = torch.from_numpy(volume.affine)
+            meta = {
+                ImageMetaKey.FILENAME_OR_OBJ: str(path),
+                MetaKeys.ORIGINAL_AFFINE: affine.clone(),
+                MetaKeys.SPATIAL_SHAPE: np.array(volume.array.shape),
+                MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
+            }
+            item[key] = MetaTensor(torch.from_numpy(volume.array)[None], affine=affine, meta=meta)
+        return item
+
+
+class SaveMaskd(MapTransform):
+    """Write the masks under ``keys`` as ``uint8`` on the grid of the file that ``reference_key`` was read from.
+
+    The file keeps the input's name and kind, so that predictions and labels match by name.
+
+    Args:
+        keys: masks, each [1, X, Y, Z] on the reference's grid.
+        output_dir: folder for the results; made if need be.
+        reference_key: the image.
+
+    Raises:
+        InputError: the folder cannot be written, or it is the folder that the image lies in.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, reference_key: str = "image") -> None:
+        super().__init__(keys)
+        self.output_dir = Path(output_dir)
+        self.reference_key = reference_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        reference = Path(item[self.reference_key].meta[ImageMetaKey.FILENAME_OR_OBJ])
+        for key in self.key_iterator(item):
+            path = self.output_dir / f"{volume_stem(reference)}{volume_suffix(reference)}"
+            write_volume(path, mask_to_array(item[key]), reference)
+        return item
+
+
+class WarnFieldOfViewd(MapTransform):
+    """Log a warning where a volume is unlike those that a network was trained on; the data pass unchanged.
+
+    Args:
+        keys: volumes [1, X, Y, Z] as read, before their intensities are scaled.
+        extent_mm: smallest and largest extent along right-left, posterior-anterior and inferior-superior of the
+            training volumes, each in millimetres.
+        tolerance: factor by which an extent may lie outside.
+        lowest: smallest intensity that the training's modality knows; below it (CT has air at -1000 HU) is another.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, extent_mm: Sequence[Sequence[float]], lowest: float, tolerance: float = 1.25
+    ) -> None:
+        super().__init__(keys)
+        self.extent_mm = np.asarray(extent_mm, dtype=float)  # [3, 2]
+        self.lowest = lowest
+        self.tolerance = tolerance
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            self._warn(data[key])
+        return dict(data)
+
+    def _warn(self, image: MetaTensor) -> None:
+        name = image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume")
+        voxel_axes = image.affine[:3, :3].numpy()  # columns in RAS+ millimetres
+        extent = np.abs(voxel_axes * np.array(image.shape[1:])).sum(axis=1)
+        low, high = self.extent_mm.T
+        if (extent < low / self.tolerance).any() or (extent > high * self.tolerance).any():
+            logger.warning(
+                "%s: field of view %s mm, but the network was trained on %s to %s mm: crop to the structure first, "
+                "the mask is not to be trusted",
+                name,
+                *(" x ".join(f"{v:.0f}" for v in values) for values in (extent, low, high)),
+            )
+        if float(image.min()) < self.lowest:
+            logger.warning(
+                "%s: lowest intensity %.0f, expected at least %.0f: this looks like another modality (CT?), the mask "
+                "is not to be trusted",
+                name,
+                float(image.min()),
+                self.lowest,
+            )
+
+
+def mask_to_array(mask: torch.Tensor) -> np.ndarray:
+    """Return ``mask`` [1, X, Y, Z] as an array [X, Y, Z] of ``uint8``."""
+    return torch.as_tensor(mask)[0].cpu().numpy().astype(np.uint8)

@@ -1,0 +1,97 @@
+"""Weights in and out: plain tensors only, strict, atomic."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import write_atomically
+from sdseg_monai.networks import MaskAutoencoder, SDSeg
+
+logger = logging.getLogger(__name__)
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write a state dict, or several with plain numbers beside them, so that it is complete or not there."""
+    write_atomically(Path(path), lambda temporary: torch.save(state, temporary))
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`save_tensors` wrote, onto the CPU; nothing in the file is executed.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a file of plain tensors ({reason})") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(state).__name__}, expected a state dict")
+    return state
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load ``path`` into ``network`` strictly; float16 files fill float32 networks.
+
+    Raises:
+        InputError: the file cannot be read, or its names or shapes are not the network's.
+    """
+    try:
+        network.load_state_dict(read_tensors(path), strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise InputError(
+            f"{path}: not the weights of this network ({' '.join(lines[:2])[:300]}); were they trained with other sizes?"
+        ) from error
+
+
+def load_autoencoder(network: SDSeg, source: str | Path) -> None:
+    """Load pretrained weights into the mask autoencoder and, where the sizes agree, the vision encoder's trunk.
+
+    Args:
+        network: its autoencoder is filled; its vision encoder starts from the autoencoder's encoder, as in the paper,
+            if both have the same layers, else keeps its random start.
+        source: file of plain tensors that ``train_autoencoder.json`` wrote, or a diffusers AutoencoderKL (kl-f8, SD):
+            a folder, a pipeline's folder with a ``vae`` subfolder, or a hub id.
+
+    Raises:
+        InputError: there is no such file, folder or hub id, or its sizes are not the network's.
+    """
+    if Path(source).suffix == ".pt":
+        load_weights(network.autoencoder, source)
+    else:
+        _load_diffusers(network.autoencoder, str(source))
+    trunk = network.vision_encoder.encoder
+    pretrained = network.autoencoder.encoder.state_dict()
+    if {k: v.shape for k, v in trunk.state_dict().items()} == {k: v.shape for k, v in pretrained.items()}:
+        trunk.load_state_dict(pretrained)
+    else:
+        logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
+
+
+def _load_diffusers(autoencoder: MaskAutoencoder, source: str) -> None:
+    has_vae_folder = (Path(source) / "vae").is_dir()
+    try:
+        pretrained = AutoencoderKL.from_pretrained(source, subfolder="vae" if has_vae_folder else None)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source}: no autoencoder there ({str(error).splitlines()[0]}), expected a .pt file, a diffusers folder "
+            "or a hub id"
+        ) from error
+    try:
+        autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
+    except RuntimeError as error:
+        sizes = {key: pretrained.config[key] for key in ("block_out_channels", "layers_per_block", "latent_channels")}
+        raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}") from error
