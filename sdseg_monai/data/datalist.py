@@ -1,0 +1,60 @@
+"""Case-level datalists in MONAI's Decathlon format, with splits that were written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai.data import load_decathlon_datalist
+
+from sdseg_monai.errors import InputError
+
+SPLITS = ("training", "validation", "test")
+
+
+def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how_to_get: str) -> list[dict[str, str]]:
+    """Read one split of a datalist whose paths are relative to ``dataset_dir``.
+
+    Args:
+        datalist: JSON file with the lists ``training``, ``validation`` and ``test``.
+        split: one of them.
+        dataset_dir: folder of the data.
+        how_to_get: what a user without the data should do; part of the error.
+
+    Returns:
+        One dict per case, ``image`` and ``label`` as absolute paths.
+
+    Raises:
+        InputError: the folder, the datalist or a file that it names is missing, or a case stands in two splits.
+    """
+    if not Path(dataset_dir).is_dir():
+        raise InputError(f"no dataset folder at {Path(dataset_dir).absolute()}. {how_to_get}")
+    if not Path(datalist).is_file():
+        raise InputError(f"no datalist at {Path(datalist).absolute()}. {how_to_get}")
+    check_disjoint(datalist)
+    try:
+        items = load_decathlon_datalist(str(datalist), True, split, str(dataset_dir))
+    except ValueError as error:
+        raise InputError(f"{datalist}: {error}, expected the lists {', '.join(SPLITS)}") from error
+    missing = [path for item in items for path in item.values() if not Path(path).is_file()]
+    if missing:
+        raise InputError(f"{len(missing)} files of {datalist} are missing, the first is {missing[0]}. {how_to_get}")
+    return items
+
+
+def check_disjoint(datalist: str | Path) -> None:
+    """Raise :class:`InputError` if an image stands in two splits of ``datalist``, or twice in one."""
+    try:
+        content = json.loads(Path(datalist).read_text())
+        images = [item["image"] for split in SPLITS for item in content.get(split, [])]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{datalist}: not a datalist ({error}), expected lists of {{image, label}}") from error
+    twice = sorted({image for image in images if images.count(image) > 1})
+    if twice:
+        raise InputError(f"{datalist}: {twice[0]} stands in two places, expected every case in exactly one split")
+
+
+def write_datalist(path: Path, splits: dict[str, Sequence[dict[str, str]]], **about: str) -> None:
+    """Write a datalist; ``about`` goes in front (name, description, licence)."""
+    path.write_text(json.dumps({**about, **{key: list(items) for key, items in splits.items()}}, indent=1) + "\n")

@@ -1,0 +1,99 @@
+"""Training slices as a pure function of (seed, draw): exact resume and multi-process equality follow from that."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from monai.data import CacheDataset, DistributedSampler
+from monai.transforms import AsDiscreted, CastToTyped, Compose, Randomizable
+from torch.utils.data import Dataset
+
+from sdseg_monai.random import seed_from
+from sdseg_monai.transforms.slices import StackSlicesd, to_three_channels
+
+
+class SliceDataset(Dataset):
+    """Every slice of every volume, in-plane resized, cached in memory, augmented on the fly.
+
+    MONAI's GridPatchDataset streams slices too, but as an iterable with its own running random state; here an item
+    depends on nothing but ``seed`` and its number, which is what makes a resumed run equal an uninterrupted one.
+
+    Args:
+        data: datalist, one dict per case.
+        transform: deterministic transforms of a whole volume; must yield ``image`` and ``label``, each
+            [1, X, Y, Z], the image in [-1, 1], the label in {0, 1}.
+        slice_axis: spatial axis across which slices are taken.
+        size: (H, W) of the network's input.
+        augmentation: random dictionary transforms of one slice, ``image`` and ``label`` each [1, H, W]; None for none.
+        seed: seed of the augmentation and of what training draws per sample.
+        progress: show a bar while the volumes are read.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable,
+        slice_axis: int,
+        size: Sequence[int],
+        augmentation: Compose | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        self.augmentation = augmentation
+        self.seed = seed
+        steps = [
+            transform,
+            StackSlicesd(("image", "label"), slice_axis, size),
+            AsDiscreted("label", threshold=0.5),  # resized bilinearly, see resize_slices
+            CastToTyped("label", torch.uint8),
+        ]
+        # flat: CacheDataset caches nothing from the first nested Compose on
+        self.stacks = CacheDataset(data, Compose(steps).flatten(), num_workers=1, progress=progress)
+        self.ends = list(accumulate(len(stack["image"]) for stack in self.stacks))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
+        """Return the slice ``draw % len(self)`` as drawn in epoch ``draw // len(self)``.
+
+        Returns:
+            ``image`` [3, H, W], ``label`` [1, H, W] in {0, 1}, both float32, and ``seed``, int64.
+        """
+        index = draw % len(self)
+        case = bisect_right(self.ends, index)
+        stack = self.stacks[case]
+        position = index - self.ends[case]  # negative: counted from the end of the stack
+        seed = seed_from(self.seed, draw)
+        item = {key: stack[key][position].float() for key in ("image", "label")}
+        if self.augmentation is not None:
+            set_random_state(self.augmentation, seed)
+            item = self.augmentation(item)
+        return {
+            "image": to_three_channels(torch.as_tensor(item["image"])).contiguous(),
+            "label": torch.as_tensor(item["label"]),
+            "seed": torch.tensor(seed),
+        }
+
+
+class DrawSampler(DistributedSampler):
+    """Torch's DistributedSampler, whose shuffling is a function of (seed, epoch), yielding draw numbers.
+
+    A draw is ``epoch * len(dataset) + index``, so that :class:`SliceDataset` augments a slice differently in each
+    epoch. Process ``r`` of ``n`` takes every n-th draw: n batches of B are the draws of one batch of n*B.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        length = len(self.dataset)  # type: ignore[arg-type]
+        return (self.epoch * length + index for index in super().__iter__())
+
+
+def set_random_state(transform: Compose, seed: int) -> None:
+    """Seed each random transform of ``transform`` from ``seed`` and its position."""
+    for position, step in enumerate(transform.flatten().transforms):
+        if isinstance(step, Randomizable):
+            step.set_random_state(seed=seed_from(seed, position) % 2**32)
