@@ -233,9 +233,11 @@ class PanelHandler:
     def __call__(self, engine: Engine) -> None:
         """Draw the case that was just evaluated."""
         output = engine.state.output[0]
-        volumes = [torch.as_tensor(output[key])[0].float().cpu().numpy() for key in ("image", "label", "pred")]
+        image, label, pred = (
+            torch.as_tensor(output[key])[0].float().cpu().numpy() for key in ("image", "label", "pred")
+        )
         with SummaryWriter(self.log_dir) as writer:
-            panel = slice_panel(*volumes, slice_axis=self.slice_axis)
+            panel = slice_panel(image, label, pred, self.slice_axis)
             writer.add_image("validation/image_label_prediction", panel, engine.state.epoch, dataformats="HWC")
 
 
@@ -276,7 +278,7 @@ class ExpectedTime:
         minutes = 3 * (time.perf_counter() - start) * self.batch_size * steps / 60
         if minutes > self.report_above:
             logger.warning(
-                "training on the CPU: %d steps of %d slices of %dx%d will take about %.1f hours, validation not counted",
+                "training on the CPU: %d steps of %d slices of %dx%d will take about %.1f hours, without validation",
                 steps,
                 self.batch_size,
                 *self.size,

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
+from tqdm import tqdm
 
 from sdseg_monai.networks.sdseg import SDSeg
 from sdseg_monai.random import seed_from, seeded_normal
@@ -31,6 +32,7 @@ class SliceWiseInferer(Inferer):
         noise: ``network``, the network's own start noise, or ``per_slice``, one tensor for each slice, keyed by
             ``seed``, the case's file name and the slice's index, whatever the order or batch.
         seed: seed of the ``per_slice`` noise.
+        progress: show a bar for a volume that takes longer than two seconds.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -43,6 +45,7 @@ class SliceWiseInferer(Inferer):
         batch_size: int = 8,
         noise: SliceNoise = "network",
         seed: int = 0,
+        progress: bool = False,
     ) -> None:
         super().__init__()
         if noise not in get_args(SliceNoise):
@@ -56,6 +59,7 @@ class SliceWiseInferer(Inferer):
         self.batch_size = batch_size
         self.noise = noise
         self.seed = seed
+        self.progress = progress
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -80,7 +84,8 @@ class SliceWiseInferer(Inferer):
         """
         volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
-        for start in range(0, depth, self.batch_size):
+        starts = range(0, depth, self.batch_size)
+        for start in tqdm(starts, desc=case or "slices", delay=2, leave=False, disable=not self.progress):
             slices = extract_slices(volume, self.slice_axis, start, min(start + self.batch_size, depth))
             image = to_three_channels(resize_slices(slices, self.size))  # [N, 3, H, W]
             if self.noise == "network":

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -47,9 +48,18 @@ def volume_stem(path: Path) -> str:
     return path.name[: -len(volume_suffix(path))]
 
 
-def is_volume(path: Path) -> bool:
-    """Say whether ``path`` is a visible file whose name ends as a volume's."""
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(VOLUME_SUFFIXES)
+def list_volumes(folder: str | Path) -> list[str]:
+    """Return the visible files of ``folder`` whose names end as a volume's, sorted.
+
+    Raises:
+        InputError: the folder is missing or holds no volume.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"no folder at {Path(folder).absolute()}, expected one with volumes")
+    names = [p for p in Path(folder).iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES) and p.name[0] != "."]
+    if not names:
+        raise InputError(f"{folder}: no volumes there, expected files ending in {', '.join(VOLUME_SUFFIXES)}")
+    return [str(path) for path in sorted(names)]
 
 
 def read_volume(path: Path) -> Volume:
@@ -111,13 +121,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
     Raises:
         InputError: the folder cannot be made or written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot write here ({error.strerror}), expected a writable folder") from error
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _make_temporary(path.parent, f".{path.name}.", suffix)
     try:
         write(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
@@ -128,6 +132,25 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Make ``folder`` if need be and try to write in it, before hours are spent on what could not be kept.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    _make_temporary(folder, ".write-test.", "").unlink()
+
+
+def _make_temporary(folder: Path, prefix: str, suffix: str) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here ({error.strerror}), expected a writable folder") from error
+    os.close(handle)
+    return Path(name)
 
 
 def _umask() -> int:
@@ -150,11 +173,10 @@ def _read_nifti(path: Path) -> Volume:
 
 def _open_nifti(path: Path) -> nib.Nifti1Image:
     try:
-        image = nib.load(path)
-        affine = image.affine
+        image: Any = nib.load(path)
     except Exception as error:
         raise InputError(f"{path}: not a readable NIfTI file ({error})") from error
-    if not isinstance(image, nib.Nifti1Image) or affine is None:  # Nifti2Image is a Nifti1Image
+    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a Nifti1Image
         raise InputError(f"{path}: {type(image).__name__}, expected NIfTI-1 or NIfTI-2")
     return image
 

@@ -58,7 +58,9 @@ class SDSegLoss(nn.Module):
     ) -> None:
         super().__init__()
         if segmentation_weight and decode is None:
-            raise ValueError(f"segmentation_weight={segmentation_weight} needs decode: pass the network's decode method")
+            raise ValueError(
+                f"segmentation_weight={segmentation_weight} needs decode: pass the network's decode method"
+            )
         self.latent_weight = latent_weight
         self.segmentation_weight = segmentation_weight
         self.decode = decode

@@ -47,7 +47,9 @@ def _page(volume: np.ndarray, slice_axis: int, index: int) -> np.ndarray:
     return np.rot90(np.take(volume, index, axis=slice_axis))[:, ::-1]
 
 
-def _overlay(picture: np.ndarray, mask: np.ndarray, colour: tuple[float, float, float], opacity: float = 0.45) -> np.ndarray:
+def _overlay(
+    picture: np.ndarray, mask: np.ndarray, colour: tuple[float, float, float], opacity: float = 0.45
+) -> np.ndarray:
     mixed = picture.copy()
     mixed[mask] = (1 - opacity) * mixed[mask] + opacity * np.asarray(colour, np.float32)
     return mixed

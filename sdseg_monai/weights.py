@@ -53,7 +53,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise InputError(
-            f"{path}: not the weights of this network ({' '.join(lines[:2])[:300]}); were they trained with other sizes?"
+            f"{path}: not the weights of this network ({' '.join(lines[:2])[:300]}); other sizes?"
         ) from error
 
 

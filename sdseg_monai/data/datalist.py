@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monai.data import load_decathlon_datalist
@@ -55,6 +55,6 @@ def check_disjoint(datalist: str | Path) -> None:
         raise InputError(f"{datalist}: {twice[0]} stands in two places, expected every case in exactly one split")
 
 
-def write_datalist(path: Path, splits: dict[str, Sequence[dict[str, str]]], **about: str) -> None:
+def write_datalist(path: Path, splits: Mapping[str, Sequence[dict[str, str]]], **about: str) -> None:
     """Write a datalist; ``about`` goes in front (name, description, licence)."""
     path.write_text(json.dumps({**about, **{key: list(items) for key, items in splits.items()}}, indent=1) + "\n")

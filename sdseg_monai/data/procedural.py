@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from sdseg_monai.networks.sdseg import mask_to_image
 from sdseg_monai.random import seed_from
 
-
 SMALLEST_RADIUS = 1.5  # pixels
 LARGEST_RADIUS = 0.45  # of the slice
 

@@ -88,7 +88,7 @@ class DrawSampler(DistributedSampler):
     """
 
     def __iter__(self) -> Iterator[int]:
-        length = len(self.dataset)  # type: ignore[arg-type]
+        length = len(self.dataset)
         return (self.epoch * length + index for index in super().__iter__())
 
 

@@ -170,7 +170,9 @@ class SDSeg(nn.Module):
     def _start_noise(self, shape: tuple[int, int, int], noise: torch.Tensor | None) -> torch.Tensor:
         if self.start_noise == "zeros":
             if noise is not None:
-                raise ValueError("noise was given to a network with start_noise='zeros': it was trained from zeros only")
+                raise ValueError(
+                    "noise was given to a network with start_noise='zeros': it was trained from zeros only"
+                )
             return torch.zeros(1, *shape)
         return seeded_normal(torch.tensor([self.seed]), shape) if noise is None else noise
 

@@ -20,6 +20,7 @@ class Float32Conv2d(nn.Conv2d):
     """
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Convolve ``hidden`` [B, C, h, w]; float32 out."""
         with torch.autocast(hidden.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return F.conv2d(hidden.float(), self.weight.float(), bias, self.stride, self.padding)

@@ -57,6 +57,7 @@ class StackSlicesd(MapTransform):
         self.size = tuple(size)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each volume by its stack."""
         item = dict(data)
         for key in self.key_iterator(item):
             volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)

@@ -30,6 +30,7 @@ class LoadVolumed(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read each file; all keys must lie on one grid."""
         item = dict(data)
         first = None
         for key in self.key_iterator(item):
@@ -70,6 +71,7 @@ class SaveMaskd(MapTransform):
         self.reference_key = reference_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write each mask; the data pass unchanged."""
         item = dict(data)
         reference = Path(item[self.reference_key].meta[ImageMetaKey.FILENAME_OR_OBJ])
         for key in self.key_iterator(item):
@@ -98,6 +100,7 @@ class WarnFieldOfViewd(MapTransform):
         self.tolerance = tolerance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Look at each volume; the data pass unchanged."""
         for key in self.key_iterator(data):
             self._warn(data[key])
         return dict(data)

@@ -1,0 +1,137 @@
+"""Bundles as inference sees them: where they are, and one of them ready to segment volume files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import AsDiscreted, Compose
+
+from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.io import write_volume
+from sdseg_monai.transforms import SaveMaskd
+from sdseg_monai.transforms.volumes import mask_to_array
+from sdseg_monai.weights import load_weights
+
+DEFAULT_BUNDLE = "hippocampus_sdseg"
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result for one volume, on its own grid: ``mask`` [X, Y, Z] uint8, ``score`` [X, Y, Z] float32 in [0, 1]."""
+
+    mask: np.ndarray
+    score: np.ndarray
+
+
+def bundles_dir() -> Path:
+    """Return the folder of the shipped bundles: inside the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    installed = package / "bundles"
+    return installed if installed.is_dir() else package.parent / "bundles"
+
+
+def find_bundle(name_or_dir: str | Path) -> Path:
+    """Return a bundle's folder, given that or the name of a shipped bundle.
+
+    Raises:
+        InputError: there is neither, or it has no ``configs/inference.json``.
+    """
+    shipped = bundles_dir() / str(name_or_dir)
+    root = Path(name_or_dir) if Path(name_or_dir).is_dir() else shipped
+    if not root.is_dir():
+        names = ", ".join(sorted(p.name for p in bundles_dir().iterdir() if (p / "configs").is_dir()))
+        raise InputError(f"{name_or_dir}: no bundle of that name and no such folder, expected {names} or a folder")
+    if not (root / "configs" / "inference.json").is_file():
+        raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
+    return root
+
+
+class Segmenter:
+    """A bundle's network with the bundle's own transforms and inferer: the same result wherever it is run.
+
+    Args:
+        bundle: name of a shipped bundle, or a bundle's folder. Its configs are code, as MONAI says: load only what
+            you trust.
+        device: torch device; None for what the bundle chooses (CUDA where there is some).
+        seed: seed of the start noise, where the network has some; None for the bundle's.
+        batch_size: slices per forward pass; None for the bundle's.
+
+    Raises:
+        InputError: there is no such bundle or device, or the bundle has no weights of its network.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path = DEFAULT_BUNDLE,
+        *,
+        device: str | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        root = find_bundle(bundle)
+        parser = ConfigParser()
+        parser.read_config(root / "configs" / "inference.json")
+        parser["bundle_root"] = str(root)
+        if device is not None:
+            parser["device"] = _device(device)
+        if batch_size is not None:
+            parser["batch_size"] = batch_size
+        checkpoint = Path(parser.get_parsed_content("checkpoint"))
+        if not checkpoint.is_file():
+            raise InputError(f"{checkpoint}: this bundle has no weights; train it first, see {root / 'docs/README.md'}")
+        self.device: torch.device = parser.get_parsed_content("device")
+        self.network = parser.get_parsed_content("network")
+        load_weights(self.network, checkpoint)
+        self.network.eval()
+        self.inferer = parser.get_parsed_content("inferer")
+        if seed is not None:
+            self.network.seed = self.inferer.seed = seed
+        self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
+        steps = list(parser.get_parsed_content("postprocessing").transforms)
+        cut = next(i for i, step in enumerate(steps) if isinstance(step, AsDiscreted))
+        self.finish_score = Compose(steps[:cut])
+        self.finish_mask = Compose([step for step in steps[cut:] if not isinstance(step, SaveMaskd)])
+
+    def segment(self, path: Path) -> Segmentation:
+        """Segment the volume file ``path``.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
+        try:
+            item = self.preprocessing({"image": str(path)})
+        except RuntimeError as error:  # MONAI wraps what a transform raises
+            raise find_input_error(error) or error from error
+        with torch.inference_mode():
+            item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+        item = self.finish_score(item)
+        score = item["pred"][0].numpy()
+        return Segmentation(mask_to_array(self.finish_mask(item)["pred"]), np.asarray(score, dtype=np.float32))
+
+    def segment_file(self, path: Path, output: Path, score_output: Path | None = None) -> Segmentation:
+        """Segment ``path`` and write the mask, and the score if asked, on the input's grid.
+
+        Raises:
+            InputError: the file cannot be used or the output not be written.
+        """
+        result = self.segment(path)
+        write_volume(output, result.mask, path)
+        if score_output is not None:
+            write_volume(score_output, result.score, path)
+        return result
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {name!r} cannot be used ({reason}), expected cpu, or cuda where there is some"
+        ) from error
+    return device

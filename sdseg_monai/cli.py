@@ -1,0 +1,169 @@
+"""The ``sdseg`` command: it owns stdout and the exit codes.
+
+Exit codes: 0 all done; 1 some cases of a folder failed, the others are done; 2 nothing done, the input cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdseg_monai import __version__
+from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+
+if TYPE_CHECKING:
+    from sdseg_monai.bundle import Segmenter
+
+EXIT_SOME_FAILED = 1
+RESEARCH_ONLY = "Research use only: not a medical device, not for diagnosis or treatment."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    warnings.filterwarnings("ignore", category=UserWarning)  # MONAI's notes to developers
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        return options.command(options)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sdseg", description=f"Segment volumes with SDSeg. {RESEARCH_ONLY}")
+    parser.add_argument("--version", action="version", version=f"sdseg {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    segment = commands.add_parser("segment", help="segment a volume file or a folder of them", epilog=RESEARCH_ONLY)
+    segment.add_argument(
+        "input", type=Path, metavar="IN", help="volume (.nii.gz, .nii, .nrrd, .mha) or folder of volumes"
+    )
+    segment.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="mask file, or folder for masks"
+    )
+    segment.add_argument("--bundle", metavar="NAME_OR_DIR", help="bundle to use (default: hippocampus_sdseg)")
+    segment.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
+    segment.add_argument("--seed", type=int, help="seed of the start noise, for bundles that start from noise")
+    segment.add_argument(
+        "--batch-size", type=_positive, help="slices per forward pass; the result does not depend on it"
+    )
+    segment.add_argument("--save-score", action="store_true", help="also write the score in [0, 1] as float32")
+    segment.set_defaults(command=_segment)
+
+    evaluate = commands.add_parser("evaluate", help="3-D Dice and IoU of masks against labels, on the labels' grid")
+    evaluate.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="folder of masks")
+    evaluate.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels, named likewise")
+    evaluate.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
+    evaluate.set_defaults(command=_evaluate)
+
+    demo = commands.add_parser("demo", help="segment a volume with the embedded bundle and draw the result")
+    demo.add_argument(
+        "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="folder for results"
+    )
+    demo.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of MSD Task04_Hippocampus, instead of fetching it"
+    )
+    demo.add_argument("--offline", action="store_true", help="do not try to fetch data, use a made-up volume")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}, expected at least 1")
+    return number
+
+
+def _segment(options: argparse.Namespace) -> int:
+    jobs = _jobs(options.input, options.output, options.save_score)
+    segmenter = _segmenter(options)
+    if not options.input.is_dir():
+        segmenter.segment_file(*jobs[0])
+        _report({"mask": str(jobs[0][1])})
+        return 0
+    return _segment_folder(segmenter, jobs)
+
+
+def _jobs(source: Path, output: Path, save_score: bool) -> list[tuple[Path, Path, Path | None]]:
+    """Return (image, mask, score) of each case; raise :class:`InputError` if the output cannot be written."""
+    from sdseg_monai.io import VOLUME_SUFFIXES, check_folder, list_volumes, volume_stem, volume_suffix
+
+    if source.is_dir():
+        images = [Path(path) for path in list_volumes(source)]
+        if output.resolve() == source.resolve():
+            raise InputError(f"{output}: the output folder is the input's, the masks would replace the images")
+        masks = [output / image.name for image in images]
+        scores = [output / "scores" / image.name for image in images]
+    else:
+        if not source.exists():
+            raise InputError(f"{source}: no such file or folder")
+        is_file = output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
+        mask = output if is_file else output / source.name
+        volume_suffix(source)
+        if mask.resolve() == source.resolve():
+            raise InputError(f"{mask}: is the input itself, name another output")
+        images, masks = [source], [mask]
+        scores = [mask.with_name(f"{volume_stem(mask)}_score{volume_suffix(mask)}")]
+    check_folder(masks[0].parent)
+    return [(i, m, s if save_score else None) for i, m, s in zip(images, masks, scores, strict=True)]
+
+
+def _segmenter(options: argparse.Namespace) -> Segmenter:
+    from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter
+
+    segmenter = Segmenter(
+        options.bundle or DEFAULT_BUNDLE, device=options.device, seed=options.seed, batch_size=options.batch_size
+    )
+    segmenter.inferer.progress = True
+    return segmenter
+
+
+def _segment_folder(segmenter: Segmenter, jobs: list[tuple[Path, Path, Path | None]]) -> int:
+    from tqdm import tqdm
+
+    failed = 0
+    for job in tqdm(jobs, desc="segmenting", unit="volume"):
+        try:
+            segmenter.segment_file(*job)
+        except InputError as error:
+            failed += 1
+            tqdm.write(f"error: {error}", file=sys.stderr)
+    _report({"masks": str(jobs[0][1].parent), "done": len(jobs) - failed, "failed": failed})
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from sdseg_monai.evaluation import evaluate_folders, mean_metrics, write_csv
+
+    cases = evaluate_folders(options.predictions, options.labels)
+    write_csv(options.output, cases)
+    mean = mean_metrics(cases)
+    _report({"cases": len(cases), "dice": round(mean.dice, 6), "iou": round(mean.iou, 6), "table": str(options.output)})
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from sdseg_monai.demo import run_demo
+
+    for line in run_demo(options.output, data=options.data, offline=options.offline):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(RESEARCH_ONLY + "\n")
+    return 0
+
+
+def _report(result: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stderr.write(RESEARCH_ONLY + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

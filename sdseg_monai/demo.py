@@ -1,0 +1,103 @@
+"""A first result on a fresh machine: one volume, segmented with the embedded bundle, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nibabel as nib
+import numpy as np
+from monai.apps import DecathlonDataset
+from PIL import Image
+
+from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter, find_bundle
+from sdseg_monai.errors import InputError
+from sdseg_monai.evaluation import evaluate_case
+from sdseg_monai.io import check_folder, write_atomically
+from sdseg_monai.phantom import write_phantom
+from sdseg_monai.visualize import slice_panel
+
+logger = logging.getLogger(__name__)
+
+TASK = "Task04_Hippocampus"
+PICTURE_SCALE = 6
+CONNECT_SECONDS = 10
+
+
+def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> Iterator[str]:
+    """Segment one volume into ``output`` (mask and overlay picture); yields what was done, line by line.
+
+    A case of the test split is taken from ``data``, else from MSD Task04 as MONAI fetches it into ``output``; without
+    a network, or with ``offline``, a volume is made up.
+
+    Args:
+        output: folder for ``image.nii.gz``, ``mask.nii.gz`` and ``overlay.png``.
+        data: folder of MSD Task04_Hippocampus (``imagesTr`` or ``images`` in it).
+        offline: make a volume up at once.
+
+    Raises:
+        InputError: the folder cannot be written, or ``data`` holds no case of the test split.
+    """
+    check_folder(output)
+    image, label, about = _find_case(output, data, offline)
+    yield about
+    segmenter = Segmenter(DEFAULT_BUNDLE)
+    result = segmenter.segment_file(image, output / "mask.nii.gz")
+    yield f"segmented it with the bundle {DEFAULT_BUNDLE} on {segmenter.device}: {output / 'mask.nii.gz'}"
+    volume = nib.as_closest_canonical(nib.load(image))
+    expected, mask = (nib.as_closest_canonical(nib.load(path)).get_fdata() for path in (label, output / "mask.nii.gz"))
+    panel = slice_panel(volume.get_fdata(), expected, mask, segmenter.inferer.slice_axis)
+    picture = Image.fromarray((panel * 255).astype(np.uint8))
+    picture = picture.resize([PICTURE_SCALE * n for n in picture.size], Image.Resampling.NEAREST)
+    write_atomically(output / "overlay.png", picture.save, ".png")
+    yield f"drew image, label (green) and mask (red) side by side: {output / 'overlay.png'}"
+    voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    dice = evaluate_case(output / "mask.nii.gz", label).dice
+    yield f"volume {result.mask.sum() * voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
+
+
+def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Path, str]:
+    if data is not None:
+        return _test_case(data)
+    if not offline:
+        try:
+            with TemporaryDirectory() as scratch:
+                return _fetched_case(Path(scratch), output)
+        except (OSError, RuntimeError) as error:  # no network, or the server's answer was not the archive
+            logger.debug("Task04 could not be fetched: %s", error)
+    image, label = output / "image.nii.gz", output / "label.nii.gz"
+    write_phantom(image, label)
+    return image, label, f"no real data at hand: made up a volume that only resembles a hippocampus: {image}"
+
+
+def _fetched_case(scratch: Path, output: Path) -> tuple[Path, Path, str]:
+    """Fetch Task04 into ``scratch`` and keep one test case of it in ``output``."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        DecathlonDataset(str(scratch), TASK, "training", download=True, cache_num=0, progress=False)
+    finally:
+        socket.setdefaulttimeout(timeout)
+    image, label, about = _test_case(scratch / TASK)
+    kept = output / "image.nii.gz", output / "label.nii.gz"
+    for source, target in zip((image, label), kept, strict=True):
+        write_atomically(target, partial(shutil.copyfile, source))
+    return *kept, about
+
+
+def _test_case(data: Path) -> tuple[Path, Path, str]:
+    """Return the first case of the committed test split that lies in ``data``."""
+    datalist = json.loads((find_bundle(DEFAULT_BUNDLE) / "configs" / "datalist.json").read_text())
+    for item in datalist["test"]:
+        name = Path(item["image"]).name
+        for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
+            image, label = data / images / name, data / labels / name
+            if image.is_file() and label.is_file():
+                return image, label, f"took {name} of the test split, which the network has not seen: {image}"
+    raise InputError(f"{data}: no case of the test split there, expected the folder of MSD {TASK} with imagesTr")
