@@ -26,7 +26,7 @@ from sdseg_monai.weights import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
-INITIAL_EMA_MOMENTUM = 0.9  # weight of the newest weights in the first step of an average's warm-up
+INITIAL_EMA_MOMENTUM = 0.1  # weight of the newest weights in the first step of an average's warm-up
 
 
 class EpochSeed:
@@ -94,7 +94,7 @@ class WeightAverage:
     Args:
         network: the network in training, not wrapped for distribution.
         decay: weight of the past once warm.
-        warmup_iterations: steps in which the decay rises linearly from 0.1.
+        warmup_iterations: steps in which the decay rises linearly from 0.9.
 
     Attributes:
         network: a network with the averaged weights; it shares the frozen autoencoder and ``scale_factor``.

@@ -33,10 +33,9 @@ def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how
     if not Path(datalist).is_file():
         raise InputError(f"no datalist at {Path(datalist).absolute()}. {how_to_get}")
     check_disjoint(datalist)
-    try:
-        items = load_decathlon_datalist(str(datalist), True, split, str(dataset_dir))
-    except ValueError as error:
-        raise InputError(f"{datalist}: {error}, expected the lists {', '.join(SPLITS)}") from error
+    if not json.loads(Path(datalist).read_text()).get(split):
+        raise InputError(f"{datalist}: no case under {split!r}, expected the lists {', '.join(SPLITS)}")
+    items = load_decathlon_datalist(str(datalist), True, split, str(dataset_dir))
     missing = [path for item in items for path in item.values() if not Path(path).is_file()]
     if missing:
         raise InputError(f"{len(missing)} files of {datalist} are missing, the first is {missing[0]}. {how_to_get}")

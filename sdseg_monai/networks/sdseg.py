@@ -102,7 +102,7 @@ class SDSeg(nn.Module):
 
     def encode_mask(self, mask: torch.Tensor) -> torch.Tensor:
         """Encode ``mask`` [B, 1, H, W] in {0, 1} to the mean of its scaled latent, [B, Z, h, w], without gradient."""
-        mask_image = mask_to_image(mask)
+        mask_image = mask_to_image(mask).to(self.autoencoder.dtype)
         with torch.no_grad():
             return self.autoencoder.encode(mask_image).latent_dist.mode().float() * self.scale_factor
 
@@ -129,7 +129,7 @@ class SDSeg(nn.Module):
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Decode a scaled latent [B, Z, h, w] to the mask image [B, 3, H, W], about [-1, 1], not clamped."""
-        return self.autoencoder.decode(latent / self.scale_factor).sample
+        return self.autoencoder.decode((latent / self.scale_factor).to(self.autoencoder.dtype)).sample
 
     @overload
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor: ...

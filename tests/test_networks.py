@@ -1,0 +1,176 @@
+import pytest
+import torch
+
+from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, SDSegOutput, VisionEncoder
+from sdseg_monai.networks.unet import Float32Conv2d
+from tests.conftest import make_network
+
+IMAGE = torch.randn(3, 3, 32, 16, generator=torch.Generator().manual_seed(1))
+MASK = (torch.rand(3, 1, 32, 16, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+SEEDS = torch.tensor([5, 6, 7])
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_full_sizes_have_the_official_parameter_counts():
+    with torch.device("meta"):
+        assert count(MaskAutoencoder()) == 83_653_863
+        assert count(MaskAutoencoder().encoder) == 34_163_592
+        assert count(MaskAutoencoder().decoder) == 49_490_179
+        assert count(VisionEncoder()) == 34_163_628
+        assert count(DenoisingUNet()) == 294_973_828
+        assert count(DenoisingUNet(in_channels=4)) == 294_966_916
+
+
+def test_unet_has_eight_heads_everywhere_and_a_norm_in_the_middle():
+    unet = make_network().unet
+    attentions = [m for m in unet.modules() if type(m).__name__ == "Attention"]
+    assert attentions and all(a.heads == 4 for a in attentions)
+    assert all(a.group_norm is not None for a in attentions)
+
+
+def test_image_latent_starts_without_influence():
+    network = SDSeg(
+        MaskAutoencoder([8, 8], 1, 4, 4), VisionEncoder([8, 8], 1, 4, 4), DenoisingUNet(8, 4, [16], [True], 1, 4, 8)
+    ).eval()
+    z, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
+    torch.testing.assert_close(network.predict_noise(z, torch.randn_like(z), t), network.predict_noise(z, 0 * z, t))
+
+
+def test_score_is_the_composition_of_the_parts(network):
+    z = torch.randn(1, 4, 8, 4)
+    t = torch.full((3,), 999)
+    noisy = z.expand(3, -1, -1, -1)
+    prediction = network.predict_noise(noisy, network.encode_image(IMAGE), t)
+    decoded = network.decode(network.estimate_latent(noisy, prediction, t))
+    score = network(IMAGE, z)
+    assert score.shape == (3, 1, 32, 16)
+    torch.testing.assert_close(score, ((decoded + 1) / 2).clamp(0, 1).mean(1, keepdim=True))
+
+
+def test_score_is_a_pure_function_of_inputs_and_seed(network):
+    state = torch.get_rng_state()
+    first = network(IMAGE)
+    torch.manual_seed(99)
+    assert torch.equal(first, network(IMAGE))
+    network.seed = 1
+    assert not torch.equal(first, network(IMAGE))
+    torch.set_rng_state(state)
+
+
+def test_score_does_not_depend_on_the_rest_of_the_batch(network):
+    together = network(IMAGE)
+    alone = torch.cat([network(image[None]) for image in IMAGE])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_training_forward_keeps_the_diffusion_identities(network):
+    output = network(IMAGE, mask=MASK, seeds=SEEDS)
+    assert isinstance(output, SDSegOutput)
+    torch.testing.assert_close(output.latent, network.encode_mask(MASK))
+    # with the true noise, Eq. 2 gives the true latent back, whatever timestep the seeds drew
+    again = network(IMAGE, mask=MASK, seeds=SEEDS)
+    assert torch.equal(output.noise, again.noise) and torch.equal(output.latent_pred, again.latent_pred)
+    single = network(IMAGE[1:2], mask=MASK[1:2], seeds=SEEDS[1:2])
+    torch.testing.assert_close(single.noise, output.noise[1:2])
+    torch.testing.assert_close(single.latent_pred, output.latent_pred[1:2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_zero_start_trains_what_inference_runs(prediction_type):
+    network = make_network(prediction_type=prediction_type, start_noise="zeros").eval()
+    output = network(IMAGE, mask=MASK, seeds=SEEDS)
+    assert output.noise is None and output.noise_pred is None
+    score = ((network.decode(output.latent_pred) + 1) / 2).clamp(0, 1).mean(1, keepdim=True)
+    torch.testing.assert_close(score, network(IMAGE))
+    with pytest.raises(ValueError, match="zeros"):
+        network(IMAGE, torch.zeros(1, 4, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_noise": "zeros"}, "nothing to predict"),
+        ({"prediction_type": "noise"}, "epsilon, sample, v_prediction"),
+        ({"start_noise": "random"}, "shared, zeros"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_network(**options)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    autoencoder, unet = MaskAutoencoder([8, 8], 1, 4, 4), DenoisingUNet(8, 4, [16], [True], 1, 4, 8)
+    with pytest.raises(ValueError, match="same number of block_out_channels"):
+        SDSeg(autoencoder, VisionEncoder([8, 8, 8], 1, 4, 4), unet)
+    with pytest.raises(ValueError, match="expected 8"):
+        SDSeg(autoencoder, VisionEncoder([8, 8], 1, 4, 4), DenoisingUNet(4, 4, [16], [True], 1, 4, 8))
+    with pytest.raises(ValueError, match="one per level"):
+        DenoisingUNet(8, 4, [16], [True, True], 1, 4, 8)
+    with pytest.raises(ValueError, match="num_heads=3"):
+        DenoisingUNet(8, 4, [16], [True], 1, 3, 8)
+
+
+def test_an_image_that_does_not_divide_is_refused(network):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        network(torch.zeros(1, 3, 20, 16))
+
+
+def test_autoencoder_is_frozen_and_stays_in_evaluation_mode():
+    network = make_network().train()
+    assert network.unet.training and not network.autoencoder.training
+    assert not any(p.requires_grad for p in network.autoencoder.parameters())
+    assert all(p.requires_grad for p in network.trained_parts.parameters())
+    names = {name.split(".")[0] for name in network.state_dict()}
+    assert names == {"autoencoder", "vision_encoder", "unet", "scale_factor"}
+
+
+def test_unmeasured_scale_shows():
+    fresh = SDSeg(
+        MaskAutoencoder([8, 8], 1, 4, 4), VisionEncoder([8, 8], 1, 4, 4), DenoisingUNet(8, 4, [16], [True], 1, 4, 8)
+    )
+    assert torch.isnan(fresh.scale_factor)
+    assert torch.isnan(fresh.encode_mask(torch.ones(1, 1, 16, 16))).all()
+
+
+def test_dropout_reaches_the_vision_encoder():
+    encoder = VisionEncoder([8, 16], 1, 4, 4, dropout=0.5).train()
+    image = torch.randn(1, 3, 16, 16)
+    assert not torch.equal(encoder(image), encoder(image))
+    assert torch.equal(encoder.eval()(image), encoder(image))
+
+
+def test_bfloat16_costs_little_because_the_last_steps_run_in_float32(network):
+    z, t = torch.randn(2, 4, 8, 8), torch.full((2,), 999)
+    image_latent = torch.randn(2, 4, 8, 8)
+
+    def latent(conv):
+        network.unet.conv_out = conv
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            prediction = network.predict_noise(z, image_latent, t)
+            return prediction.dtype, network.estimate_latent(z, prediction, t)
+
+    guarded = network.unet.conv_out
+    assert isinstance(guarded, Float32Conv2d)
+    plain = torch.nn.Conv2d(guarded.in_channels, guarded.out_channels, 3, padding=1)
+    plain.load_state_dict(guarded.state_dict())
+    with torch.no_grad():
+        exact = network.estimate_latent(z, network.predict_noise(z, image_latent, t), t)
+    guarded_dtype, with_guard = latent(guarded)
+    plain_dtype, without_guard = latent(plain)
+    assert guarded_dtype == torch.float32 and plain_dtype == torch.bfloat16
+    # rounding the prediction to bfloat16 alone: an error of up to 2^-9 relative, times 38.66
+    rounded = network.estimate_latent(z, network.predict_noise(z, image_latent, t).bfloat16(), t)
+    assert (rounded - exact).square().mean().sqrt() > 0.005
+    assert (without_guard - exact).square().mean() > (with_guard - exact).square().mean()
+
+
+def test_whole_network_in_bfloat16_still_ends_in_float32(network):
+    low = network.bfloat16()
+    z, t = torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([999])
+    assert low.predict_noise(z, z, t).dtype == torch.float32
+    assert low.estimate_latent(z, low.predict_noise(z, z, t), t).dtype == torch.float32
+    assert torch.isfinite(low(IMAGE.bfloat16())).all()
