@@ -17,6 +17,8 @@ from sdseg_monai.networks import MaskAutoencoder, SDSeg
 
 logger = logging.getLogger(__name__)
 
+RANDOM = "random"
+
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write a state dict, or several with plain numbers beside them, so that it is complete or not there."""
@@ -64,12 +66,15 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
         network: its autoencoder is filled; its vision encoder starts from the autoencoder's encoder, as in the paper,
             if both have the same layers, else keeps its random start.
         source: file of plain tensors that ``train_autoencoder.json`` wrote, or a diffusers AutoencoderKL (kl-f8, SD):
-            a folder, a pipeline's folder with a ``vae`` subfolder, or a hub id.
+            a folder or hub id, of the autoencoder alone or of a pipeline that has it under ``vae``. ``random`` keeps
+            the random start, for smoke tests.
 
     Raises:
         InputError: there is no such file, folder or hub id, or its sizes are not the network's.
     """
-    if Path(source).suffix == ".pt":
+    if source == RANDOM:
+        logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
+    elif Path(source).suffix == ".pt":
         load_weights(network.autoencoder, source)
     else:
         _load_diffusers(network.autoencoder, str(source))
@@ -82,16 +87,22 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
 
 
 def _load_diffusers(autoencoder: MaskAutoencoder, source: str) -> None:
-    has_vae_folder = (Path(source) / "vae").is_dir()
-    try:
-        pretrained = AutoencoderKL.from_pretrained(source, subfolder="vae" if has_vae_folder else None)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{source}: no autoencoder there ({str(error).splitlines()[0]}), expected a .pt file, a diffusers folder "
-            "or a hub id"
-        ) from error
+    pretrained = _find_diffusers(source)
     try:
         autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
     except RuntimeError as error:
         sizes = {key: pretrained.config[key] for key in ("block_out_channels", "layers_per_block", "latent_channels")}
         raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}") from error
+
+
+def _find_diffusers(source: str) -> AutoencoderKL:
+    failure: Exception | None = None
+    for subfolder in ("vae", None):
+        try:
+            return AutoencoderKL.from_pretrained(source, subfolder=subfolder)
+        except (OSError, ValueError) as error:
+            failure = error
+    raise InputError(
+        f"{source}: no autoencoder there ({str(failure).splitlines()[0]}), expected a .pt file, a diffusers folder or "
+        "a hub id that can be reached"
+    ) from failure

@@ -1,0 +1,273 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sdseg_monai.bundle import Segmenter, find_bundle
+from sdseg_monai.data.datalist import SPLITS
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks import MaskAutoencoder
+from sdseg_monai.weights import load_weights
+from tests.conftest import ROOT, run_process, write_case
+
+BUNDLES = ("sdseg", "hippocampus_sdseg")
+CONFIGS = ROOT / "bundles"
+TRAIN = "bundles/sdseg/configs/train.json"
+SMOKE = "bundles/sdseg/configs/smoke.json"
+
+
+def config(bundle, name):
+    return json.loads((CONFIGS / bundle / "configs" / f"{name}.json").read_text())
+
+
+def make_btcv(folder: Path) -> Path:
+    """Write four cases in BTCV's layout, with its datalist."""
+    splits = {"training": ["0005", "0006"], "validation": ["0010"], "test": ["0001"]}
+    datalist = {}
+    for split, cases in splits.items():
+        for case in cases:
+            write_case(folder / "raw", case, shape=(20, 22, 5), seed=int(case))
+        datalist[split] = [{"image": f"img/img{c}.nii.gz", "label": f"label/label{c}.nii.gz"} for c in cases]
+    for kind, name in (("images", "img"), ("labels", "label")):
+        (folder / name).mkdir()
+        for path in (folder / "raw" / kind).iterdir():
+            path.rename(folder / name / f"{name}{path.name}")
+    (folder / "datalist.json").write_text(json.dumps(datalist))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Run the promised command on a BTCV-shaped folder at the smoke size; returns (folder, process)."""
+    folder = tmp_path_factory.mktemp("btcv")
+    make_btcv(folder / "data")
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}','{SMOKE}']"),
+        *("--dataset_dir", folder / "data", "--ckpt_dir", folder / "models", "--log_dir", folder / "logs"),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder, process
+
+
+def test_training_command_trains_checkpoints_and_validates(trained):
+    folder, process = trained
+    assert {p.name for p in (folder / "models").iterdir()} == {"model.pt", "checkpoint.pt"}
+    assert "val_mean_dice" in process.stdout
+    state = torch.load(folder / "models" / "model.pt", weights_only=True)
+    assert torch.isfinite(state["scale_factor"]) and all(isinstance(v, torch.Tensor) for v in state.values())
+    checkpoint = torch.load(folder / "models" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["epoch"] == 2
+
+
+def test_tensorboard_has_losses_dice_and_panel(trained):
+    folder, _ = trained
+    tags = {"scalars": set(), "images": set()}
+    for path in (folder / "logs").rglob("events*"):
+        events = EventAccumulator(str(path)).Reload().Tags()
+        for kind in tags:
+            tags[kind] |= set(events[kind])
+    assert {"loss", "noise", "latent", "val_mean_dice"} <= tags["scalars"]
+    assert "validation/image_label_prediction" in tags["images"]
+
+
+def test_evaluation_equals_sdseg_evaluate_on_the_saved_masks(trained):
+    folder, _ = trained
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "evaluating"),
+        *("--config_file", f"['{TRAIN}','bundles/sdseg/configs/evaluate.json','{SMOKE}']"),
+        *("--dataset_dir", folder / "data", "--ckpt_dir", folder / "models", "--output_dir", folder / "eval"),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    reported = float((folder / "eval" / "metrics.csv").read_text().split()[-1])
+    result = run_process(
+        *("sdseg", "evaluate", "--predictions", folder / "eval", "--labels", folder / "data" / "label"),
+        *("-o", folder / "again.csv"),
+    )
+    assert result.returncode == 0, result.stderr
+    row = (folder / "again.csv").read_text().splitlines()[1].split(",")
+    assert row[0] == "img0001" and float(row[1]) == pytest.approx(reported, abs=1e-6)
+
+
+def test_inference_command_writes_masks_on_the_inputs_grids(trained):
+    folder, _ = trained
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "inference"),
+        *("--config_file", f"['bundles/sdseg/configs/inference.json','{SMOKE}']"),
+        *("--dataset_dir", folder / "data" / "img", "--checkpoint", folder / "models" / "model.pt"),
+        *("--output_dir", folder / "masks"),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert {p.name for p in (folder / "masks").iterdir()} == {p.name for p in (folder / "data" / "img").iterdir()}
+
+
+def test_a_missing_dataset_ends_with_one_line(tmp_path):
+    # the promised command, word for word
+    process = run_process("python", "-m", "monai.bundle", "run", "training", "--config_file", TRAIN)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: no dataset folder at ") and "data/BTCV/RawData/Training" in last
+    assert "syn3193805" in last and "preprocessing/btcv.py" in last
+
+
+def test_a_bad_case_ends_the_training_with_one_line(tmp_path):
+    make_btcv(tmp_path)
+    (tmp_path / "img" / "img0006.nii.gz").write_bytes(b"no volume")
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}','{SMOKE}']"),
+        *("--dataset_dir", tmp_path, "--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs"),
+    )
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "img0006.nii.gz" in process.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_autoencoder_weights_the_training_is_refused(tmp_path):
+    make_btcv(tmp_path)
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}','{SMOKE}']"),
+        *("--dataset_dir", tmp_path, "--autoencoder_weights", tmp_path / "autoencoder.pt"),
+    )
+    assert process.returncode == 2
+    assert "autoencoder.pt: no such file, expected weights" in process.stderr.strip().splitlines()[-1]
+
+
+def test_inside_the_bundle_the_root_is_a_dot(trained, tmp_path):
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"),
+        *("--bundle_root", "."),
+        cwd=CONFIGS / "hippocampus_sdseg",
+    )
+    assert process.returncode == 2
+    assert "no dataset folder at" in process.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_properties_are_complete(bundle):
+    def missing(kind, *names):
+        files = [str(CONFIGS / bundle / "configs" / f"{name}.json") for name in names]
+        workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, meta_file=meta)
+        return workflow.check_properties()
+
+    meta = str(CONFIGS / bundle / "configs" / "metadata.json")
+    assert missing("train", "train") == []
+    assert missing("train", "train", "evaluate") == []
+    assert missing("train", "train", "multi_gpu_train") == []
+    assert missing("train", "train", "evaluate", "multi_gpu_evaluate") == []
+    assert missing("infer", "inference") == []
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_what_is_written_twice_is_equal(bundle):
+    train, inference = config(bundle, "train"), config(bundle, "inference")
+    assert train["network_def"] == inference["network_def"]
+    for key in ("size", "slice_axis", "bundle_root"):
+        assert train[key] == inference[key]
+    assert train["validate"]["inferer"] == inference["inferer"]
+    scale = [t for t in train["train"]["preprocessing"]["transforms"] if "ScaleIntensity" in t["_target_"]]
+    assert scale == [t for t in inference["preprocessing"]["transforms"] if "ScaleIntensity" in t["_target_"]]
+    parser = ConfigParser()
+    parser.read_config(CONFIGS / "sdseg" / "configs" / "train_autoencoder.json")
+    if bundle != "sdseg":
+        parser.update(config(bundle, "train_autoencoder"))
+    assert parser["network_def"] == train["network_def"]["autoencoder"]
+    for name in ("evaluate", "multi_gpu_train", "multi_gpu_evaluate"):
+        assert config(BUNDLES[0], name) == config(BUNDLES[1], name)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_metadata_tells_what_the_network_takes(bundle):
+    meta, train = config(bundle, "metadata"), config(bundle, "train")
+    assert meta["version"] in meta["changelog"]
+    assert meta["network_data_format"]["inputs"]["image"]["spatial_shape"] == train["size"]
+    assert "Research use only" in meta["intended_use"]
+    assert "Research use only" in (CONFIGS / bundle / "docs" / "README.md").read_text()
+    for name in ("LICENSE", "docs/data_license.txt", "configs/logging.conf"):
+        assert (CONFIGS / bundle / name).is_file()
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_verify_metadata(bundle, metadata_schema):
+    meta = CONFIGS / bundle / "configs" / "metadata.json"
+    process = run_process(
+        *("python", "-m", "monai.bundle", "verify_metadata", "--meta_file", meta, "--filepath", metadata_schema)
+    )
+    assert process.returncode == 0 and "verified with no error" in process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("bundle", [pytest.param("sdseg", marks=pytest.mark.slow), "hippocampus_sdseg"])
+def test_verify_net_in_out(bundle):
+    configs = CONFIGS / bundle / "configs"
+    process = run_process(
+        *("python", "-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
+        *("--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json"),
+    )
+    assert process.returncode == 0 and "verified with no error" in process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_shipped_weights_are_plain_small_and_fit(bundle):
+    models = CONFIGS / bundle / "models"
+    for path in models.glob("*.pt"):
+        if path.name in ("model.pt", "autoencoder.pt"):
+            assert path.stat().st_size <= 16 * 2**20
+    parser = ConfigParser(config(bundle, "train"))
+    autoencoder = parser.get_parsed_content("network_def#autoencoder")
+    assert isinstance(autoencoder, MaskAutoencoder)
+    load_weights(autoencoder, models / "autoencoder.pt")
+
+
+def test_shipped_autoencoder_reconstructs_a_disc():
+    parser = ConfigParser(config("sdseg", "train"))
+    autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
+    load_weights(autoencoder, CONFIGS / "sdseg" / "models" / "autoencoder.pt")
+    y, x = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    disc = ((x - 100).square() + (y - 150).square() < 40**2)[None, None]
+    with torch.no_grad():
+        latent = autoencoder.encode((2.0 * disc - 1).expand(-1, 3, -1, -1)).latent_dist.mode()
+        again = autoencoder.decode(latent).sample.mean(1, keepdim=True) > 0
+    assert latent.shape == (1, 4, 32, 32)
+    assert 2 * (again & disc).sum() / (again.sum() + disc.sum()) > 0.98
+
+
+def test_embedded_datalist_is_the_committed_split():
+    split = json.loads((ROOT / "preprocessing" / "splits" / "hippocampus_180_20_20.json").read_text())
+    datalist = config("hippocampus_sdseg", "datalist")
+    assert [len(split[name]) for name in SPLITS] == [180, 20, 20]
+    for name in SPLITS:
+        assert [Path(item["image"]).name for item in datalist[name]] == [f"{case}.nii.gz" for case in split[name]]
+
+
+def test_bundles_are_found_by_name_and_folder(tmp_path):
+    assert find_bundle("sdseg") == CONFIGS / "sdseg"
+    assert find_bundle(CONFIGS / "sdseg") == CONFIGS / "sdseg"
+    with pytest.raises(InputError, match="expected hippocampus_sdseg, sdseg"):
+        find_bundle("nothing")
+    with pytest.raises(InputError, match="no configs/inference.json"):
+        find_bundle(tmp_path)
+
+
+def test_a_bundle_without_weights_refuses():
+    if (CONFIGS / "sdseg" / "models" / "model.pt").exists():
+        pytest.fail("bundles/sdseg ships no model.pt; a training wrote one there: remove it")
+    with pytest.raises(InputError, match="no weights"):
+        Segmenter("sdseg")
+
+
+def test_a_device_that_is_not_there_is_an_input_error():
+    with pytest.raises(InputError, match="cannot be used"):
+        Segmenter(device="nonsense")
+
+
+def test_segmenter_does_not_depend_on_the_batch(tmp_path):
+    write_case(tmp_path, "a", shape=(35, 48, 33), affine=np.eye(4))
+    path = tmp_path / "images" / "a.nii.gz"
+    one, many = (Segmenter(device="cpu", batch_size=n).segment(path) for n in (1, 16))
+    np.testing.assert_allclose(one.score, many.score, atol=1e-5)
+    differ = one.mask != many.mask
+    assert (np.abs(one.score[differ] - 0.5) <= 1e-5).all()
+    assert one.mask.dtype == np.uint8 and one.score.dtype == np.float32

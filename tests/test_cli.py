@@ -1,0 +1,203 @@
+"""The command as users run it, with the embedded weights on volumes that the tests make."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from sdseg_monai.cli import main
+from sdseg_monai.phantom import make_phantom, write_phantom
+from tests.conftest import run_process
+from tests.test_io import bad_files
+
+
+@pytest.fixture
+def volume(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_phantom(folder / "a.nii.gz", tmp_path / "label.nii.gz")
+    return folder / "a.nii.gz"
+
+
+def run(capsys, *arguments):
+    """Return (exit code, stdout, stderr)."""
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_segment_a_file(volume, tmp_path, capsys):
+    code, out, err = run(capsys, "segment", volume, "-o", tmp_path / "mask.nii.gz", "--save-score", "--device", "cpu")
+    assert code == 0 and json.loads(out) == {"mask": str(tmp_path / "mask.nii.gz")}
+    assert "Research use only" in err
+    source, mask = nib.load(volume), nib.load(tmp_path / "mask.nii.gz")
+    assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.affine, source.affine)
+    for name in ("sform_code", "qform_code"):
+        assert mask.header[name] == source.header[name]
+    score = nib.load(tmp_path / "mask_score.nii.gz").get_fdata()
+    assert 0 <= score.min() and score.max() <= 1
+    np.testing.assert_array_equal(mask.get_fdata(), score >= 0.5)
+
+
+def test_segment_is_reproducible_whatever_the_batch(volume, tmp_path, capsys):
+    for name, options in (("x", ()), ("y", ("--batch-size", 1)), ("z", ("--seed", 5))):
+        assert run(capsys, "segment", volume, "-o", tmp_path / f"{name}.nii.gz", *options)[0] == 0
+    masks = [nib.load(tmp_path / f"{name}.nii.gz").get_fdata() for name in "xyz"]
+    assert (masks[0] == masks[1]).mean() > 0.9999
+    np.testing.assert_array_equal(masks[0], masks[2])  # the embedded network starts from zeros: no noise to seed
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_other_formats_give_the_same_mask(volume, tmp_path, capsys, suffix):
+    image = sitk.ReadImage(str(volume))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    assert run(capsys, "segment", tmp_path / f"a{suffix}", "-o", tmp_path / "out")[0] == 0
+    assert run(capsys, "segment", volume, "-o", tmp_path / "out")[0] == 0
+    mask = sitk.ReadImage(str(tmp_path / "out" / f"a{suffix}"))
+    assert mask.GetPixelID() == sitk.sitkUInt8
+    np.testing.assert_allclose(mask.GetDirection(), image.GetDirection())
+    np.testing.assert_allclose(mask.GetOrigin(), image.GetOrigin())
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz")))
+    )
+
+
+def test_bad_files_give_one_line_and_code_2_and_no_output(tmp_path, capsys):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    for path, message in bad_files(folder):
+        out = tmp_path / "out" / "mask.nii.gz"
+        code, stdout, stderr = run(capsys, "segment", path, "-o", out)
+        line = stderr.strip()
+        assert code == 2 and stdout == "" and "\n" not in line and line.startswith("error: ")
+        assert str(path) in line, message
+        assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_folder_goes_on_after_a_bad_case(volume, tmp_path, capsys):
+    write_phantom(volume.parent / "c.nii.gz", tmp_path / "label.nii.gz", seed=1)
+    (volume.parent / "b.nii.gz").write_bytes(volume.read_bytes()[:2000])
+    code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", "--save-score")
+    assert code == 1
+    assert json.loads(out) == {"masks": str(tmp_path / "out"), "done": 2, "failed": 1}
+    assert "error: " in err and "b.nii.gz" in err
+    assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "c.nii.gz"}
+    assert {p.name for p in (tmp_path / "out" / "scores").iterdir()} == {"a.nii.gz", "c.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("label.nii.gz/x/mask.nii.gz", "cannot write here"), ("in/a.nii.gz", "is the input itself")],
+)
+def test_outputs_that_cannot_be(volume, tmp_path, capsys, output, message):
+    code, _, err = run(capsys, "segment", volume, "-o", tmp_path / output)
+    assert code == 2 and message in err
+
+
+def test_output_folder_must_not_be_the_input_folder(volume, capsys):
+    code, _, err = run(capsys, "segment", volume.parent, "-o", volume.parent)
+    assert code == 2 and "would replace the images" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bundle", "nothing"), "no bundle of that name"),
+        (("--bundle", "sdseg"), "no weights"),
+        (("--device", "cuda:77"), "cannot be used"),
+    ],
+)
+def test_bad_options(volume, tmp_path, capsys, options, message):
+    code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "mask.nii.gz", *options)
+    assert code == 2 and message in err and not (tmp_path / "mask.nii.gz").exists()
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_bad_batch_size_is_a_usage_error(volume, tmp_path, capsys, value):
+    with pytest.raises(SystemExit) as caught:
+        main(["segment", str(volume), "-o", str(tmp_path / "m.nii.gz"), "--batch-size", value])
+    assert caught.value.code == 2
+    assert "--batch-size" in capsys.readouterr().err
+
+
+def test_another_field_of_view_or_modality_warns(tmp_path, caplog, capsys):
+    rng = np.random.default_rng(0)
+    ct = rng.normal(-300, 400, (40, 40, 40)).astype(np.float32)
+    nib.save(nib.Nifti1Image(ct, np.diag([5.0, 5, 5, 1])), tmp_path / "ct.nii.gz")
+    assert run(capsys, "segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "mask.nii.gz")[0] == 0
+    assert "field of view 200 x 200 x 200 mm" in caplog.text and "another modality" in caplog.text
+    caplog.clear()
+    write_phantom(tmp_path / "mr.nii.gz", tmp_path / "label.nii.gz")
+    assert run(capsys, "segment", tmp_path / "mr.nii.gz", "-o", tmp_path / "mask.nii.gz")[0] == 0
+    assert caplog.text == ""
+
+
+def test_evaluate(tmp_path, capsys):
+    for folder in ("pred", "label"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[:2] = 1
+    half = mask.copy()
+    half[0] = 0
+    pairs = {"same": (mask, 2 * mask), "half": (half, mask), "both_empty": (0 * mask, 0 * mask), "missed": (0 * mask, mask)}
+    for name, (pred, label) in pairs.items():
+        nib.save(nib.Nifti1Image(pred, np.eye(4)), tmp_path / "pred" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label" / f"{name}.nii.gz")
+    arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
+    code, out, _ = run(capsys, "evaluate", *arguments)
+    rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
+    assert code == 0 and rows["case"] == "dice,iou"
+    values = {k: [float(x) for x in v.split(",")] for k, v in rows.items() if k != "case"}
+    assert values["same"] == [1, 1] and values["both_empty"] == [1, 1] and values["missed"] == [0, 0]
+    assert values["half"] == pytest.approx([2 / 3, 0.5])
+    assert values["mean"] == pytest.approx([(2 + 2 / 3) / 4, 2.5 / 4])
+    assert json.loads(out)["cases"] == 4
+
+
+def test_evaluate_errors(tmp_path, capsys, volume):
+    (tmp_path / "labels").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / "a.nii.gz")
+    arguments = ("evaluate", "--predictions", volume.parent, "-o", tmp_path / "m.csv", "--labels")
+    code, _, err = run(capsys, *arguments, tmp_path / "labels")
+    assert code == 2 and "shape" in err and not (tmp_path / "m.csv").exists()
+    (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "other.nii.gz")
+    code, _, err = run(capsys, *arguments, tmp_path / "labels")
+    assert code == 2 and "0 labels for it" in err
+    code, _, err = run(capsys, *arguments, tmp_path / "nowhere")
+    assert code == 2 and "no folder" in err
+
+
+def test_demo_offline(tmp_path, capsys):
+    code, out, _ = run(capsys, "demo", "--offline", "-o", tmp_path / "demo")
+    assert code == 0 and "made up" in out and "Dice" in out and "Research use only" in out
+    picture = np.asarray(Image.open(tmp_path / "demo" / "overlay.png"))
+    assert picture.shape[1] > 3 * 35 and picture.std() > 20
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {
+        "image.nii.gz",
+        "label.nii.gz",
+        "mask.nii.gz",
+        "overlay.png",
+    }
+
+
+def test_demo_data_must_hold_a_test_case(tmp_path, capsys):
+    code, _, err = run(capsys, "demo", "--data", tmp_path, "-o", tmp_path / "demo")
+    assert code == 2 and "no case of the test split" in err
+
+
+def test_phantom_is_like_a_cropped_hippocampus():
+    image, label = make_phantom()
+    assert image.shape == label.shape and set(np.unique(label)) == {0, 1}
+    assert 1500 < label.sum() < 6000 and np.isfinite(image).all()
+    assert not np.array_equal(image, make_phantom(seed=1)[0])
+
+
+def test_the_command_itself_ends_with_the_exit_code(tmp_path):
+    process = run_process("sdseg", "segment", tmp_path / "missing.nii.gz", "-o", tmp_path / "x.nii.gz")
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr == f"error: {tmp_path / 'missing.nii.gz'}: no such file or folder\n"
+    assert run_process("sdseg", "--version").stdout.startswith("sdseg ")

@@ -1,0 +1,172 @@
+"""What training promises: it resumes exactly, several processes equal one, and it can learn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT, run_process, write_case
+
+CONFIGS = "bundles/sdseg/configs"
+SMOKE = f"{CONFIGS}/smoke.json"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(4):
+        write_case(folder, f"case{i}", shape=(20, 22, 8), seed=i)
+    items = [{"image": f"images/case{i}.nii.gz", "label": f"labels/case{i}.nii.gz"} for i in range(4)]
+    splits = {"training": items[:2], "validation": items[2:3], "test": items[3:]}
+    (folder / "datalist.json").write_text(json.dumps(splits))
+    return folder
+
+
+def arguments(data, out, *options, overlays=()):
+    files = [f"{CONFIGS}/train.json", *(f"{CONFIGS}/{name}.json" for name in overlays), SMOKE]
+    return [
+        *("-m", "monai.bundle", "run", "training", "--config_file", str(files), "--dataset_dir", str(data)),
+        *("--ckpt_dir", str(out), "--log_dir", str(out / "logs"), "--device", "cpu", *map(str, options)),
+    ]
+
+
+def same(a, b):
+    """Compare nested states bit by bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def environment():
+    return {
+        **os.environ,
+        **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
+    }
+
+
+@pytest.mark.parametrize("steps_before_the_kill", [1, 7])
+def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, steps_before_the_kill):
+    # dropout, augmentation, noise, schedule, average and best metric are all in play
+    options = ("--epochs", 3, "--batch_size", 4, "--warmup_steps", 5, "--learning_rate", 0.001)
+    whole = run_process("python", *arguments(data, tmp_path / "whole", *options), OMP_NUM_THREADS="1")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    command = [sys.executable, *arguments(data, tmp_path / "killed", *options)]
+    # kill -9 from within, at an exact step: a forward hook counts the training steps of the real run
+    killer = (
+        "import os, signal, runpy, sys, torch\n"
+        "from sdseg_monai.losses import SDSegLoss\n"
+        "calls, forward = [], SDSegLoss.forward\n"
+        "def counted(self, *a):\n"
+        "    calls.append(1)\n"
+        f"    if len(calls) > {steps_before_the_kill}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return forward(self, *a)\n"
+        "SDSegLoss.forward = counted\n"
+        "sys.argv = ['monai.bundle'] + sys.argv[1:]\n"
+        "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", killer, *command[3:]], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    again = run_process("python", *command[1:], OMP_NUM_THREADS="1")
+    assert again.returncode == 0, again.stderr[-2000:]
+    if steps_before_the_kill > 4:
+        assert "continuing after epoch 1" in again.stdout
+    for name in ("checkpoint.pt", "model.pt"):
+        assert same(read(tmp_path / "whole" / name), read(tmp_path / "killed" / name)), name
+
+
+def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
+    options = ("--epochs", 1, "--batch_size", 4)
+    for _ in range(2):
+        assert run_process("python", *arguments(data, tmp_path, *options)).returncode == 0
+        states = read(tmp_path / "checkpoint.pt"), read(tmp_path / "model.pt")
+    assert same(states, (read(tmp_path / "checkpoint.pt"), read(tmp_path / "model.pt")))
+
+
+def test_two_processes_train_to_the_weights_of_one(data, tmp_path):
+    options = ("--epochs", 2, "--warmup_steps", 2, "--learning_rate", 0.001)
+    off = (*options, "--network_def#unet#dropout", 0, "--network_def#vision_encoder#dropout", 0)
+    one = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4), OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr[-2000:]
+    two = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        + arguments(data, tmp_path / "two", *off, "--batch_size", 2, overlays=("multi_gpu_train",)),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert two.returncode == 0, two.stderr[-3000:]
+    a, b = read(tmp_path / "one" / "checkpoint.pt"), read(tmp_path / "two" / "checkpoint.pt")
+    assert a["iteration"] == b["iteration"] == 8
+    for part in ("network", "ema"):
+        for name, tensor in a[part].items():
+            torch.testing.assert_close(b[part][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    moved = a["network"]["unet.conv_out.weight"] - a["ema"]["unet.conv_out.weight"]
+    assert moved.abs().max() > 1e-4  # it did train
+    assert a["best_metric"] == pytest.approx(b["best_metric"], abs=1e-3)
+
+
+def test_multi_process_evaluation_equals_one_process(data, tmp_path):
+    trained = run_process("python", *arguments(data, tmp_path, "--epochs", 1, "--batch_size", 4))
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    values = []
+    for overlays, launcher in (
+        (("evaluate",), [sys.executable]),
+        (
+            ("evaluate", "multi_gpu_evaluate"),
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+        ),
+    ):
+        out = tmp_path / f"eval{len(overlays)}"
+        options = ("--output_dir", out, "--split", "training")
+        process = subprocess.run(
+            launcher + arguments(data, tmp_path, *options, overlays=overlays),
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr[-3000:]
+        values.append(float((out / "metrics.csv").read_text().split()[-1]))
+    assert values[0] == pytest.approx(values[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_small_network_overfits_two_volumes(tmp_path):
+    """Dice >= 0.95 on the volumes it is trained on, with the shipped hippocampus recipe and autoencoder."""
+    for i in range(2):
+        write_case(tmp_path, f"case{i}", shape=(34, 12, 36), affine=np.eye(4), seed=i)
+    items = [{"image": f"images/case{i}.nii.gz", "label": f"labels/case{i}.nii.gz"} for i in range(2)]
+    for item, name in zip(items, ("c", "d"), strict=True):
+        for key in item:
+            nib.save(nib.load(tmp_path / item[key]), tmp_path / f"{key}s" / f"{name}.nii.gz")
+    copies = [{"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in "cd"]
+    splits = {"training": items, "validation": copies, "test": [{"image": "x", "label": "y"}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(splits))
+    root = ROOT / "bundles" / "hippocampus_sdseg"
+    start = time.monotonic()
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "training"),
+        *("--config_file", root / "configs" / "train.json", "--dataset_dir", tmp_path),
+        *("--datalist", tmp_path / "datalist.json", "--ckpt_dir", tmp_path / "models"),
+        *("--log_dir", tmp_path / "logs", "--autoencoder_weights", root / "models" / "autoencoder.pt"),
+        *("--epochs", 100, "--val_interval", 50, "--batch_size", 12, "--warmup_steps", 20, "--ema_warmup_steps", 100),
+        *("--ema_decay", 0.95, "--train#dataset#augmentation", "None"),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert read(tmp_path / "models" / "checkpoint.pt")["best_metric"] >= 0.95, time.monotonic() - start
