@@ -26,7 +26,9 @@ HELD_OUT_SEED = 1000
 
 def real_masks(folder: Path, size: int) -> list[torch.Tensor]:
     """Return the masks of ``folder`` as [1, size, size] in {0, 1}."""
-    images = [Image.open(p).convert("L").resize((size, size), Image.Resampling.NEAREST) for p in sorted(folder.glob("*.png"))]
+    images = [
+        Image.open(p).convert("L").resize((size, size), Image.Resampling.NEAREST) for p in sorted(folder.glob("*.png"))
+    ]
     return [torch.from_numpy((np.asarray(image) > 0)[None].astype(np.float32)) for image in images]
 
 
@@ -44,7 +46,10 @@ def dice_by_size(autoencoder: torch.nn.Module, masks: list[torch.Tensor]) -> lis
     bins = np.digitize(areas, SIZES)
     dice = np.array(values)
     return [
-        (int((bins == i).sum()), *((dice[bins == i].mean(), dice[bins == i].min()) if (bins == i).any() else (np.nan,) * 2))
+        (
+            int((bins == i).sum()),
+            *((dice[bins == i].mean(), dice[bins == i].min()) if (bins == i).any() else (np.nan,) * 2),
+        )
         for i in range(1, len(SIZES) + 1)
     ]
 

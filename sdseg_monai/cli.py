@@ -134,9 +134,9 @@ def _segment_folder(segmenter: Segmenter, jobs: list[tuple[Path, Path, Path | No
     for job in tqdm(jobs, desc="segmenting", unit="volume"):
         try:
             segmenter.segment_file(*job)
-        except InputError as error:
+        except (InputError, RuntimeError, MemoryError) as error:  # out of memory is a RuntimeError to torch
             failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            tqdm.write(f"error: {error if isinstance(error, InputError) else f'{job[0]}: {error}'}", file=sys.stderr)
     _report({"masks": str(jobs[0][1].parent), "done": len(jobs) - failed, "failed": failed})
     return EXIT_SOME_FAILED if failed else 0
 

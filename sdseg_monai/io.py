@@ -163,7 +163,8 @@ def _read_nifti(path: Path) -> Volume:
     image = _open_nifti(path)
     _check_shape(path, image.shape, image.get_data_dtype())
     try:
-        array = np.asarray(image.dataobj, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
+            array = np.asarray(image.dataobj, dtype=np.float32)
     except MemoryError as error:
         raise _too_large(path, image.shape) from error
     except Exception as error:  # zlib, gzip and nibabel each have exceptions of their own for a damaged file
@@ -182,6 +183,7 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
 
 
 def _read_itk(path: Path) -> Volume:
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -30,7 +30,6 @@ def seeded_normal(seeds: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def seeded_integers(seeds: torch.Tensor, high: int) -> torch.Tensor:
-    """Draw one integer in [0, ``high``) per seed; [B], int64, on the CPU."""
-    return torch.stack(
-        [torch.randint(high, (), generator=torch.Generator().manual_seed(seed)) for seed in seeds.tolist()]
-    )
+    """Draw one integer in [0, ``high``) per seed, independent of its normal tensor; [B], int64, on the CPU."""
+    keys = [seed_from("integer", seed) for seed in seeds.tolist()]
+    return torch.stack([torch.randint(high, (), generator=torch.Generator().manual_seed(key)) for key in keys])

@@ -247,7 +247,7 @@ def test_bundles_are_found_by_name_and_folder(tmp_path):
     assert find_bundle(CONFIGS / "sdseg") == CONFIGS / "sdseg"
     with pytest.raises(InputError, match="expected hippocampus_sdseg, sdseg"):
         find_bundle("nothing")
-    with pytest.raises(InputError, match="no configs/inference.json"):
+    with pytest.raises(InputError, match=r"no configs/inference\.json"):
         find_bundle(tmp_path)
 
 

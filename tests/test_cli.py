@@ -39,7 +39,7 @@ def test_segment_a_file(volume, tmp_path, capsys):
     for name in ("sform_code", "qform_code"):
         assert mask.header[name] == source.header[name]
     score = nib.load(tmp_path / "mask_score.nii.gz").get_fdata()
-    assert 0 <= score.min() and score.max() <= 1
+    assert score.min() >= 0 and score.max() <= 1
     np.testing.assert_array_equal(mask.get_fdata(), score >= 0.5)
 
 
@@ -143,7 +143,12 @@ def test_evaluate(tmp_path, capsys):
     mask[:2] = 1
     half = mask.copy()
     half[0] = 0
-    pairs = {"same": (mask, 2 * mask), "half": (half, mask), "both_empty": (0 * mask, 0 * mask), "missed": (0 * mask, mask)}
+    pairs = {
+        "same": (mask, 2 * mask),
+        "half": (half, mask),
+        "both_empty": (0 * mask, 0 * mask),
+        "missed": (0 * mask, mask),
+    }
     for name, (pred, label) in pairs.items():
         nib.save(nib.Nifti1Image(pred, np.eye(4)), tmp_path / "pred" / f"{name}.nii.gz")
         nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label" / f"{name}.nii.gz")

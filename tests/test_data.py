@@ -14,6 +14,7 @@ from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
 from sdseg_monai.transforms import LoadVolumed, extract_slices, resize_slices, to_three_channels
 from tests.conftest import write_case
 
+SEED_OF_X_1 = 711035701018243104  # computed once: a seed that changed would change every noised result
 AUGMENTATION = Compose(
     [
         RandFlipd(["image", "label"], prob=0.5, spatial_axis=0),
@@ -113,10 +114,14 @@ def test_two_channels_are_refused():
 
 def test_seeds_do_not_change_between_processes():
     assert seed_from(0, "case", 3) == seed_from(0, "case", 3) != seed_from(0, "case", 4)
-    assert seed_from(23, "hippocampus_001.nii.gz", 7) == 8193388423763374207 or seed_from("x") < 2**63
+    assert seed_from("x", 1) == SEED_OF_X_1
     seeds = torch.tensor([1, 2, 3])
     assert torch.equal(seeded_normal(seeds, (4, 2))[1], seeded_normal(seeds[1:2], (4, 2))[0])
-    assert seeded_integers(seeds, 1000).min() >= 0
+    many = torch.arange(4000)
+    steps = seeded_integers(many, 1000).float()
+    assert steps.min() >= 0 and steps.max() < 1000 and abs(steps.mean() - 499.5) < 20
+    first = seeded_normal(many, (1,))[:, 0]
+    assert torch.corrcoef(torch.stack([steps, first]))[0, 1].abs() < 0.06  # one seed, independent draws
 
 
 def test_datalist_round_trip(tmp_path):

@@ -59,7 +59,9 @@ def test_orientation(segmenter, case, reference, tmp_path, codes):
 @pytest.mark.parametrize(
     "affine",
     [
-        pytest.param([[0.97, 0.17, 0.1, 5], [-0.18, 0.97, 0.1, -7], [-0.08, -0.12, 0.99, 3], [0, 0, 0, 1]], id="oblique"),
+        pytest.param(
+            [[0.97, 0.17, 0.1, 5], [-0.18, 0.97, 0.1, -7], [-0.08, -0.12, 0.99, 3], [0, 0, 0, 1]], id="oblique"
+        ),
         pytest.param(np.diag([0.8, 1.2, 1.1, 1]), id="anisotropic"),
         pytest.param([[1, 0, 0, 812.5], [0, 1, 0, -333], [0, 0, 1, 91], [0, 0, 0, 1]], id="shifted"),
     ],

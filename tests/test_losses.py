@@ -24,7 +24,9 @@ def test_the_two_terms_are_one_error_in_two_scales(t):
 
 
 def test_latent_weight_is_lambda():
-    output = SDSegOutput(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8))
+    output = SDSegOutput(
+        torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    )
     mask = torch.zeros(1, 1, 64, 64)
     assert SDSegLoss(latent_weight=3)(output, mask).item() == pytest.approx(4)
     assert SDSegLoss(latent_weight=0)(output, mask).item() == pytest.approx(1)

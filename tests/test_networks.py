@@ -119,6 +119,21 @@ def test_an_image_that_does_not_divide_is_refused(network):
         network(torch.zeros(1, 3, 20, 16))
 
 
+def test_half_a_training_call_is_refused(network):
+    with pytest.raises(ValueError, match="both mask and seeds"):
+        network(IMAGE, mask=MASK)
+
+
+@pytest.mark.parametrize("start", ["zeros", "shared"])
+def test_torch_export_gives_the_same_score(start):
+    options = {"prediction_type": "sample", "start_noise": "zeros"} if start == "zeros" else {}
+    network = make_network(**options).eval()
+    inputs = (IMAGE,) if start == "zeros" else (IMAGE, torch.randn(1, 4, 8, 4))
+    with torch.no_grad():
+        exported = torch.export.export(network, inputs).module()
+        torch.testing.assert_close(exported(*inputs), network(*inputs), atol=1e-5, rtol=0)
+
+
 def test_autoencoder_is_frozen_and_stays_in_evaluation_mode():
     network = make_network().train()
     assert network.unet.training and not network.autoencoder.training

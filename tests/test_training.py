@@ -1,10 +1,7 @@
 """What training promises: it resumes exactly, several processes equal one, and it can learn."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import nibabel as nib
@@ -50,20 +47,13 @@ def read(path):
     return torch.load(path, weights_only=True)
 
 
-def environment():
-    return {
-        **os.environ,
-        **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
-    }
-
-
 @pytest.mark.parametrize("steps_before_the_kill", [1, 7])
 def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, steps_before_the_kill):
     # dropout, augmentation, noise, schedule, average and best metric are all in play
     options = ("--epochs", 3, "--batch_size", 4, "--warmup_steps", 5, "--learning_rate", 0.001)
-    whole = run_process("python", *arguments(data, tmp_path / "whole", *options), OMP_NUM_THREADS="1")
+    whole = run_process("python", *arguments(data, tmp_path / "whole", *options))
     assert whole.returncode == 0, whole.stderr[-2000:]
-    command = [sys.executable, *arguments(data, tmp_path / "killed", *options)]
+    command = arguments(data, tmp_path / "killed", *options)
     # kill -9 from within, at an exact step: a forward hook counts the training steps of the real run
     killer = (
         "import os, signal, runpy, sys, torch\n"
@@ -77,11 +67,9 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, ste
         "sys.argv = ['monai.bundle'] + sys.argv[1:]\n"
         "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", killer, *command[3:]], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
+    killed = run_process("python", "-c", killer, *command[2:])
     assert killed.returncode == -signal.SIGKILL
-    again = run_process("python", *command[1:], OMP_NUM_THREADS="1")
+    again = run_process("python", *command)
     assert again.returncode == 0, again.stderr[-2000:]
     if steps_before_the_kill > 4:
         assert "continuing after epoch 1" in again.stdout
@@ -100,16 +88,10 @@ def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
 def test_two_processes_train_to_the_weights_of_one(data, tmp_path):
     options = ("--epochs", 2, "--warmup_steps", 2, "--learning_rate", 0.001)
     off = (*options, "--network_def#unet#dropout", 0, "--network_def#vision_encoder#dropout", 0)
-    one = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4), OMP_NUM_THREADS="1")
+    one = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4))
     assert one.returncode == 0, one.stderr[-2000:]
-    two = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + arguments(data, tmp_path / "two", *off, "--batch_size", 2, overlays=("multi_gpu_train",)),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    several = arguments(data, tmp_path / "two", *off, "--batch_size", 2, overlays=("multi_gpu_train",))
+    two = run_process("torchrun", *several)
     assert two.returncode == 0, two.stderr[-3000:]
     a, b = read(tmp_path / "one" / "checkpoint.pt"), read(tmp_path / "two" / "checkpoint.pt")
     assert a["iteration"] == b["iteration"] == 8
@@ -125,21 +107,10 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
     trained = run_process("python", *arguments(data, tmp_path, "--epochs", 1, "--batch_size", 4))
     assert trained.returncode == 0, trained.stderr[-2000:]
     values = []
-    for overlays, launcher in (
-        (("evaluate",), [sys.executable]),
-        (
-            ("evaluate", "multi_gpu_evaluate"),
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-        ),
-    ):
-        out = tmp_path / f"eval{len(overlays)}"
-        options = ("--output_dir", out, "--split", "training")
-        process = subprocess.run(
-            launcher + arguments(data, tmp_path, *options, overlays=overlays),
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
+    for launcher, overlays in (("python", ("evaluate",)), ("torchrun", ("evaluate", "multi_gpu_evaluate"))):
+        out = tmp_path / launcher
+        process = run_process(
+            launcher, *arguments(data, tmp_path, "--output_dir", out, "--split", "training", overlays=overlays)
         )
         assert process.returncode == 0, process.stderr[-3000:]
         values.append(float((out / "metrics.csv").read_text().split()[-1]))

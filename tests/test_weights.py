@@ -115,7 +115,9 @@ def test_autoencoder_from_a_diffusers_folder(tmp_path, subfolder):
     load_autoencoder(network, str(tmp_path))
     image = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(network.autoencoder.encode(image).latent_dist.mean, vae.encode(image).latent_dist.mean)
+        torch.testing.assert_close(
+            network.autoencoder.encode(image).latent_dist.mean, vae.encode(image).latent_dist.mean
+        )
         latent = torch.randn(1, 4, 8, 8)
         torch.testing.assert_close(network.autoencoder.decode(latent).sample, vae.decode(latent).sample)
 

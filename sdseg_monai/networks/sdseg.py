@@ -157,8 +157,11 @@ class SDSeg(nn.Module):
             The score [B, 1, H, W] in [0, 1], foreground where it exceeds 0.5, or an :class:`SDSegOutput`.
 
         Raises:
-            ValueError: sizes do not fit, or noise is given to a network that starts from zeros.
+            ValueError: sizes do not fit, noise is given to a network that starts from zeros, or only one of ``mask``
+                and ``seeds`` is given.
         """
+        if (mask is None) != (seeds is None):
+            raise ValueError("a training step needs both mask and seeds, got only one of them")
         if mask is not None and seeds is not None:
             return self._training_forward(image, mask, seeds)
         shape = self.latent_shape(image)
