@@ -113,13 +113,14 @@ class WeightAverage:
         """Attach to the trainer."""
         self.handler.attach(engine)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the averaged weights."""
-        return self.handler.ema_model.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights and how far the decay has warmed up."""
+        return {"parts": self.handler.ema_model.state_dict(), "step": self.handler.momentum_scheduler.event_index}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load averaged weights, strictly."""
-        self.handler.ema_model.load_state_dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue an average; strict."""
+        self.handler.ema_model.load_state_dict(state["parts"])
+        self.handler.momentum_scheduler.event_index = state["step"]
 
 
 class Checkpoint:

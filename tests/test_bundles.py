@@ -82,7 +82,7 @@ def test_evaluation_equals_sdseg_evaluate_on_the_saved_masks(trained):
         *("--dataset_dir", folder / "data", "--ckpt_dir", folder / "models", "--output_dir", folder / "eval"),
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    reported = float((folder / "eval" / "metrics.csv").read_text().split()[-1])
+    reported = float((folder / "eval" / "metrics.csv").read_text().strip().split(",")[-1])
     result = run_process(
         *("sdseg", "evaluate", "--predictions", folder / "eval", "--labels", folder / "data" / "label"),
         *("-o", folder / "again.csv"),

@@ -90,11 +90,15 @@ def test_checkpoint_restores_every_part(tmp_path):
     run(3, 2, objects["ema"], checkpoint, step=step)
     again, other_evaluator, loader = setup()
     engine = Engine(lambda e, b: None)
+    again["ema"].attach(engine)
     loader.load(engine)
     assert (engine.state.epoch, engine.state.iteration) == (2, 6)
     assert (other_evaluator.state.best_metric, other_evaluator.state.best_metric_epoch) == (0.5, 2)
-    for name in ("network", "ema"):
-        a, b = objects[name].state_dict(), again[name].state_dict()
+    for part in ("network", "ema"):
+        a, b = objects[part].state_dict(), again[part].state_dict()
+        if part == "ema":
+            assert a["step"] == b["step"] == 6
+            a, b = a["parts"], b["parts"]
         assert all(torch.equal(a[k], b[k]) for k in a)
     assert again["lr_scheduler"].get_last_lr() == objects["lr_scheduler"].get_last_lr()
     first = next(iter(again["optimizer"].state.values()))

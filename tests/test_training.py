@@ -86,7 +86,8 @@ def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
 
 
 def test_two_processes_train_to_the_weights_of_one(data, tmp_path):
-    options = ("--epochs", 2, "--warmup_steps", 2, "--learning_rate", 0.001)
+    # SGD: AdamW would blow rounding up where the gradient is zero but for it (a key's bias, under the softmax)
+    options = ("--epochs", 2, "--warmup_steps", 2, "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", 0.01)
     off = (*options, "--network_def#unet#dropout", 0, "--network_def#vision_encoder#dropout", 0)
     one = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4))
     assert one.returncode == 0, one.stderr[-2000:]
@@ -96,9 +97,10 @@ def test_two_processes_train_to_the_weights_of_one(data, tmp_path):
     a, b = read(tmp_path / "one" / "checkpoint.pt"), read(tmp_path / "two" / "checkpoint.pt")
     assert a["iteration"] == b["iteration"] == 8
     for part in ("network", "ema"):
-        for name, tensor in a[part].items():
-            torch.testing.assert_close(b[part][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
-    moved = a["network"]["unet.conv_out.weight"] - a["ema"]["unet.conv_out.weight"]
+        one_part, two_part = (state[part]["parts"] if part == "ema" else state[part] for state in (a, b))
+        for name, tensor in one_part.items():
+            torch.testing.assert_close(two_part[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    moved = a["network"]["unet.conv_out.weight"] - a["ema"]["parts"]["unet.conv_out.weight"]
     assert moved.abs().max() > 1e-4  # it did train
     assert a["best_metric"] == pytest.approx(b["best_metric"], abs=1e-3)
 
@@ -113,7 +115,7 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
             launcher, *arguments(data, tmp_path, "--output_dir", out, "--split", "training", overlays=overlays)
         )
         assert process.returncode == 0, process.stderr[-3000:]
-        values.append(float((out / "metrics.csv").read_text().split()[-1]))
+        values.append(float((out / "metrics.csv").read_text().strip().split(",")[-1]))
     assert values[0] == pytest.approx(values[1], abs=1e-6)
 
 
