@@ -4,6 +4,7 @@ PYTHON ?= python3
 # make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
 DATASET_DIR ?= data/Task04_Hippocampus
+DATALIST ?= bundles/hippocampus_sdseg/configs/datalist.json
 
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -35,8 +36,8 @@ fix: .venv/installed-dev
 # The embedded model from scratch: autoencoder on procedural masks, then the segmenter, then its numbers.
 hippocampus: .venv/installed
 	$(RUN) "['$(SDSEG)/train_autoencoder.json','$(HIPPOCAMPUS)/train_autoencoder.json']"
-	$(RUN) $(HIPPOCAMPUS)/train.json --dataset_dir $(DATASET_DIR)
-	$(BIN)/python benchmarks/hippocampus.py --dataset_dir $(DATASET_DIR)
+	$(RUN) $(HIPPOCAMPUS)/train.json --dataset_dir $(DATASET_DIR) --datalist $(DATALIST)
+	$(BIN)/python benchmarks/hippocampus.py --dataset_dir $(DATASET_DIR) --datalist $(DATALIST)
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -17,6 +17,7 @@ from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
+CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "postprocessing")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def find_bundle(name_or_dir: str | Path) -> Path:
     Raises:
         InputError: there is neither, or it has no ``configs/inference.json``.
     """
-    shipped = bundles_dir() / str(name_or_dir)
-    root = Path(name_or_dir) if Path(name_or_dir).is_dir() else shipped
+    shipped = bundles_dir() / name_or_dir
+    is_name = Path(name_or_dir).name == str(name_or_dir)  # a folder of a shipped bundle's name is called ./NAME
+    root = shipped if is_name and shipped.is_dir() else Path(name_or_dir)
     if not root.is_dir():
         names = ", ".join(sorted(p.name for p in bundles_dir().iterdir() if (p / "configs").is_dir()))
         raise InputError(f"{name_or_dir}: no bundle of that name and no such folder, expected {names} or a folder")
@@ -80,6 +82,11 @@ class Segmenter:
             parser["device"] = _device(device)
         if batch_size is not None:
             parser["batch_size"] = batch_size
+        missing = [key for key in CONFIG_KEYS if key not in parser]
+        if missing:
+            raise InputError(
+                f"{root / 'configs/inference.json'}: no {', '.join(missing)}, expected a bundle of this kind"
+            )
         checkpoint = Path(parser.get_parsed_content("checkpoint"))
         if not checkpoint.is_file():
             raise InputError(f"{checkpoint}: this bundle has no weights; train it first, see {root / 'docs/README.md'}")
@@ -105,7 +112,10 @@ class Segmenter:
         try:
             item = self.preprocessing({"image": str(path)})
         except RuntimeError as error:  # MONAI wraps what a transform raises
-            raise find_input_error(error) or error from error
+            input_error = find_input_error(error)
+            if input_error is None:
+                raise
+            raise input_error from error
         with torch.inference_mode():
             item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
         item = self.finish_score(item)
@@ -128,8 +138,8 @@ class Segmenter:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"device {name!r} cannot be used ({reason}), expected cpu, or cuda where there is some"

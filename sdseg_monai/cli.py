@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sdseg_monai.bundle import Segmenter
 
 EXIT_SOME_FAILED = 1
+MACHINE_ERRORS = (RuntimeError, MemoryError)  # out of memory above all, which torch calls a RuntimeError
 RESEARCH_ONLY = "Research use only: not a medical device, not for diagnosis or treatment."
 
 
@@ -86,11 +87,14 @@ def _positive(text: str) -> int:
 def _segment(options: argparse.Namespace) -> int:
     jobs = _jobs(options.input, options.output, options.save_score)
     segmenter = _segmenter(options)
-    if not options.input.is_dir():
+    if options.input.is_dir():
+        return _segment_folder(segmenter, jobs)
+    try:
         segmenter.segment_file(*jobs[0])
-        _report({"mask": str(jobs[0][1])})
-        return 0
-    return _segment_folder(segmenter, jobs)
+    except MACHINE_ERRORS as error:
+        raise InputError(f"{options.input}: {error}") from error
+    _report({"mask": str(jobs[0][1])})
+    return 0
 
 
 def _jobs(source: Path, output: Path, save_score: bool) -> list[tuple[Path, Path, Path | None]]:
@@ -99,8 +103,6 @@ def _jobs(source: Path, output: Path, save_score: bool) -> list[tuple[Path, Path
 
     if source.is_dir():
         images = [Path(path) for path in list_volumes(source)]
-        if output.resolve() == source.resolve():
-            raise InputError(f"{output}: the output folder is the input's, the masks would replace the images")
         masks = [output / image.name for image in images]
         scores = [output / "scores" / image.name for image in images]
     else:
@@ -109,11 +111,14 @@ def _jobs(source: Path, output: Path, save_score: bool) -> list[tuple[Path, Path
         is_file = output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
         mask = output if is_file else output / source.name
         volume_suffix(source)
-        if mask.resolve() == source.resolve():
-            raise InputError(f"{mask}: is the input itself, name another output")
         images, masks = [source], [mask]
         scores = [mask.with_name(f"{volume_stem(mask)}_score{volume_suffix(mask)}")]
-    check_folder(masks[0].parent)
+    outputs = masks + (scores if save_score else [])
+    replaced = {path.resolve() for path in outputs} & {path.resolve() for path in images}
+    if replaced:
+        raise InputError(f"{min(replaced)}: is an input and would be replaced, name another output")
+    for folder in {path.parent for path in outputs}:
+        check_folder(folder)
     return [(i, m, s if save_score else None) for i, m, s in zip(images, masks, scores, strict=True)]
 
 
@@ -130,24 +135,42 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
 def _segment_folder(segmenter: Segmenter, jobs: list[tuple[Path, Path, Path | None]]) -> int:
     from tqdm import tqdm
 
-    failed = 0
+    failed: list[str] = []
     for job in tqdm(jobs, desc="segmenting", unit="volume"):
         try:
             segmenter.segment_file(*job)
-        except (InputError, RuntimeError, MemoryError) as error:  # out of memory is a RuntimeError to torch
-            failed += 1
-            tqdm.write(f"error: {error if isinstance(error, InputError) else f'{job[0]}: {error}'}", file=sys.stderr)
-    _report({"masks": str(jobs[0][1].parent), "done": len(jobs) - failed, "failed": failed})
+        except InputError as error:
+            failed.append(str(error))
+        except MACHINE_ERRORS as error:
+            failed.append(f"{job[0]}: {error}")
+        else:
+            continue
+        tqdm.write(f"error: {failed[-1]}", file=sys.stderr)
+    _report({"masks": str(jobs[0][1].parent), "done": len(jobs) - len(failed), "failed": len(failed)})
+    if len(failed) == len(jobs):
+        return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failed else 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from sdseg_monai.evaluation import evaluate_folders, mean_metrics, write_csv
+    from sdseg_monai.io import list_volumes
 
     cases = evaluate_folders(options.predictions, options.labels)
     write_csv(options.output, cases)
     mean = mean_metrics(cases)
-    _report({"cases": len(cases), "dice": round(mean.dice, 6), "iou": round(mean.iou, 6), "table": str(options.output)})
+    unmatched = len(list_volumes(options.labels)) - len(cases)
+    if unmatched:
+        sys.stderr.write(f"note: {unmatched} labels have no prediction and are not in the mean\n")
+    _report(
+        {
+            "cases": len(cases),
+            "labels_without_prediction": unmatched,
+            "dice": round(mean.dice, 6),
+            "iou": round(mean.iou, 6),
+            "table": str(options.output),
+        }
+    )
     return 0
 
 

@@ -69,7 +69,9 @@ def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Pa
         try:
             with TemporaryDirectory() as scratch:
                 return _fetched_case(Path(scratch), output)
-        except (OSError, RuntimeError) as error:  # no network, or the server's answer was not the archive
+        except InputError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:  # no network, or the answer was not the archive
             logger.debug("Task04 could not be fetched: %s", error)
     image, label = output / "image.nii.gz", output / "label.nii.gz"
     write_phantom(image, label)

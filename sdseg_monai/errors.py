@@ -17,11 +17,9 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
     MONAI wraps what a transform or a config expression raises, so the cause may lie several exceptions deep.
     """
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
+    while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
-    return None
+    return error
 
 
 def report_input_errors() -> None:

@@ -44,7 +44,12 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     Raises:
         InputError: a folder is missing or empty, or a prediction has no or no single label.
     """
-    by_name = {volume_stem(Path(path)): Path(path) for path in list_volumes(labels)}
+    by_name: dict[str, Path] = {}
+    for label in map(Path, list_volumes(labels)):
+        if by_name.setdefault(volume_stem(label), label) != label:
+            raise InputError(
+                f"{label}: {by_name[volume_stem(label)].name} has the same name, expected one label a case"
+            )
     pairs = []
     for prediction in map(Path, list_volumes(predictions)):
         stem = volume_stem(prediction)

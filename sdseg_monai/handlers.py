@@ -18,7 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.networks.sdseg import SDSeg
 from sdseg_monai.random import seed_from
 from sdseg_monai.visualize import slice_panel
@@ -81,7 +83,7 @@ class LatentScale:
         indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
         factor.fill_(1)
         latents = []
-        for start in range(0, len(indices), self.batch_size):
+        for start in tqdm(range(0, len(indices), self.batch_size), desc="latent scale", delay=2, leave=False):
             batch = [self.dataset[i]["label"] for i in indices[start : start + self.batch_size]]
             latents.append(self.network.encode_mask(torch.stack(batch).to(factor.device)).cpu())
         factor.fill_(1 / torch.cat(latents).std())
@@ -109,10 +111,6 @@ class WeightAverage:
         shared = {id(item): item for item in (network.autoencoder, network.scale_factor)}
         self.network: SDSeg = copy.deepcopy(network, memo={**replaced, **shared}).eval()
 
-    def attach(self, engine: Engine) -> None:
-        """Attach to the trainer."""
-        self.handler.attach(engine)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights and how far the decay has warmed up."""
         return {"parts": self.handler.ema_model.state_dict(), "step": self.handler.momentum_scheduler.event_index}
@@ -121,6 +119,17 @@ class WeightAverage:
         """Continue an average; strict."""
         self.handler.ema_model.load_state_dict(state["parts"])
         self.handler.momentum_scheduler.event_index = state["step"]
+
+
+class UpdateAverage:
+    """Update a :class:`WeightAverage` after each step."""
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        self.average.handler.attach(engine)
 
 
 class Checkpoint:
@@ -158,8 +167,14 @@ class Checkpoint:
         if not self.path.is_file():
             return
         state = read_tensors(self.path)
-        for name, item in self.objects.items():
-            item.load_state_dict(state[name])
+        try:
+            for name, item in self.objects.items():
+                item.load_state_dict(state[name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{self.path}: is of another training ({reason}); remove it to start anew, or set another --ckpt_dir"
+            ) from error
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]

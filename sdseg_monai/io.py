@@ -189,7 +189,7 @@ def _read_itk(path: Path) -> Volume:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"{path}: not a readable {path.suffix} file ({_last_line(error)})") from error
+        raise InputError(f"{path}: not a readable {path.suffix} file ({_itk_reason(error)})") from error
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per voxel, expected one")
     _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
@@ -197,15 +197,17 @@ def _read_itk(path: Path) -> Volume:
         image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
         raise InputError(
-            f"{path}: the voxels cannot be read, the file is truncated or damaged ({_last_line(error)})"
+            f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({_itk_reason(error)})"
         ) from error
     array = sitk.GetArrayFromImage(image).T.astype(np.float32)  # [X, Y, Z]
     return Volume(array, _checked_affine(path, _itk_affine(image)))
 
 
-def _last_line(error: BaseException) -> str:
+def _itk_reason(error: BaseException) -> str:
+    """Return what ITK says went wrong, out of the lines that say where in its code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    telling = [line for line in lines if "determinant" in line.lower() or "error" in line.lower()]
+    return (telling or lines or [type(error).__name__])[-1]
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:

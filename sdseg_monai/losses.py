@@ -18,8 +18,8 @@ MASK_LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 where a decoded mask is 1: Dice and 
 class MaskImageLoss(nn.Module):
     """Dice + cross-entropy on a decoded mask image.
 
-    The logit of a pixel is ``MASK_LOGIT_GAIN`` times the mean of its three decoded channels, not clamped, so that it
-    is zero where the score is 0.5 and its gradient never vanishes by clamping.
+    The logit of a pixel is ``MASK_LOGIT_GAIN`` times the mean of its three decoded channels. It is not clamped, so that
+    its gradient never vanishes; the score clamps each channel first, so logit 0 is score 0.5 where they lie in [-1, 1].
     """
 
     def __init__(self) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import nn
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
-class NoiseSchedule(nn.Module):
+class NoiseSchedule:
     """Scaled-linear variance schedule of latent diffusion models.
 
     ==================  ======================================
@@ -23,8 +22,8 @@ class NoiseSchedule(nn.Module):
     f(z_t; z_c)         ``prediction``
     ==================  ======================================
 
-    The coefficients are computed in float64 and kept in float32; they are not part of the state dict because the
-    constructor determines them.
+    The coefficients are computed in float64 and kept in float32. They are no buffers: the constructor determines them,
+    and a network cast to bfloat16 must not round them (sqrt(1 - abar_999) would become 1).
 
     Args:
         num_timesteps: T.
@@ -34,22 +33,18 @@ class NoiseSchedule(nn.Module):
     Source: official-behaviour 1.6.
     """
 
-    sqrt_alphas_cumprod: torch.Tensor
-    sqrt_one_minus_alphas_cumprod: torch.Tensor
-
     def __init__(self, num_timesteps: int = 1000, beta_start: float = 0.0015, beta_end: float = 0.0155) -> None:
-        super().__init__()
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
         alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.num_timesteps = num_timesteps
-        self.register_buffer("sqrt_alphas_cumprod", alphas_cumprod.sqrt().float(), persistent=False)
-        self.register_buffer("sqrt_one_minus_alphas_cumprod", (1 - alphas_cumprod).sqrt().float(), persistent=False)
+        self.sqrt_alphas_cumprod = alphas_cumprod.sqrt().float()
+        self.sqrt_one_minus_alphas_cumprod = (1 - alphas_cumprod).sqrt().float()
 
     def coefficients(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return sqrt(abar_t) and sqrt(1 - abar_t), each [B, 1, 1, 1] in float32, for ``timesteps`` [B]."""
-        signal = self.sqrt_alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        noise = self.sqrt_one_minus_alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        return signal.float(), noise.float()
+        signal = self.sqrt_alphas_cumprod.to(timesteps.device)[timesteps]
+        noise = self.sqrt_one_minus_alphas_cumprod.to(timesteps.device)[timesteps]
+        return signal.view(-1, 1, 1, 1), noise.view(-1, 1, 1, 1)
 
     def add_noise(self, latent: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Eq. 1: z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) n."""

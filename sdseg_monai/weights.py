@@ -17,6 +17,7 @@ from sdseg_monai.networks import MaskAutoencoder, SDSeg
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
+SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -87,11 +88,15 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
 
 def _load_diffusers(autoencoder: MaskAutoencoder, source: str) -> None:
     pretrained = _find_diffusers(source)
-    try:
-        autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
-    except RuntimeError as error:
-        sizes = {key: pretrained.config[key] for key in ("block_out_channels", "layers_per_block", "latent_channels")}
-        raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}") from error
+    # the number of groups changes no shape, so that strict loading would not notice it
+    sizes, expected = ({key: _plain(model.config[key]) for key in SIZES} for model in (pretrained, autoencoder))
+    if sizes != expected:
+        raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
+    autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _find_diffusers(source: str) -> AutoencoderKL:

@@ -1,6 +1,8 @@
 import json
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,62 @@ def test_evaluation_equals_sdseg_evaluate_on_the_saved_masks(trained):
     assert row[0] == "img0001" and float(row[1]) == pytest.approx(reported, abs=1e-6)
 
 
+@pytest.mark.shared
+def test_hippocampus_bundle_evaluates_and_infers_on_real_volumes(hippocampus, tmp_path):
+    """The evaluator's Dice is that of ``sdseg evaluate`` on its masks; inference writes the same masks."""
+    datalist = config("hippocampus_sdseg", "datalist")
+    few = {split: datalist[split][:2] for split in SPLITS}
+    (tmp_path / "datalist.json").write_text(json.dumps(few))
+    configs = "bundles/hippocampus_sdseg/configs"
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "evaluating"),
+        *("--config_file", f"['{configs}/train.json','{configs}/evaluate.json']", "--split", "test"),
+        *("--dataset_dir", hippocampus, "--datalist", tmp_path / "datalist.json", "--output_dir", tmp_path / "eval"),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    reported = float((tmp_path / "eval" / "metrics.csv").read_text().strip().split(",")[-1])
+    result = run_process(
+        *("sdseg", "evaluate", "--predictions", tmp_path / "eval", "--labels", hippocampus / "labels"),
+        *("-o", tmp_path / "again.csv"),
+    )
+    assert result.returncode == 0, result.stderr
+    mean = (tmp_path / "again.csv").read_text().splitlines()[-1].split(",")
+    assert mean[0] == "mean" and 0.7 < reported < 1
+    assert float(mean[1]) == pytest.approx(reported, abs=1e-6)
+    (tmp_path / "images").mkdir()
+    for item in few["test"]:
+        shutil.copy(hippocampus / item["image"], tmp_path / "images")
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "inference", "--config_file", f"{configs}/inference.json"),
+        *("--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "masks"),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert run_process("sdseg", "segment", tmp_path / "images", "-o", tmp_path / "cli").returncode == 0
+    for item in few["test"]:
+        name = Path(item["image"]).name
+        masks = [nib.load(tmp_path / folder / name).get_fdata() for folder in ("eval", "masks", "cli")]
+        np.testing.assert_array_equal(masks[0], masks[1])
+        np.testing.assert_array_equal(masks[1], masks[2])
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_hippocampus_bundle_trains_on_real_volumes(hippocampus, tmp_path):
+    datalist = config("hippocampus_sdseg", "datalist")
+    few = {split: datalist[split][:4] for split in SPLITS}
+    (tmp_path / "datalist.json").write_text(json.dumps(few))
+    models = CONFIGS / "hippocampus_sdseg" / "models"
+    process = run_process(
+        *("python", "-m", "monai.bundle", "run", "training"),
+        *("--config_file", "bundles/hippocampus_sdseg/configs/train.json", "--dataset_dir", hippocampus),
+        *("--datalist", tmp_path / "datalist.json", "--autoencoder_weights", models / "autoencoder.pt"),
+        *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs", "--epochs", 12, "--warmup_steps", 10),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    state = torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)
+    assert state["best_metric"] > 0.4 and (tmp_path / "models" / "model.pt").is_file()
+
+
 def test_inference_command_writes_masks_on_the_inputs_grids(trained):
     folder, _ = trained
     process = run_process(
@@ -131,6 +189,7 @@ def test_without_autoencoder_weights_the_training_is_refused(tmp_path):
     process = run_process(
         *("python", "-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}','{SMOKE}']"),
         *("--dataset_dir", tmp_path, "--autoencoder_weights", tmp_path / "autoencoder.pt"),
+        *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs"),
     )
     assert process.returncode == 2
     assert "autoencoder.pt: no such file, expected weights" in process.stderr.strip().splitlines()[-1]
@@ -147,18 +206,26 @@ def test_inside_the_bundle_the_root_is_a_dot(trained, tmp_path):
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_properties_are_complete(bundle):
-    def missing(kind, *names):
-        files = [str(CONFIGS / bundle / "configs" / f"{name}.json") for name in names]
-        workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, meta_file=meta)
-        return workflow.check_properties()
-
-    meta = str(CONFIGS / bundle / "configs" / "metadata.json")
-    assert missing("train", "train") == []
-    assert missing("train", "train", "evaluate") == []
-    assert missing("train", "train", "multi_gpu_train") == []
-    assert missing("train", "train", "evaluate", "multi_gpu_evaluate") == []
-    assert missing("infer", "inference") == []
+@pytest.mark.parametrize(
+    ("kind", "names"), [("train", ("train",)), ("train", ("train", "evaluate")), ("infer", ("inference",))]
+)
+def test_properties_are_complete(bundle, kind, names, tmp_path):
+    make_btcv(tmp_path)  # the check makes what it looks at, data included
+    configs = CONFIGS / bundle / "configs"
+    data = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "datalist.json"), "ckpt_dir": str(tmp_path)}
+    if kind == "infer":
+        data = {"dataset_dir": str(tmp_path / "img")}
+    workflow = ConfigWorkflow(
+        [*(str(configs / f"{name}.json") for name in names), *([str(ROOT / SMOKE)] if bundle == "sdseg" else [])],
+        meta_file=str(configs / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        initialize=[],
+        output_dir=str(tmp_path / "eval"),
+        **data,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
@@ -251,11 +318,17 @@ def test_bundles_are_found_by_name_and_folder(tmp_path):
         find_bundle(tmp_path)
 
 
-def test_a_bundle_without_weights_refuses():
-    if (CONFIGS / "sdseg" / "models" / "model.pt").exists():
-        pytest.fail("bundles/sdseg ships no model.pt; a training wrote one there: remove it")
+def test_a_bundle_without_weights_refuses(tmp_path):
+    shutil.copytree(CONFIGS / "sdseg" / "configs", tmp_path / "configs")
     with pytest.raises(InputError, match="no weights"):
-        Segmenter("sdseg")
+        Segmenter(tmp_path)
+
+
+def test_a_bundle_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "inference.json").write_text('{"device": "cpu"}')
+    with pytest.raises(InputError, match="no checkpoint, network"):
+        Segmenter(tmp_path)
 
 
 def test_a_device_that_is_not_there_is_an_input_error():

@@ -91,24 +91,44 @@ def test_a_folder_goes_on_after_a_bad_case(volume, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("label.nii.gz/x/mask.nii.gz", "cannot write here"), ("in/a.nii.gz", "is the input itself")],
+    [("label.nii.gz/x/mask.nii.gz", "cannot write here"), ("in/a.nii.gz", "is an input and would be replaced")],
 )
 def test_outputs_that_cannot_be(volume, tmp_path, capsys, output, message):
     code, _, err = run(capsys, "segment", volume, "-o", tmp_path / output)
     assert code == 2 and message in err
 
 
-def test_output_folder_must_not_be_the_input_folder(volume, capsys):
-    code, _, err = run(capsys, "segment", volume.parent, "-o", volume.parent)
-    assert code == 2 and "would replace the images" in err
+@pytest.mark.parametrize("arguments", [("in", "in"), ("in/scores", "in", "--save-score")])
+def test_inputs_are_never_replaced(volume, tmp_path, capsys, arguments):
+    (tmp_path / "in" / "scores").mkdir()
+    (tmp_path / "in" / "scores" / "a.nii.gz").write_bytes(volume.read_bytes())
+    before = volume.read_bytes()
+    source, output, *options = arguments
+    code, _, err = run(capsys, "segment", tmp_path / source, "-o", tmp_path / output, *options)
+    assert code == 2 and "is an input and would be replaced" in err
+    assert volume.read_bytes() == before and (tmp_path / "in" / "scores" / "a.nii.gz").read_bytes() == before
+
+
+def test_a_score_never_replaces_the_input(volume, capsys):
+    scan = volume.with_name("a_score.nii.gz")
+    volume.rename(scan)
+    code, _, err = run(capsys, "segment", scan, "-o", volume, "--save-score")
+    assert code == 2 and "would be replaced" in err and not volume.exists()
+
+
+def test_a_folder_in_which_every_case_fails_has_done_nothing(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii.gz").write_text("no volume")
+    code, out, _ = run(capsys, "segment", tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 2 and json.loads(out)["done"] == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--bundle", "nothing"), "no bundle of that name"),
-        (("--bundle", "sdseg"), "no weights"),
         (("--device", "cuda:77"), "cannot be used"),
+        (("--device", "meta"), "cannot be used"),
     ],
 )
 def test_bad_options(volume, tmp_path, capsys, options, message):
@@ -152,6 +172,7 @@ def test_evaluate(tmp_path, capsys):
     for name, (pred, label) in pairs.items():
         nib.save(nib.Nifti1Image(pred, np.eye(4)), tmp_path / "pred" / f"{name}.nii.gz")
         nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label" / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "label" / "not_predicted.nii.gz")
     arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
     code, out, _ = run(capsys, "evaluate", *arguments)
     rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
@@ -160,7 +181,7 @@ def test_evaluate(tmp_path, capsys):
     assert values["same"] == [1, 1] and values["both_empty"] == [1, 1] and values["missed"] == [0, 0]
     assert values["half"] == pytest.approx([2 / 3, 0.5])
     assert values["mean"] == pytest.approx([(2 + 2 / 3) / 4, 2.5 / 4])
-    assert json.loads(out)["cases"] == 4
+    assert json.loads(out)["cases"] == 4 and json.loads(out)["labels_without_prediction"] == 1
 
 
 def test_evaluate_errors(tmp_path, capsys, volume):
@@ -172,6 +193,10 @@ def test_evaluate_errors(tmp_path, capsys, volume):
     (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "other.nii.gz")
     code, _, err = run(capsys, *arguments, tmp_path / "labels")
     assert code == 2 and "0 labels for it" in err
+    for suffix in (".nii", ".nii.gz"):
+        nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / f"twice{suffix}")
+    code, _, err = run(capsys, *arguments, tmp_path / "labels")
+    assert code == 2 and "has the same name" in err
     code, _, err = run(capsys, *arguments, tmp_path / "nowhere")
     assert code == 2 and "no folder" in err
 

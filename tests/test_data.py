@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from sdseg_monai.data import DrawSampler, ProceduralMasks, SliceDataset, read_datalist, write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
-from sdseg_monai.transforms import LoadVolumed, extract_slices, resize_slices, to_three_channels
+from sdseg_monai.transforms import LoadVolumed, extract_slices, resize_labels, resize_slices, to_three_channels
 from tests.conftest import write_case
 
 SEED_OF_X_1 = 711035701018243104  # computed once: a seed that changed would change every noised result
@@ -105,6 +105,18 @@ def test_resizing_up_and_back_keeps_a_smooth_slice(size):
     ramp = torch.linspace(-1, 1, 12)[:, None] + torch.linspace(0, 0.5, 10)
     back = resize_slices(resize_slices(ramp[None, None], (12 + size[0], 10 + size[1])), (12, 10))
     torch.testing.assert_close(back[0, 0, 2:-2, 2:-2], ramp[2:-2, 2:-2], atol=0.02, rtol=0)
+
+
+def test_halving_a_label_keeps_its_area():
+    y, x = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    for radius in (6, 10, 20, 60):
+        centres = [(127 + dx / 2, 131 + dy / 2) for dx in range(4) for dy in range(4)]  # on pixels and between them
+        discs = torch.stack([((x - cx) ** 2 + (y - cy) ** 2 < radius**2)[None].float() for cx, cy in centres])
+        half = resize_labels(discs, (128, 128))
+        plain = (resize_slices(discs, (128, 128)) >= 0.5).float()
+        assert set(half.unique().tolist()) == {0.0, 1.0}
+        assert 4 * half.sum() / discs.sum() == pytest.approx(1, abs=0.03)
+        assert abs(4 * half.sum() - discs.sum()) < abs(4 * plain.sum() - discs.sum())
 
 
 def test_two_channels_are_refused():

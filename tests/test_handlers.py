@@ -2,7 +2,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from sdseg_monai.handlers import Checkpoint, EpochSeed, ExpectedTime, LatentScale, WeightAverage
+from sdseg_monai.handlers import Checkpoint, EpochSeed, ExpectedTime, LatentScale, UpdateAverage, WeightAverage
 from tests.conftest import make_network
 
 
@@ -48,7 +48,7 @@ def test_average_follows_the_trained_weights_and_shares_the_frozen_ones():
                 parameter += 1
 
     start = network.unet.conv_out.bias.clone()
-    run(3, 1, ema, step=step)
+    run(3, 1, UpdateAverage(ema), step=step)
     expected = start.clone()
     for n in (1, 2, 3):
         expected = 0.9 * expected + 0.1 * (start + n)
@@ -62,9 +62,9 @@ def test_average_follows_the_trained_weights_and_shares_the_frozen_ones():
 def test_average_warms_up_from_the_newest_weights():
     network = make_network()
     ema = WeightAverage(network, decay=0.999, warmup_iterations=100)
-    engine = run(1, 1, ema)
+    engine = run(1, 1, UpdateAverage(ema))
     assert engine.state.ema_momentum == pytest.approx(0.1)
-    assert run(200, 1, ema).state.ema_momentum == pytest.approx(0.001)
+    assert run(200, 1, UpdateAverage(ema)).state.ema_momentum == pytest.approx(0.001)
 
 
 def test_checkpoint_restores_every_part(tmp_path):
@@ -87,10 +87,10 @@ def test_checkpoint_restores_every_part(tmp_path):
         objects["optimizer"].step()
         objects["lr_scheduler"].step()
 
-    run(3, 2, objects["ema"], checkpoint, step=step)
+    run(3, 2, UpdateAverage(objects["ema"]), checkpoint, step=step)
     again, other_evaluator, loader = setup()
     engine = Engine(lambda e, b: None)
-    again["ema"].attach(engine)
+    UpdateAverage(again["ema"]).attach(engine)
     loader.load(engine)
     assert (engine.state.epoch, engine.state.iteration) == (2, 6)
     assert (other_evaluator.state.best_metric, other_evaluator.state.best_metric_epoch) == (0.5, 2)

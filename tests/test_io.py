@@ -44,6 +44,10 @@ def bad_files(folder):
     singular[:, 2] = singular[:, 1]
     yield save("singular.nii.gz", np.zeros((4, 4, 4), np.float32), singular), "singular"
     yield save("colour.nii.gz", np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "one real number"
+    header = "NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\nencoding: raw\n"
+    header += "space directions: (1,0,0) (2,0,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n\n"
+    (folder / "singular.nrrd").write_bytes(header.encode() + bytes(32))
+    yield folder / "singular.nrrd", "singular"
     (folder / "text.nrrd").write_text("no nrrd")
     yield folder / "text.nrrd", "not a readable .nrrd"
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.float32)), str(folder / "good.mha"))
@@ -59,7 +63,7 @@ def test_every_bad_file_is_refused_with_its_name_and_what_was_found(tmp_path):
             read_volume(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
         seen += 1
-    assert seen == 15
+    assert seen == 16
 
 
 @settings(deadline=None, max_examples=20)

@@ -128,10 +128,18 @@ def test_half_a_training_call_is_refused(network):
 def test_torch_export_gives_the_same_score(start):
     options = {"prediction_type": "sample", "start_noise": "zeros"} if start == "zeros" else {}
     network = make_network(**options).eval()
-    inputs = (IMAGE,) if start == "zeros" else (IMAGE, torch.randn(1, 4, 8, 4))
+    inputs = [(IMAGE,)] if start == "zeros" else [(IMAGE,), (IMAGE, torch.randn(1, 4, 8, 4))]
     with torch.no_grad():
-        exported = torch.export.export(network, inputs).module()
-        torch.testing.assert_close(exported(*inputs), network(*inputs), atol=1e-5, rtol=0)
+        for arguments in inputs:
+            exported = torch.export.export(network, arguments).module()
+            torch.testing.assert_close(exported(*arguments), network(*arguments), atol=1e-5, rtol=0)
+
+
+def test_torchscript_trace_gives_the_same_score_every_time(network):
+    with torch.no_grad():
+        traced = torch.jit.trace(network, IMAGE, check_trace=False)
+        for _ in range(2):
+            torch.testing.assert_close(traced(IMAGE), network(IMAGE), atol=1e-5, rtol=0)
 
 
 def test_autoencoder_is_frozen_and_stays_in_evaluation_mode():
@@ -184,7 +192,9 @@ def test_bfloat16_costs_little_because_the_last_steps_run_in_float32(network):
 
 
 def test_whole_network_in_bfloat16_still_ends_in_float32(network):
+    exact = network.schedule.coefficients(torch.tensor([999]))
     low = network.bfloat16()
+    assert all(map(torch.equal, low.schedule.coefficients(torch.tensor([999])), exact))
     z, t = torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([999])
     assert low.predict_noise(z, z, t).dtype == torch.float32
     assert low.estimate_latent(z, low.predict_noise(z, z, t), t).dtype == torch.float32

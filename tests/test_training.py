@@ -19,7 +19,7 @@ SMOKE = f"{CONFIGS}/smoke.json"
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for i in range(4):
-        write_case(folder, f"case{i}", shape=(20, 22, 8), seed=i)
+        write_case(folder, f"case{i}", shape=(20, 22, 8 + i % 2), seed=i)
     items = [{"image": f"images/case{i}.nii.gz", "label": f"labels/case{i}.nii.gz"} for i in range(4)]
     splits = {"training": items[:2], "validation": items[2:3], "test": items[3:]}
     (folder / "datalist.json").write_text(json.dumps(splits))
@@ -108,7 +108,7 @@ def test_two_processes_train_to_the_weights_of_one(data, tmp_path):
 def test_multi_process_evaluation_equals_one_process(data, tmp_path):
     trained = run_process("python", *arguments(data, tmp_path, "--epochs", 1, "--batch_size", 4))
     assert trained.returncode == 0, trained.stderr[-2000:]
-    values = []
+    values: list[float] = []
     for launcher, overlays in (("python", ("evaluate",)), ("torchrun", ("evaluate", "multi_gpu_evaluate"))):
         out = tmp_path / launcher
         process = run_process(
@@ -116,7 +116,14 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
         )
         assert process.returncode == 0, process.stderr[-3000:]
         values.append(float((out / "metrics.csv").read_text().strip().split(",")[-1]))
-    assert values[0] == pytest.approx(values[1], abs=1e-6)
+    assert 0 < values[0] < 1 and values[0] == pytest.approx(values[1], abs=1e-6)
+
+
+def test_a_checkpoint_of_another_training_is_refused_with_one_line(data, tmp_path):
+    torch.save({"network": {}, "ema": {}}, tmp_path / "checkpoint.pt")
+    process = run_process("python", *arguments(data, tmp_path, "--epochs", 1))
+    assert process.returncode == 2
+    assert "checkpoint.pt: is of another training" in process.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -128,6 +128,17 @@ def test_autoencoder_of_other_sizes_says_which_to_set(tmp_path):
         load_autoencoder(same_sized(), str(tmp_path))
 
 
+def test_autoencoder_with_other_groups_is_refused_though_every_shape_fits(tmp_path):
+    AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+    ).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"'norm_num_groups': 8"):
+        load_autoencoder(same_sized(), str(tmp_path))
+
+
 def test_no_autoencoder_weights_is_an_error_and_random_must_be_asked_for(tmp_path, caplog):
     with pytest.raises(InputError, match="no such file"):
         load_autoencoder(same_sized(), tmp_path / "autoencoder.pt")

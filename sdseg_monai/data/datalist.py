@@ -9,6 +9,7 @@ from pathlib import Path
 from monai.data import load_decathlon_datalist
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io import write_atomically
 
 SPLITS = ("training", "validation", "test")
 
@@ -56,4 +57,5 @@ def check_disjoint(datalist: str | Path) -> None:
 
 def write_datalist(path: Path, splits: Mapping[str, Sequence[dict[str, str]]], **about: str) -> None:
     """Write a datalist; ``about`` goes in front (name, description, licence)."""
-    path.write_text(json.dumps({**about, **{key: list(items) for key, items in splits.items()}}, indent=1) + "\n")
+    text = json.dumps({**about, **{key: list(items) for key, items in splits.items()}}, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))

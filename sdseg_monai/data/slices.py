@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from monai.data import CacheDataset, DistributedSampler
-from monai.transforms import AsDiscreted, CastToTyped, Compose, Randomizable
+from monai.transforms import CastToTyped, Compose, Randomizable
 from torch.utils.data import Dataset
 
 from sdseg_monai.random import seed_from
@@ -48,7 +48,6 @@ class SliceDataset(Dataset):
         steps = [
             transform,
             StackSlicesd(("image", "label"), slice_axis, size),
-            AsDiscreted("label", threshold=0.5),  # resized bilinearly, see resize_slices
             CastToTyped("label", torch.uint8),
         ]
         # flat: CacheDataset caches nothing from the first nested Compose on
@@ -73,9 +72,10 @@ class SliceDataset(Dataset):
         if self.augmentation is not None:
             set_random_state(self.augmentation, seed)
             item = self.augmentation(item)
+        plain = {key: item[key].as_subclass(torch.Tensor) for key in ("image", "label")}  # MONAI returns MetaTensors
         return {
-            "image": to_three_channels(torch.as_tensor(item["image"])).contiguous(),
-            "label": torch.as_tensor(item["label"]),
+            "image": to_three_channels(plain["image"]).contiguous(),
+            "label": plain["label"],
             "seed": torch.tensor(seed),
         }
 

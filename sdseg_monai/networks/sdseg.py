@@ -154,7 +154,7 @@ class SDSeg(nn.Module):
             seeds: [B], int64, one seed per sample for its timestep and noise.
 
         Returns:
-            The score [B, 1, H, W] in [0, 1], foreground where it exceeds 0.5, or an :class:`SDSegOutput`.
+            The score [B, 1, H, W] in [0, 1], foreground from 0.5, or an :class:`SDSegOutput`.
 
         Raises:
             ValueError: sizes do not fit, noise is given to a network that starts from zeros, or only one of ``mask``
@@ -177,7 +177,11 @@ class SDSeg(nn.Module):
                     "noise was given to a network with start_noise='zeros': it was trained from zeros only"
                 )
             return torch.zeros(1, *shape)
-        return seeded_normal(torch.tensor([self.seed]), shape) if noise is None else noise
+        if noise is not None:
+            return noise
+        shared = seeded_normal(torch.tensor([self.seed]), shape)
+        # a trace would record the drawing, without its generator: give it the numbers
+        return torch.from_numpy(shared.numpy()) if torch.jit.is_tracing() else shared
 
     def _training_forward(self, image: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor) -> SDSegOutput:
         shape = self.latent_shape(image)

@@ -1,6 +1,14 @@
 """Transforms between files, volumes and slices; intensities are scaled by MONAI's own transforms in the configs."""
 
-from sdseg_monai.transforms.slices import extract_slices, resize_slices, to_three_channels
+from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices, to_three_channels
 from sdseg_monai.transforms.volumes import LoadVolumed, SaveMaskd, WarnFieldOfViewd
 
-__all__ = ["LoadVolumed", "SaveMaskd", "WarnFieldOfViewd", "extract_slices", "resize_slices", "to_three_channels"]
+__all__ = [
+    "LoadVolumed",
+    "SaveMaskd",
+    "WarnFieldOfViewd",
+    "extract_slices",
+    "resize_labels",
+    "resize_slices",
+    "to_three_channels",
+]

@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch.nn import functional as F
 
+TIE_BREAK = 1e-3
+
 
 def extract_slices(volume: torch.Tensor, slice_axis: int, start: int, stop: int) -> torch.Tensor:
     """Return slices ``start`` to ``stop`` of ``volume`` [C, X, Y, Z] across ``slice_axis`` as [N, C, H, W].
@@ -21,13 +23,20 @@ def extract_slices(volume: torch.Tensor, slice_axis: int, start: int, stop: int)
 
 
 def resize_slices(slices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize ``slices`` [N, C, H, W] bilinearly in-plane to ``size``, pixel areas aligned; float32.
-
-    A binary label is resized the same way and cut at 0.5, so that labels and scores meet on one outline.
-    """
+    """Resize ``slices`` [N, C, H, W] bilinearly in-plane to ``size``, pixel areas aligned; float32."""
     if tuple(slices.shape[-2:]) == tuple(size):
         return slices.float()
     return F.interpolate(slices.float(), size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def resize_labels(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Resize binary ``labels`` [N, C, H, W] to ``size`` as :func:`resize_slices` does scores, cut at 0.5; {0, 1}.
+
+    Labels and scores then meet on one outline. Halving a grid puts much of an outline at exactly 0.5, where a plain
+    cut would add 5 % to a disc of radius 10: the nearest pixel decides there.
+    """
+    nearest = F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")
+    return (resize_slices(labels, size) + TIE_BREAK * (nearest - 0.5) >= 0.5).float()
 
 
 def to_three_channels(slices: torch.Tensor) -> torch.Tensor:
@@ -46,7 +55,7 @@ class StackSlicesd(MapTransform):
     """Turn volumes [C, X, Y, Z] into stacks of resized slices [N, C, H, W], plain float32 tensors.
 
     Args:
-        keys: volumes.
+        keys: volumes; the one called ``label`` is binary.
         slice_axis: spatial axis across which slices are taken.
         size: (H, W) of the slices.
     """
@@ -62,5 +71,6 @@ class StackSlicesd(MapTransform):
         for key in self.key_iterator(item):
             volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
             slices = extract_slices(volume, self.slice_axis, 0, volume.shape[self.slice_axis + 1])
-            item[key] = resize_slices(slices, self.size).contiguous()
+            resize = resize_labels if key == "label" else resize_slices
+            item[key] = resize(slices, self.size).contiguous()
         return item

@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
-from sdseg_monai.io import check_same_grid, read_volume, volume_stem, volume_suffix, write_volume
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import check_same_grid, read_volume, write_volume
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class SaveMaskd(MapTransform):
         item = dict(data)
         reference = Path(item[self.reference_key].meta[ImageMetaKey.FILENAME_OR_OBJ])
         for key in self.key_iterator(item):
-            path = self.output_dir / f"{volume_stem(reference)}{volume_suffix(reference)}"
+            path = self.output_dir / reference.name
+            if path.resolve() == reference.resolve():
+                raise InputError(f"{path}: the mask would replace the image, name another output folder")
             write_volume(path, mask_to_array(item[key]), reference)
         return item
 
