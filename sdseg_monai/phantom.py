@@ -24,9 +24,8 @@ def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     radius_x, radius_z = 3.0 + 3.5 * along, 2.2 + 2.0 * along
     distance = np.hypot((x - centre_x) / radius_x, (z - centre_z) / radius_z)
     label = (distance < 1) & (along > 0) & (along < 1)
-    white = distance > 1.6 + 0.5 * gaussian_filter(rng.standard_normal(SHAPE), 4) * 40
-    fluid = (np.abs(distance - 1.35) < 0.18) & (x > centre_x)
-    image = np.select([label, fluid, white], [95.0, 35.0, 150.0], 105.0)
+    fluid = ~label & (distance < 1.3) & (x > centre_x)
+    image = np.select([label, fluid], [95.0, 35.0], 150.0)
     image = gaussian_filter(image, 0.7) + rng.normal(0, 4, SHAPE)
     image *= 1 + 0.05 * gaussian_filter(rng.standard_normal(SHAPE), 8) * 50
     return image.astype(np.float32), label.astype(np.uint8)
