@@ -136,14 +136,15 @@ def test_hippocampus_bundle_evaluates_and_infers_on_real_volumes(hippocampus, tm
 @pytest.mark.slow
 def test_hippocampus_bundle_trains_on_real_volumes(hippocampus, tmp_path):
     datalist = config("hippocampus_sdseg", "datalist")
-    few = {split: datalist[split][:4] for split in SPLITS}
+    few = {"training": datalist["training"][:8], "validation": datalist["validation"][:2], "test": datalist["test"][:1]}
     (tmp_path / "datalist.json").write_text(json.dumps(few))
     models = CONFIGS / "hippocampus_sdseg" / "models"
     process = run_process(
         *("python", "-m", "monai.bundle", "run", "training"),
         *("--config_file", "bundles/hippocampus_sdseg/configs/train.json", "--dataset_dir", hippocampus),
         *("--datalist", tmp_path / "datalist.json", "--autoencoder_weights", models / "autoencoder.pt"),
-        *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs", "--epochs", 12, "--warmup_steps", 10),
+        *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs", "--epochs", 15, "--val_interval", 15),
+        *("--warmup_steps", 20),
     )
     assert process.returncode == 0, process.stderr[-3000:]
     state = torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)
