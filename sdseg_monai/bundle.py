@@ -75,8 +75,20 @@ class Segmenter:
         batch_size: int | None = None,
     ) -> None:
         root = find_bundle(bundle)
+        config = root / "configs" / "inference.json"
+        try:
+            self._build(config, root, device, batch_size)
+        except Exception as error:  # a config is a program: it fails in as many ways
+            input_error = find_input_error(error)
+            if input_error is not None:
+                raise input_error from error
+            raise InputError(f"{config}: cannot be used ({error!r}), expected a bundle of this kind") from error
+        if seed is not None:
+            self.network.seed = self.inferer.seed = seed
+
+    def _build(self, config: Path, root: Path, device: str | None, batch_size: int | None) -> None:
         parser = ConfigParser()
-        parser.read_config(root / "configs" / "inference.json")
+        parser.read_config(config)
         parser["bundle_root"] = str(root)
         if device is not None:
             parser["device"] = _device(device)
@@ -84,9 +96,7 @@ class Segmenter:
             parser["batch_size"] = batch_size
         missing = [key for key in CONFIG_KEYS if key not in parser]
         if missing:
-            raise InputError(
-                f"{root / 'configs/inference.json'}: no {', '.join(missing)}, expected a bundle of this kind"
-            )
+            raise InputError(f"{config}: no {', '.join(missing)}, expected a bundle of this kind")
         checkpoint = Path(parser.get_parsed_content("checkpoint"))
         if not checkpoint.is_file():
             raise InputError(f"{checkpoint}: this bundle has no weights; train it first, see {root / 'docs/README.md'}")
@@ -95,8 +105,6 @@ class Segmenter:
         load_weights(self.network, checkpoint)
         self.network.eval()
         self.inferer = parser.get_parsed_content("inferer")
-        if seed is not None:
-            self.network.seed = self.inferer.seed = seed
         self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
         steps = list(parser.get_parsed_content("postprocessing").transforms)
         cut = next(i for i, step in enumerate(steps) if isinstance(step, AsDiscreted))
@@ -129,9 +137,9 @@ class Segmenter:
             InputError: the file cannot be used or the output not be written.
         """
         result = self.segment(path)
-        write_volume(output, result.mask, path)
-        if score_output is not None:
+        if score_output is not None:  # first: a mask is the sign that a case is done
             write_volume(score_output, result.score, path)
+        write_volume(output, result.mask, path)
         return result
 
 
@@ -139,7 +147,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"device {name!r} cannot be used ({reason}), expected cpu, or cuda where there is some"

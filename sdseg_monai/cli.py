@@ -1,6 +1,7 @@
 """The ``sdseg`` command: it owns stdout and the exit codes.
 
-Exit codes: 0 all done; 1 some cases of a folder failed, the others are done; 2 nothing done, the input cannot be used.
+Exit codes: 0 all done; 1 some cases of a folder failed, the others are done; 2 nothing done, the input cannot be used;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from sdseg_monai.bundle import Segmenter
 
 EXIT_SOME_FAILED = 1
-MACHINE_ERRORS = (RuntimeError, MemoryError)  # out of memory above all, which torch calls a RuntimeError
+EXIT_INTERRUPTED = 130
+MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # out of memory above all, a RuntimeError to torch
 RESEARCH_ONLY = "Research use only: not a medical device, not for diagnosis or treatment."
 
 
@@ -33,9 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return options.command(options)
-    except InputError as error:
+    except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read, a closed pipe
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is kept\n")
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--bundle", metavar="NAME_OR_DIR", help="bundle to use (default: hippocampus_sdseg)")
     segment.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
-    segment.add_argument("--seed", type=int, help="seed of the start noise, for bundles that start from noise")
+    segment.add_argument("--seed", type=_seed, help="seed of the start noise, for bundles that start from noise")
     segment.add_argument(
         "--batch-size", type=_positive, help="slices per forward pass; the result does not depend on it"
     )
@@ -77,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{number}, expected 0 to 2^63 - 1")
+    return number
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -91,6 +104,8 @@ def _segment(options: argparse.Namespace) -> int:
         return _segment_folder(segmenter, jobs)
     try:
         segmenter.segment_file(*jobs[0])
+    except InputError:
+        raise
     except MACHINE_ERRORS as error:
         raise InputError(f"{options.input}: {error}") from error
     _report({"mask": str(jobs[0][1])})
@@ -114,12 +129,17 @@ def _jobs(source: Path, output: Path, save_score: bool) -> list[tuple[Path, Path
         images, masks = [source], [mask]
         scores = [mask.with_name(f"{volume_stem(mask)}_score{volume_suffix(mask)}")]
     outputs = masks + (scores if save_score else [])
-    replaced = {path.resolve() for path in outputs} & {path.resolve() for path in images}
-    if replaced:
-        raise InputError(f"{min(replaced)}: is an input and would be replaced, name another output")
+    _refuse_to_replace(images, outputs)
     for folder in {path.parent for path in outputs}:
         check_folder(folder)
     return [(i, m, s if save_score else None) for i, m, s in zip(images, masks, scores, strict=True)]
+
+
+def _refuse_to_replace(inputs: list[Path], outputs: list[Path]) -> None:
+    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
+    replaced = {os.path.realpath(path) for path in outputs} & {os.path.realpath(path) for path in inputs}
+    if replaced:
+        raise InputError(f"{min(replaced)}: is an input and would be replaced, name another output")
 
 
 def _segmenter(options: argparse.Namespace) -> Segmenter:
@@ -154,8 +174,11 @@ def _segment_folder(segmenter: Segmenter, jobs: list[tuple[Path, Path, Path | No
 
 def _evaluate(options: argparse.Namespace) -> int:
     from sdseg_monai.evaluation import evaluate_folders, mean_metrics, write_csv
-    from sdseg_monai.io import list_volumes
+    from sdseg_monai.io import check_folder, list_volumes
 
+    volumes = [Path(path) for folder in (options.predictions, options.labels) for path in list_volumes(folder)]
+    _refuse_to_replace(volumes, [options.output])
+    check_folder(options.output.parent)
     cases = evaluate_folders(options.predictions, options.labels)
     write_csv(options.output, cases)
     mean = mean_metrics(cases)

@@ -19,7 +19,7 @@ from PIL import Image
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter, find_bundle
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import evaluate_case
-from sdseg_monai.io import check_folder, write_atomically
+from sdseg_monai.io import check_folder, check_same_grid, read_volume, write_atomically
 from sdseg_monai.phantom import write_phantom
 from sdseg_monai.visualize import slice_panel
 
@@ -47,6 +47,7 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     check_folder(output)
     image, label, about = _find_case(output, data, offline)
     yield about
+    check_same_grid(image, read_volume(image), label, read_volume(label))
     segmenter = Segmenter(DEFAULT_BUNDLE)
     result = segmenter.segment_file(image, output / "mask.nii.gz")
     yield f"segmented it with the bundle {DEFAULT_BUNDLE} on {segmenter.device}: {output / 'mask.nii.gz'}"

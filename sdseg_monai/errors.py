@@ -9,7 +9,13 @@ EXIT_BAD_INPUT = 2
 
 
 class InputError(ValueError):
-    """A file, folder or option that the user can put right; its message says what was found and what was expected."""
+    """A file, folder or option that the user can put right; its message says what was found and what was expected.
+
+    The message is one line, whatever a library or a file name put into it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

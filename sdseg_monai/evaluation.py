@@ -33,7 +33,9 @@ def evaluate_folders(predictions: Path, labels: Path, progress: bool = True) -> 
         InputError: a folder is missing or empty, a prediction has no label, or a pair cannot be compared.
     """
     pairs = match_cases(predictions, labels)
-    return [evaluate_case(*pair) for pair in tqdm(pairs, desc="evaluating", disable=not progress, leave=False)]
+    return [
+        evaluate_case(*pair) for pair in tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
+    ]
 
 
 def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
@@ -50,7 +52,7 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
             raise InputError(
                 f"{label}: {by_name[volume_stem(label)].name} has the same name, expected one label a case"
             )
-    pairs = []
+    pairs: list[tuple[Path, Path]] = []
     for prediction in map(Path, list_volumes(predictions)):
         stem = volume_stem(prediction)
         found = [by_name[stem]] if stem in by_name else [p for s, p in by_name.items() if _same_number(s, stem)]
@@ -58,6 +60,8 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
             raise InputError(
                 f"{prediction}: {len(found)} labels for it in {labels}, expected one of the same name or number"
             )
+        if found[0] in (label for _, label in pairs):
+            raise InputError(f"{prediction}: {found[0]} belongs to another prediction too, expected one a case")
         pairs.append((prediction, found[0]))
     return pairs
 
@@ -91,7 +95,7 @@ def write_csv(path: Path, cases: list[CaseMetrics]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "dice", "iou"])
     writer.writerows([c.case, f"{c.dice:.8f}", f"{c.iou:.8f}"] for c in [*cases, mean_metrics(cases)])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue()))
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
 
 
 def _same_number(stem: str, other: str) -> bool:

@@ -170,15 +170,15 @@ class Checkpoint:
         try:
             for name, item in self.objects.items():
                 item.load_state_dict(state[name])
-        except (KeyError, ValueError, RuntimeError) as error:
+            engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+            if self.evaluator is not None:
+                self.evaluator.state.best_metric = state["best_metric"]
+                self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{self.path}: is of another training ({reason}); remove it to start anew, or set another --ckpt_dir"
             ) from error
-        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-        if self.evaluator is not None:
-            self.evaluator.state.best_metric = state["best_metric"]
-            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         logger.info("continuing after epoch %d from %s", engine.state.epoch, self.path)
 
     def save(self, engine: Engine) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.itk_files import check_itk_file
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+LARGEST_INTENSITY = 1e30  # beyond, float32 cannot scale them
 GZIP_BEST_RATIO = 1032  # deflate cannot shrink more than this
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
 
@@ -78,6 +82,9 @@ def read_volume(path: Path) -> Volume:
     bad = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
     if bad:
         raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite, expected finite values")
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if max(abs(low), abs(high)) > LARGEST_INTENSITY:
+        raise InputError(f"{path}: voxels from {low:.3g} to {high:.3g}, expected at most {LARGEST_INTENSITY:.0g}")
     return volume
 
 
@@ -112,7 +119,15 @@ def write_volume(path: Path, array: np.ndarray, reference: Path) -> None:
         write_atomically(path, lambda temporary: nib.save(image, temporary), suffix)
     else:
         itk_image = _itk_like(array, reference)
-        write_atomically(path, lambda temporary: sitk.WriteImage(itk_image, str(temporary), True), suffix)
+
+        def write(temporary: Path) -> None:
+            try:
+                sitk.WriteImage(itk_image, str(temporary), True)
+            except RuntimeError as error:
+                raise OSError(_itk_reason(error)) from error
+            check_itk_file(temporary)  # ITK does not notice a full disk
+
+        write_atomically(path, write, suffix)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = "") -> None:
@@ -121,13 +136,15 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
     Raises:
         InputError: the folder cannot be made or written.
     """
-    temporary = _make_temporary(path.parent, f".{path.name}.", suffix)
+    temporary = _make_temporary(path.parent, ".writing.", suffix)
     try:
         write(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except InputError as error:
+        raise InputError(f"{path}: cannot be written, what was written is not whole (disk full?)") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -163,13 +180,30 @@ def _read_nifti(path: Path) -> Volume:
     image = _open_nifti(path)
     _check_shape(path, image.shape, image.get_data_dtype())
     try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
+        _check_stored(path)
+        with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
             array = np.asarray(image.dataobj, dtype=np.float32)
     except MemoryError as error:
         raise _too_large(path, image.shape) from error
     except Exception as error:  # zlib, gzip and nibabel each have exceptions of their own for a damaged file
         raise InputError(f"{path}: the voxels cannot be read, the file is truncated or damaged ({error})") from error
     return Volume(array, _checked_affine(path, image.affine))
+
+
+def _check_stored(path: Path) -> None:
+    """Read what nibabel does not look at: the checksum at the end of a compressed file, and where the voxels start."""
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rb") as file:
+        header = file.read(540)
+        while file.read(1 << 20):
+            pass
+    single = header[344:348] == b"n+1\0" or header[4:8] == b"n+2\0"
+    order = "<" if header[:4] in (b"\x5c\1\0\0", b"\x1c\2\0\0") else ">"
+    start = struct.unpack_from(f"{order}q", header, 168)[0] if header[4:7] == b"n+2" else None
+    if start is None:
+        start = struct.unpack_from(f"{order}f", header, 108)[0]
+    if not single or start < (544 if header[4:7] == b"n+2" else 352):
+        raise ValueError(f"the voxels would start at byte {start:.0f}, within the header")
 
 
 def _open_nifti(path: Path) -> nib.Nifti1Image:
@@ -183,6 +217,7 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
 
 
 def _read_itk(path: Path) -> Volume:
+    check_itk_file(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -231,8 +266,13 @@ def _too_large(path: Path, shape: tuple[int, ...]) -> InputError:
 
 def _checked_affine(path: Path, affine: np.ndarray) -> np.ndarray:
     affine = np.asarray(affine, dtype=np.float64)
-    edges = np.linalg.norm(affine[:3, :3], axis=0)  # millimetres
-    if not np.isfinite(affine).all() or (edges <= 0).any() or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6:
+    with np.errstate(all="ignore"):
+        edges = np.linalg.norm(affine[:3, :3], axis=0)  # millimetres
+    if (
+        not (np.isfinite(affine).all() and np.isfinite(edges).all())
+        or (edges <= 0).any()
+        or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6
+    ):
         raise InputError(f"{path}: the affine is singular, expected three independent voxel axes: {affine.tolist()}")
     return affine
 

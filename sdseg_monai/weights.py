@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write a state dict, or several with plain numbers beside them, so that it is complete or not there."""
-    write_atomically(Path(path), lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
+
+    write_atomically(Path(path), write)
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -35,6 +43,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights")
     try:
+        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
+            raise ValueError(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the restricted unpickler meets a damaged file in as many ways as there are bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -50,13 +60,23 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: the file cannot be read, or its names or shapes are not the network's.
     """
+    state = read_tensors(path)
+    unusable = [name for name, value in state.items() if not _is_usable(name, value)]
+    if unusable:
+        raise InputError(f"{path}: {unusable[0]} is no tensor of finite numbers, expected the weights of a network")
     try:
-        network.load_state_dict(read_tensors(path), strict=True)
+        network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise InputError(
             f"{path}: not the weights of this network ({' '.join(lines[:2])[:300]}); other sizes?"
         ) from error
+
+
+def _is_usable(name: Any, value: Any) -> bool:
+    if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point()):
+        return False
+    return bool(torch.isfinite(value).all()) and not (name == "scale_factor" and bool(value <= 0))
 
 
 def load_autoencoder(network: SDSeg, source: str | Path) -> None:

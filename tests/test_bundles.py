@@ -330,6 +330,10 @@ def test_a_bundle_of_another_kind_is_refused(tmp_path):
     (tmp_path / "configs" / "inference.json").write_text('{"device": "cpu"}')
     with pytest.raises(InputError, match="no checkpoint, network"):
         Segmenter(tmp_path)
+    for text in ("", "[1]", "{", '{"device": "$nonsense()", "checkpoint": null}'):
+        (tmp_path / "configs" / "inference.json").write_text(text)
+        with pytest.raises(InputError, match=r"inference\.json"):
+            Segmenter(tmp_path)
 
 
 def test_a_device_that_is_not_there_is_an_input_error():

@@ -184,6 +184,33 @@ def test_evaluate(tmp_path, capsys):
     assert json.loads(out)["cases"] == 4 and json.loads(out)["labels_without_prediction"] == 1
 
 
+def test_evaluate_never_replaces_a_volume(tmp_path, capsys, volume):
+    before = volume.read_bytes()
+    arguments = ("evaluate", "--predictions", volume.parent, "--labels", volume.parent, "-o", volume)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "would be replaced" in err and volume.read_bytes() == before
+
+
+def test_a_link_to_itself_is_one_bad_case(volume, tmp_path, capsys):
+    (volume.parent / "loop.nii.gz").symlink_to("loop.nii.gz")
+    code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out")
+    assert code == 1 and json.loads(out)["done"] == 1 and "loop.nii.gz" in err
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path, capsys):
+    code, _, err = run(capsys, "segment", tmp_path / ("x" * 300 + ".nii.gz"), "-o", tmp_path / "m.nii.gz")
+    assert code == 2 and err.startswith("error: ") and len(err.strip().splitlines()) == 1
+
+
+def test_an_interrupt_is_one_line(volume, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sdseg_monai.bundle.Segmenter.segment", interrupted)
+    code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz")
+    assert code == 130 and err == "interrupted; what was finished is kept\n"
+
+
 def test_evaluate_errors(tmp_path, capsys, volume):
     (tmp_path / "labels").mkdir()
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / "a.nii.gz")

@@ -154,6 +154,9 @@ def test_datalist_round_trip(tmp_path):
         ({"training": [{"image": "images/missing.nii.gz", "label": "x"}]}, "2 files .* missing.*get it there"),
         ({"training": [{"image": "a", "label": "b"}], "test": [{"image": "a", "label": "b"}]}, "stands in two places"),
         ({"test": []}, "training"),
+        ({"training": [{"image": "a"}]}, "not a datalist"),
+        ({"training": [{"image": ["a", "b"], "label": "c"}]}, "not a datalist"),
+        ({"training": [{"image": "a/x", "label": "b"}, {"image": "./a/x", "label": "b"}]}, "stands in two places"),
     ],
 )
 def test_bad_datalists(tmp_path, content, message):

@@ -1,4 +1,6 @@
 import gzip
+import resource
+import signal
 import struct
 
 import nibabel as nib
@@ -44,12 +46,33 @@ def bad_files(folder):
     singular[:, 2] = singular[:, 1]
     yield save("singular.nii.gz", np.zeros((4, 4, 4), np.float32), singular), "singular"
     yield save("colour.nii.gz", np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "one real number"
+    flipped = bytearray(good.read_bytes())
+    flipped[len(flipped) // 2] ^= 4
+    (folder / "flipped.nii.gz").write_bytes(flipped)
+    yield folder / "flipped.nii.gz", "truncated or damaged"
+    plain = bytearray(gzip.decompress(good.read_bytes()))
+    struct.pack_into("<f", plain, 108, 0)
+    (folder / "offset.nii").write_bytes(plain)
+    yield folder / "offset.nii", "within the header"
+    yield save("extreme.nii.gz", np.array([[[-3e38, 3e38]]], np.float32)), "3e\\+38"
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32))
+    for name in ("flipped.mha", "flipped.nrrd"):
+        sitk.WriteImage(image, str(folder / name), True)
+        data = bytearray((folder / name).read_bytes())
+        data[-len(data) // 4] ^= 4
+        (folder / name).write_bytes(data)
+        yield folder / name, "truncated or damaged"
+    for name, value in (("elsewhere.mha", "other.raw"), ("dimensions.mha", "LOCAL")):
+        dimensions = -3 if name == "dimensions.mha" else 3
+        text = f"ObjectType = Image\nNDims = {dimensions}\nDimSize = 2 2 2\nElementType = MET_FLOAT\n"
+        (folder / name).write_bytes(f"{text}ElementDataFile = {value}\n".encode() + bytes(32))
+        yield folder / name, "in another file" if dimensions == 3 else "header is damaged"
     header = "NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\nencoding: raw\n"
     header += "space directions: (1,0,0) (2,0,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n\n"
     (folder / "singular.nrrd").write_bytes(header.encode() + bytes(32))
     yield folder / "singular.nrrd", "singular"
     (folder / "text.nrrd").write_text("no nrrd")
-    yield folder / "text.nrrd", "not a readable .nrrd"
+    yield folder / "text.nrrd", r"not a readable \.nrrd"
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4), np.float32)), str(folder / "good.mha"))
     (folder / "truncated.mha").write_bytes((folder / "good.mha").read_bytes()[:-100])
     yield folder / "truncated.mha", "truncated or damaged"
@@ -63,7 +86,7 @@ def test_every_bad_file_is_refused_with_its_name_and_what_was_found(tmp_path):
             read_volume(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
         seen += 1
-    assert seen == 16
+    assert seen == 23
 
 
 @settings(deadline=None, max_examples=20)
@@ -123,6 +146,22 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_full_disk_leaves_no_half_written_result(tmp_path, suffix):
+    write_case(tmp_path, "a")
+    array = np.random.default_rng(0).normal(size=(18, 20, 6)).astype(np.float32)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            write_volume(tmp_path / f"out{suffix}", array, tmp_path / "images" / "a.nii.gz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {p.name for p in tmp_path.iterdir()} == {"images", "labels"}
 
 
 def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):

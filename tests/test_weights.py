@@ -50,6 +50,26 @@ def test_any_mismatch_is_an_error(tmp_path, network, change):
         load_weights(network, tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("change", ["nan", "scale", "integer", "names", "flip"])
+def test_unusable_tensors_are_refused(tmp_path, network, change):
+    state = dict(network.state_dict())
+    if change == "nan":
+        state["unet.conv_out.bias"] = torch.full((4,), float("nan"))
+    elif change == "scale":
+        state["scale_factor"] = torch.tensor(0.0)
+    elif change == "integer":
+        state["unet.conv_out.bias"] = torch.zeros(4, dtype=torch.int64)
+    elif change == "names":
+        state = {1: torch.zeros(1)}
+    save_tensors(tmp_path / "model.pt", state)
+    if change == "flip":
+        data = bytearray((tmp_path / "model.pt").read_bytes())
+        data[len(data) // 2] ^= 4
+        (tmp_path / "model.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"no tensor of finite numbers|not a file of plain tensors"):
+        load_weights(network, tmp_path / "model.pt")
+
+
 class Payload:
     def __init__(self, path):
         self.path = path

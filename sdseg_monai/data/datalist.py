@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from monai.data import load_decathlon_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
 
+KEYS = ("image", "label")
 SPLITS = ("training", "validation", "test")
 
 
@@ -37,19 +39,24 @@ def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how
     if not json.loads(Path(datalist).read_text()).get(split):
         raise InputError(f"{datalist}: no case under {split!r}, expected the lists {', '.join(SPLITS)}")
     items = load_decathlon_datalist(str(datalist), True, split, str(dataset_dir))
-    missing = [path for item in items for path in item.values() if not Path(path).is_file()]
+    missing = [item[key] for item in items for key in KEYS if not Path(item[key]).is_file()]
     if missing:
         raise InputError(f"{len(missing)} files of {datalist} are missing, the first is {missing[0]}. {how_to_get}")
-    return items
+    return [{key: item[key] for key in KEYS} for item in items]
 
 
 def check_disjoint(datalist: str | Path) -> None:
-    """Raise :class:`InputError` if an image stands in two splits of ``datalist``, or twice in one."""
+    """Raise :class:`InputError` if ``datalist`` is malformed or names an image in two places."""
     try:
         content = json.loads(Path(datalist).read_text())
-        images = [item["image"] for split in SPLITS for item in content.get(split, [])]
+        items = [item for split in SPLITS for item in content.get(split, [])]
+        images = [os.path.normpath(item["image"]) for item in items]
+        for item in items:
+            os.path.normpath(item["label"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{datalist}: not a datalist ({error}), expected lists of {{image, label}}") from error
+        raise InputError(
+            f"{datalist}: not a datalist ({error!r}), expected lists of {{image, label}}, each a path"
+        ) from error
     twice = sorted({image for image in images if images.count(image) > 1})
     if twice:
         raise InputError(f"{datalist}: {twice[0]} stands in two places, expected every case in exactly one split")
