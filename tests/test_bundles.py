@@ -143,8 +143,7 @@ def test_hippocampus_bundle_trains_on_real_volumes(hippocampus, tmp_path):
         *("python", "-m", "monai.bundle", "run", "training"),
         *("--config_file", "bundles/hippocampus_sdseg/configs/train.json", "--dataset_dir", hippocampus),
         *("--datalist", tmp_path / "datalist.json", "--autoencoder_weights", models / "autoencoder.pt"),
-        *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs", "--epochs", 15, "--val_interval", 15),
-        *("--warmup_steps", 20),
+        *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs", "--epochs", 14, "--val_interval", 14),
     )
     assert process.returncode == 0, process.stderr[-3000:]
     state = torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)
