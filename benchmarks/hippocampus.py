@@ -60,7 +60,6 @@ def main() -> None:
     (BUNDLE / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
     head = ["split", "cases", "mean 3-D Dice", "std", "worst", "mean IoU", "median s per volume"]
     rows = [[split, *result.values()] for split, result in results.items()]
-    rows = [[r[0], r[1], r[2], r[3], r[4], r[5], r[6]] for r in rows]
     note = f"Data {about['data']}; split {about['split']}; seed 0; {about['hardware']}; commit {about['commit']}."
     replace_section(BUNDLE / "docs" / "README.md", "results", f"{markdown_table(head, rows)}\n\n{note}")
 

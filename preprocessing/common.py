@@ -94,7 +94,7 @@ def main(dataset: VolumeDataset, description: str, arguments: list[str] | None =
             except InputError as error:
                 problems.append(str(error))
         if problems:
-            raise InputError(f"{len(problems)} cases cannot be used:\n" + "\n".join(problems))
+            raise InputError(f"{len(problems)} cases cannot be used: " + "; ".join(problems))
         if not options.dry_run:
             about = {k: v for k, v in read_split(dataset.split).items() if isinstance(v, str)}
             write_datalist(output, splits, **about)

@@ -33,8 +33,8 @@ CONNECT_SECONDS = 10
 def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> Iterator[str]:
     """Segment one volume into ``output`` (mask and overlay picture); yields what was done, line by line.
 
-    A case of the test split is taken from ``data``, else from MSD Task04 as MONAI fetches it into ``output``; without
-    a network, or with ``offline``, a volume is made up.
+    A case of the test split is taken from ``data``, else from MSD Task04 as MONAI fetches it; without a network,
+    or with ``offline``, a volume is made up.
 
     Args:
         output: folder for ``image.nii.gz``, ``mask.nii.gz`` and ``overlay.png``.

@@ -142,7 +142,6 @@ class Checkpoint:
         path: the file; the same command finds it again.
         objects: what has ``state_dict`` and ``load_state_dict``: networks, optimizers, schedules, averages.
         evaluator: its best metric is kept as well; None where the run does not validate.
-        save_interval: epochs between two checkpoints.
     """
 
     def __init__(
@@ -150,17 +149,15 @@ class Checkpoint:
         path: str | Path,
         objects: dict[str, nn.Module | Optimizer | LRScheduler | WeightAverage],
         evaluator: Engine | None = None,
-        save_interval: int = 1,
     ) -> None:
         self.path = Path(path)
         self.objects = objects
         self.evaluator = evaluator
-        self.save_interval = save_interval
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer: after validation, before what needs the loaded state."""
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.save_interval), self.save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
         """Continue from the checkpoint if there is one."""

@@ -24,6 +24,7 @@ ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 LARGEST_INTENSITY = 1e30  # beyond, float32 cannot scale them
 GZIP_BEST_RATIO = 1032  # deflate cannot shrink more than this
+NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # first bytes of the voxels: header and extension flag lie before
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
 
 
@@ -73,12 +74,12 @@ def read_volume(path: Path) -> Volume:
         InputError: the file is missing, empty, truncated or of another kind; the volume is not 3-D, has an empty
             axis, claims more voxels than its file can hold, holds NaN or infinite voxels, or its affine is singular.
     """
-    suffix = volume_suffix(path)
+    nifti = _is_nifti(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty, expected a volume")
-    volume = (_read_nifti if suffix.lower() in NIFTI_SUFFIXES else _read_itk)(path)
+    volume = (_read_nifti if nifti else _read_itk)(path)
     bad = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
     if bad:
         raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite, expected finite values")
@@ -123,9 +124,11 @@ def write_volume(path: Path, array: np.ndarray, reference: Path) -> None:
         def write(temporary: Path) -> None:
             try:
                 sitk.WriteImage(itk_image, str(temporary), True)
+                check_itk_file(temporary)  # ITK does not notice a full disk
             except RuntimeError as error:
                 raise OSError(_itk_reason(error)) from error
-            check_itk_file(temporary)  # ITK does not notice a full disk
+            except InputError as error:
+                raise OSError("what was written is not whole, is the disk full?") from error
 
         write_atomically(path, write, suffix)
 
@@ -143,8 +146,6 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except InputError as error:
-        raise InputError(f"{path}: cannot be written, what was written is not whole (disk full?)") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -191,18 +192,20 @@ def _read_nifti(path: Path) -> Volume:
 
 
 def _check_stored(path: Path) -> None:
-    """Read what nibabel does not look at: the checksum at the end of a compressed file, and where the voxels start."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rb") as file:
-        header = file.read(540)
-        while file.read(1 << 20):
+    """Check what nibabel does not look at: where the voxels start, and the checksum that ends a compressed file."""
+    compressed = path.name.lower().endswith(".gz")
+    with (gzip.open if compressed else open)(path, "rb") as file:
+        header = file.read(NIFTI2_VOXELS)
+        while compressed and file.read(1 << 20):
             pass
-    single = header[344:348] == b"n+1\0" or header[4:8] == b"n+2\0"
-    order = "<" if header[:4] in (b"\x5c\1\0\0", b"\x1c\2\0\0") else ">"
-    start = struct.unpack_from(f"{order}q", header, 168)[0] if header[4:7] == b"n+2" else None
-    if start is None:
-        start = struct.unpack_from(f"{order}f", header, 108)[0]
-    if not single or start < (544 if header[4:7] == b"n+2" else 352):
+    order = "<" if header[0] else ">"  # the header begins with its own size, 348 or 540, as four bytes
+    if header[4:8] == b"n+2\0":
+        first, (start,) = NIFTI2_VOXELS, struct.unpack_from(f"{order}q", header, 168)
+    else:
+        first, (start,) = NIFTI1_VOXELS, struct.unpack_from(f"{order}f", header, 108)
+        if header[344:348] != b"n+1\0":
+            raise ValueError("the header is one of a pair of files, expected header and voxels in one")
+    if start < first:
         raise ValueError(f"the voxels would start at byte {start:.0f}, within the header")
 
 
@@ -217,6 +220,19 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
 
 
 def _read_itk(path: Path) -> Volume:
+    reader = _open_itk(path)
+    _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
+    try:
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({_itk_reason(error)})"
+        ) from error
+    array = sitk.GetArrayFromImage(image).T.astype(np.float32)  # [X, Y, Z]
+    return Volume(array, _checked_affine(path, _itk_affine(image)))
+
+
+def _open_itk(path: Path) -> sitk.ImageFileReader:
     check_itk_file(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
     reader = sitk.ImageFileReader()
@@ -227,15 +243,7 @@ def _read_itk(path: Path) -> Volume:
         raise InputError(f"{path}: not a readable {path.suffix} file ({_itk_reason(error)})") from error
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per voxel, expected one")
-    _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
-    try:
-        image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({_itk_reason(error)})"
-        ) from error
-    array = sitk.GetArrayFromImage(image).T.astype(np.float32)  # [X, Y, Z]
-    return Volume(array, _checked_affine(path, _itk_affine(image)))
+    return reader
 
 
 def _itk_reason(error: BaseException) -> str:
@@ -277,7 +285,7 @@ def _checked_affine(path: Path, affine: np.ndarray) -> np.ndarray:
     return affine
 
 
-def _itk_affine(image: sitk.Image) -> np.ndarray:
+def _itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
@@ -290,7 +298,7 @@ def _is_nifti(path: Path) -> bool:
 
 def _nifti_like(array: np.ndarray, reference: Path) -> nib.Nifti1Image:
     if not _is_nifti(reference):
-        image = nib.Nifti1Image(array, _read_itk(reference).affine)
+        image = nib.Nifti1Image(array, _itk_affine(_open_itk(reference)))
         image.set_qform(image.affine, code="scanner")
         image.set_sform(image.affine, code="scanner")
         return image
@@ -304,7 +312,7 @@ def _nifti_like(array: np.ndarray, reference: Path) -> nib.Nifti1Image:
 
 def _itk_like(array: np.ndarray, reference: Path) -> sitk.Image:
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    affine = LPS_TO_RAS @ (_open_nifti(reference).affine if _is_nifti(reference) else _read_itk(reference).affine)
+    affine = LPS_TO_RAS @ (_open_nifti(reference).affine if _is_nifti(reference) else _itk_affine(_open_itk(reference)))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetSpacing(spacing.tolist())

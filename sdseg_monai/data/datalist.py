@@ -35,8 +35,7 @@ def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how
         raise InputError(f"no dataset folder at {Path(dataset_dir).absolute()}. {how_to_get}")
     if not Path(datalist).is_file():
         raise InputError(f"no datalist at {Path(datalist).absolute()}. {how_to_get}")
-    check_disjoint(datalist)
-    if not json.loads(Path(datalist).read_text()).get(split):
+    if not _read_splits(datalist).get(split):
         raise InputError(f"{datalist}: no case under {split!r}, expected the lists {', '.join(SPLITS)}")
     items = load_decathlon_datalist(str(datalist), True, split, str(dataset_dir))
     missing = [item[key] for item in items for key in KEYS if not Path(item[key]).is_file()]
@@ -45,8 +44,8 @@ def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how
     return [{key: item[key] for key in KEYS} for item in items]
 
 
-def check_disjoint(datalist: str | Path) -> None:
-    """Raise :class:`InputError` if ``datalist`` is malformed or names an image in two places."""
+def _read_splits(datalist: str | Path) -> dict[str, list[dict[str, str]]]:
+    """Return the content of ``datalist``; :class:`InputError` if it is malformed or names an image in two places."""
     try:
         content = json.loads(Path(datalist).read_text())
         items = [item for split in SPLITS for item in content.get(split, [])]
@@ -60,6 +59,7 @@ def check_disjoint(datalist: str | Path) -> None:
     twice = sorted({image for image in images if images.count(image) > 1})
     if twice:
         raise InputError(f"{datalist}: {twice[0]} stands in two places, expected every case in exactly one split")
+    return content
 
 
 def write_datalist(path: Path, splits: Mapping[str, Sequence[dict[str, str]]], **about: str) -> None:

@@ -33,7 +33,7 @@ def resize_labels(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Resize binary ``labels`` [N, C, H, W] to ``size`` as :func:`resize_slices` does scores, cut at 0.5; {0, 1}.
 
     Labels and scores then meet on one outline. Halving a grid puts much of an outline at exactly 0.5, where a plain
-    cut would add 5 % to a disc of radius 10: the nearest pixel decides there.
+    cut would enlarge every small object: the nearest pixel decides there.
     """
     nearest = F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")
     return (resize_slices(labels, size) + TIE_BREAK * (nearest - 0.5) >= 0.5).float()
