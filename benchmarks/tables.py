@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a short name for its file and a title that says what was measured."""
+
+    name: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    def markdown(self) -> str:
+        """Return the title and the table."""
+        return f"{self.title}.\n\n{markdown_table(self.head, self.rows)}"
+
+    def write_csv(self, folder: Path) -> None:
+        """Write the table to ``folder``/NAME.csv."""
+        with (folder / f"{self.name}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([self.head, *self.rows])
 
 
 def commit() -> str:
@@ -19,7 +40,9 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """Return the processor, the threads used and torch's version."""
+    """Return what computes, its threads, and torch's version."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

@@ -1,13 +1,15 @@
 """BTCV abdomen (Synapse syn3193805, RawData.zip): check RawData/Training and write its datalist by the 18/12 split."""
 
 import sys
+from functools import partial
 
-from common import VolumeDataset, main
+from checks import read_labelled_volume
+from common import Dataset, main
 
-BTCV = VolumeDataset(
-    split="btcv_18_12",
+BTCV = Dataset(
+    splits=("btcv_18_12",),
     layouts=(("img/img{case}.nii.gz", "label/label{case}.nii.gz"),),
-    label_values=frozenset(range(14)),
+    check_case=partial(read_labelled_volume, label_values=frozenset(range(14))),
 )
 
 if __name__ == "__main__":

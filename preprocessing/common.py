@@ -3,104 +3,192 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
-from sdseg_monai.io import check_same_grid, read_volume
 
 SPLITS_DIR = Path(__file__).parent / "splits"
+NOT_DATA = ("__MACOSX", "Illustration")  # folders in archives whose files bear the names of the data
+
+Item = dict[str, str]  # image and label of a case, paths relative to the dataset folder
 
 
 @dataclass(frozen=True)
-class VolumeDataset:
-    """How a published set of volumes lies on disk.
+class Dataset:
+    """How a published dataset lies on disk.
 
     Attributes:
-        split: name of the committed split manifest.
-        layouts: pairs of patterns for image and label below the dataset folder, ``{case}`` standing for the case;
-            the first whose image folder exists is taken.
-        label_values: what labels may hold.
+        splits: names of the committed split manifests, the default first.
+        layouts: pairs of glob patterns for image and label below the dataset folder, ``{case}`` standing in the file
+            name for the case; the pair that finds most files is taken.
+        check_case: called with the paths of image and label, raises :class:`InputError` if they cannot be used.
+        check_folder: the same for what lies beside them in the dataset folder.
+        prepare: called with the dataset folder, the name of a split and an item of it once everything has been
+            checked; writes new files and returns the item that stands for them in the datalist.
     """
 
-    split: str
+    splits: tuple[str, ...]
     layouts: tuple[tuple[str, str], ...]
-    label_values: frozenset[int]
+    check_case: Callable[[Path, Path], object]
+    check_folder: Callable[[Path], None] = lambda dataset_dir: None
+    prepare: Callable[[Path, str, Item], Item] = lambda dataset_dir, split, item: item
 
 
 def read_split(name: str) -> dict:
-    """Return the committed split manifest ``name``: lists of case ids and texts about them."""
+    """Return the committed split manifest ``name``: lists of cases, or their numbers, and texts about them."""
     return json.loads((SPLITS_DIR / f"{name}.json").read_text())
 
 
-def find_layout(dataset: VolumeDataset, dataset_dir: Path) -> tuple[str, str]:
-    """Return the patterns that fit ``dataset_dir``; raise :class:`InputError` if none does."""
-    for layout in dataset.layouts:
-        if (dataset_dir / layout[0]).parent.is_dir():
-            return layout
-    expected = " or ".join(str(dataset_dir / Path(image).parent) for image, _ in dataset.layouts)
-    raise InputError(f"{dataset_dir}: no images found, expected a folder {expected}")
+def find_cases(dataset_dir: Path, pattern: str) -> dict[str, str]:
+    """Return the files below ``dataset_dir`` that fit ``pattern``, by case.
+
+    Raises:
+        InputError: two files stand for one case.
+    """
+    before, after = Path(pattern).name.split("{case}")
+    found: dict[str, str] = {}
+    for path in sorted(dataset_dir.glob(pattern.format(case="*"))):
+        relative = path.relative_to(dataset_dir)
+        case = path.name.removeprefix(before).removesuffix(after)
+        if path.name[0] == "." or set(relative.parts) & set(NOT_DATA):
+            continue
+        if case in found:
+            raise InputError(f"{dataset_dir}: {found[case]} and {relative} are both case {case}, expected one of them")
+        found[case] = str(relative)
+    return found
 
 
-def list_cases(dataset: VolumeDataset, dataset_dir: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the datalist, paths relative to ``dataset_dir``; raise :class:`InputError` if a file is missing."""
-    image, label = find_layout(dataset, dataset_dir)
-    manifest = read_split(dataset.split)
-    splits = {
-        split: [{"image": image.format(case=case), "label": label.format(case=case)} for case in manifest[split]]
-        for split in SPLITS
-    }
-    paths = [path for items in splits.values() for item in items for path in item.values()]
-    missing = [path for path in paths if not (dataset_dir / path).is_file()]
-    if missing:
-        raise InputError(f"{dataset_dir}: {len(missing)} of {len(paths)} files are missing: {', '.join(missing[:5])}")
-    return splits
+def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
+    """Return the cases of every split.
 
+    Where ``manifest`` holds numbers in place of names, ``cases`` in the order of the SHA-256 of their names are dealt
+    to test, validation and training: a function of the names alone.
 
-def verify_case(dataset: VolumeDataset, dataset_dir: Path, item: dict[str, str]) -> None:
-    """Raise :class:`InputError` if image and label of a case are unreadable, differ in grid, or hold other labels."""
-    image_path, label_path = (dataset_dir / item[key] for key in ("image", "label"))
-    label = read_volume(label_path)
-    check_same_grid(image_path, read_volume(image_path), label_path, label)
-    values = {float(value) for value in np.unique(label.array)}
-    if not values <= dataset.label_values:
+    Raises:
+        InputError: there are more or fewer cases than those numbers say.
+    """
+    if isinstance(manifest["training"], list):
+        return {split: manifest[split] for split in SPLITS}
+    expected = sum(manifest[split] for split in SPLITS)
+    if len(cases) != expected:
         raise InputError(
-            f"{label_path}: holds the values {sorted(values - dataset.label_values)}, expected only "
-            f"{sorted(dataset.label_values)}"
+            f"{len(cases)} images found, expected the {expected} of the split {manifest['name']}: complete the "
+            "download or name another --split"
         )
+    order = iter(sorted(cases, key=lambda case: hashlib.sha256(case.encode()).digest()))
+    dealt = {split: sorted(next(order) for _ in range(manifest[split])) for split in reversed(SPLITS)}
+    return {split: dealt[split] for split in SPLITS}
 
 
-def main(dataset: VolumeDataset, description: str, arguments: list[str] | None = None) -> int:
-    """Run a preprocessing script; returns its exit code."""
+def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[dict[str, list[Item]], list[str]]:
+    """Return the items of every split, and the images that are in none.
+
+    Raises:
+        InputError: no images, or a number of them that the split does not fit. A single missing file is left for
+            :func:`find_faults`.
+    """
+    if not dataset_dir.is_dir():
+        raise InputError(f"no dataset folder at {dataset_dir.absolute()}")
+    found = [tuple(find_cases(dataset_dir, pattern) for pattern in layout) for layout in dataset.layouts]
+    layout, (images, labels) = max(zip(dataset.layouts, found, strict=True), key=lambda pair: sum(map(len, pair[1])))
+    if not images:
+        expected = " or ".join(dict.fromkeys(image.format(case="*") for image, _ in dataset.layouts))
+        raise InputError(f"{dataset_dir}: no images found, expected {expected}")
+    dealt = deal_cases(read_split(split_name), list(images))
+    items = {
+        split: [
+            {
+                "image": images.get(case, layout[0].format(case=case)),
+                "label": labels.get(case, layout[1].format(case=case)),
+            }
+            for case in cases
+        ]
+        for split, cases in dealt.items()
+    }
+    wanted = {case for cases in dealt.values() for case in cases}
+    return items, [path for case, path in images.items() if case not in wanted]
+
+
+def find_faults(dataset: Dataset, dataset_dir: Path, items: Sequence[Item]) -> list[str]:
+    """Return a text that names all missing files, then one for every case that cannot be used."""
+    missing = [path for item in items for path in item.values() if not (dataset_dir / path).is_file()]
+    faults = [f"{len(missing)} of {2 * len(items)} files are missing: {', '.join(missing)}"] if missing else []
+    for item in tqdm(items, desc="checking"):
+        if not {item["image"], item["label"]} & set(missing):
+            try:
+                dataset.check_case(dataset_dir / item["image"], dataset_dir / item["label"])
+            except InputError as error:
+                faults.append(str(error))
+    return faults
+
+
+def find_shared_images(dataset_dir: Path, splits: Mapping[str, Sequence[Item]]) -> list[str]:
+    """Return one text for every two images of different splits that are equal byte for byte."""
+    where: dict[bytes, list[tuple[str, str]]] = {}
+    for split, items in splits.items():
+        for item in items:
+            with (dataset_dir / item["image"]).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            where.setdefault(digest, []).append((split, item["image"]))
+    return [
+        f"{one} in {split} is {other} in {other_split}"
+        for places in where.values()
+        for (split, one), (other_split, other) in combinations(places, 2)
+        if split != other_split
+    ]
+
+
+def make_parser(dataset: Dataset, description: str | None) -> argparse.ArgumentParser:
+    """Return the options that every preprocessing script has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the download")
     parser.add_argument("--output", type=Path, help="datalist to write (default: DATASET_DIR/datalist.json)")
+    parser.add_argument("--split", choices=dataset.splits, default=dataset.splits[0], help="default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="check the download, write nothing")
-    options = parser.parse_args(arguments)
-    output = options.output or options.dataset_dir / "datalist.json"
-    problems = []
+    return parser
+
+
+def run(dataset: Dataset, options: argparse.Namespace, **about: str) -> int:
+    """Check the download, write the datalist with ``about`` in front; returns the exit code."""
+    dataset_dir = options.dataset_dir
+    output = options.output or dataset_dir / "datalist.json"
     try:
-        splits = list_cases(dataset, options.dataset_dir)
-        for item in tqdm([item for items in splits.values() for item in items], desc="checking"):
-            try:
-                verify_case(dataset, options.dataset_dir, item)
-            except InputError as error:
-                problems.append(str(error))
-        if problems:
-            raise InputError(f"{len(problems)} cases cannot be used: " + "; ".join(problems))
+        splits, left_out = list_items(dataset, dataset_dir, options.split)
+        dataset.check_folder(dataset_dir)
+        faults = find_faults(dataset, dataset_dir, [item for items in splits.values() for item in items])
+        if faults:
+            if left_out:
+                faults.append(f"in no split: {', '.join(left_out)}")
+            raise InputError(f"{dataset_dir} cannot be used: {'; '.join(faults)}")
+        shared = find_shared_images(dataset_dir, splits)
         if not options.dry_run:
-            about = {k: v for k, v in read_split(dataset.split).items() if isinstance(v, str)}
-            write_datalist(output, splits, **about)
+            prepared = {
+                split: [dataset.prepare(dataset_dir, split, item) for item in tqdm(items, desc=split)]
+                for split, items in splits.items()
+            }
+            texts = {key: value for key, value in read_split(options.split).items() if isinstance(value, str)}
+            write_datalist(output, prepared, **texts, **about)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
+    for text in shared:
+        sys.stderr.write(f"warning: equal images in two splits: {text}\n")
     counts = ", ".join(f"{len(items)} {split}" for split, items in splits.items())
-    sys.stdout.write(f"{counts}; {'nothing written' if options.dry_run else f'wrote {output}'}\n")
+    rest = f", {len(left_out)} images in no split" if left_out else ""
+    sys.stdout.write(f"{counts}{rest}; {'nothing written' if options.dry_run else f'wrote {output}'}\n")
     return 0
+
+
+def main(dataset: Dataset, description: str | None) -> int:
+    """Run a preprocessing script that has no options of its own; returns its exit code."""
+    return run(dataset, make_parser(dataset, description).parse_args())

@@ -1,16 +1,18 @@
 """MSD Task04 hippocampus: check the download and write its datalist by the committed 180/20/20 split."""
 
 import sys
+from functools import partial
 
-from common import VolumeDataset, main
+from checks import read_labelled_volume
+from common import Dataset, main
 
-HIPPOCAMPUS = VolumeDataset(
-    split="hippocampus_180_20_20",
+HIPPOCAMPUS = Dataset(
+    splits=("hippocampus_180_20_20",),
     layouts=(
         ("images/{case}.nii.gz", "labels/{case}.nii.gz"),
         ("imagesTr/{case}.nii.gz", "labelsTr/{case}.nii.gz"),
     ),
-    label_values=frozenset({0, 1, 2}),
+    check_case=partial(read_labelled_volume, label_values=frozenset({0, 1, 2})),
 )
 
 if __name__ == "__main__":

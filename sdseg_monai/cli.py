@@ -71,6 +71,29 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
     evaluate.set_defaults(command=_evaluate)
 
+    convert = commands.add_parser(
+        "convert",
+        help="weights from one form to another",
+        epilog="A bundle's configs are code: convert what you trust.",
+    )
+    convert.add_argument("source", type=Path, metavar="SRC", help="official .ckpt, bundle's folder or diffusers folder")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="DST", help=".pt file, or new folder")
+    convert.add_argument(
+        "--from", dest="source_kind", required=True, choices=("official", "bundle", "diffusers"), help="what SRC is"
+    )
+    convert.add_argument(
+        "--to",
+        dest="target_kind",
+        required=True,
+        choices=("bundle", "diffusers", "inference"),
+        help="model.pt of a bundle; folder of safetensors; or float16 weights that only segment",
+    )
+    convert.add_argument(
+        "--num-heads", type=_positive, help="heads of an official U-Net's attention, which the file does not tell (8)"
+    )
+    convert.add_argument("--raw", action="store_true", help="an official U-Net's raw weights, not their average")
+    convert.set_defaults(command=_convert)
+
     demo = commands.add_parser("demo", help="segment a volume with the embedded bundle and draw the result")
     demo.add_argument(
         "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="folder for results"
@@ -174,15 +197,16 @@ def _segment_folder(segmenter: Segmenter, jobs: list[tuple[Path, Path, Path | No
 
 def _evaluate(options: argparse.Namespace) -> int:
     from sdseg_monai.evaluation import evaluate_folders, mean_metrics, write_csv
-    from sdseg_monai.io import check_folder, list_volumes
+    from sdseg_monai.io import check_folder
+    from sdseg_monai.pictures import list_images
 
-    volumes = [Path(path) for folder in (options.predictions, options.labels) for path in list_volumes(folder)]
+    volumes = [Path(path) for folder in (options.predictions, options.labels) for path in list_images(folder)]
     _refuse_to_replace(volumes, [options.output])
     check_folder(options.output.parent)
     cases = evaluate_folders(options.predictions, options.labels)
     write_csv(options.output, cases)
     mean = mean_metrics(cases)
-    unmatched = len(list_volumes(options.labels)) - len(cases)
+    unmatched = len(list_images(options.labels)) - len(cases)
     if unmatched:
         sys.stderr.write(f"note: {unmatched} labels have no prediction and are not in the mean\n")
     _report(
@@ -194,6 +218,21 @@ def _evaluate(options: argparse.Namespace) -> int:
             "table": str(options.output),
         }
     )
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from sdseg_monai.weights.convert import convert
+
+    done = convert(
+        options.source,
+        options.output,
+        source_kind=options.source_kind,
+        target_kind=options.target_kind,
+        num_heads=options.num_heads,
+        raw=options.raw,
+    )
+    _report({"output": str(options.output), **done._asdict()})
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Scoring predicted masks against labels, volume by volume in their own grid."""
+"""Scoring predicted masks against labels, volume by volume or picture by picture on their own grid."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from monai.metrics import DiceMetric, MeanIoU
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import check_same_grid, list_volumes, read_volume, volume_stem, write_atomically
+from sdseg_monai.io import Volume, check_same_grid, read_volume, write_atomically
+from sdseg_monai.pictures import image_stem, is_picture, list_images, read_picture_mask
 
 
 @dataclass(frozen=True)
 class CaseMetrics:
-    """Overlap of one case's foreground (any voxel above 0), over the whole volume."""
+    """Overlap of one case's foreground (any voxel above 0, in a picture any light pixel), over the whole of it."""
 
     case: str
     dice: float
@@ -47,14 +48,12 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
         InputError: a folder is missing or empty, or a prediction has no or no single label.
     """
     by_name: dict[str, Path] = {}
-    for label in map(Path, list_volumes(labels)):
-        if by_name.setdefault(volume_stem(label), label) != label:
-            raise InputError(
-                f"{label}: {by_name[volume_stem(label)].name} has the same name, expected one label a case"
-            )
+    for label in map(Path, list_images(labels)):
+        if by_name.setdefault(image_stem(label), label) != label:
+            raise InputError(f"{label}: {by_name[image_stem(label)].name} has the same name, expected one label a case")
     pairs: list[tuple[Path, Path]] = []
-    for prediction in map(Path, list_volumes(predictions)):
-        stem = volume_stem(prediction)
+    for prediction in map(Path, list_images(predictions)):
+        stem = image_stem(prediction)
         found = [by_name[stem]] if stem in by_name else [p for s, p in by_name.items() if _same_number(s, stem)]
         if len(found) != 1:
             raise InputError(
@@ -72,12 +71,23 @@ def evaluate_case(prediction: Path, label: Path) -> CaseMetrics:
     Raises:
         InputError: a file cannot be used, or the two lie on different grids.
     """
-    predicted, expected = read_volume(prediction), read_volume(label)
+    predicted, expected = _read_mask(prediction), _read_mask(label)
     check_same_grid(label, expected, prediction, predicted)
-    masks = [torch.from_numpy(volume.array > 0)[None, None] for volume in (predicted, expected)]  # [1, 1, X, Y, Z]
-    dice = DiceMetric(ignore_empty=False)(*masks)
-    iou = MeanIoU(ignore_empty=False)(*masks)
-    return CaseMetrics(volume_stem(prediction), float(dice), float(iou))
+    masks = (torch.from_numpy(volume.array) for volume in (predicted, expected))  # [X, Y, Z]
+    return compare_masks(image_stem(prediction), *masks)
+
+
+def compare_masks(case: str, predicted: torch.Tensor, expected: torch.Tensor) -> CaseMetrics:
+    """Score one binary mask against another of the same shape, as :func:`evaluate_case` does files."""
+    masks = (predicted[None, None], expected[None, None])
+    return CaseMetrics(case, float(DiceMetric(ignore_empty=False)(*masks)), float(MeanIoU(ignore_empty=False)(*masks)))
+
+
+def _read_mask(path: Path) -> Volume:
+    if is_picture(path):
+        return Volume(read_picture_mask(path)[..., None], np.eye(4))
+    volume = read_volume(path)
+    return Volume(volume.array > 0, volume.affine)
 
 
 def mean_metrics(cases: list[CaseMetrics]) -> CaseMetrics:

@@ -32,6 +32,7 @@ class SliceWiseInferer(Inferer):
         noise: ``network``, the network's own start noise, or ``per_slice``, one tensor for each slice, keyed by
             ``seed``, the case's file name and the slice's index, whatever the order or batch.
         seed: seed of the ``per_slice`` noise.
+        num_samples: scores of so many ``per_slice`` noises are averaged; the paper needs one.
         progress: show a bar for a volume that takes longer than two seconds.
 
     Raises:
@@ -46,6 +47,7 @@ class SliceWiseInferer(Inferer):
         noise: SliceNoise = "network",
         seed: int = 0,
         progress: bool = False,
+        num_samples: int = 1,
     ) -> None:
         super().__init__()
         if noise not in get_args(SliceNoise):
@@ -54,12 +56,15 @@ class SliceWiseInferer(Inferer):
             raise ValueError(f"slice_axis={slice_axis}: expected 0, 1 or 2")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        if num_samples < 1 or (num_samples > 1 and noise == "network"):
+            raise ValueError(f"num_samples={num_samples} with noise={noise!r}: expected 1, or more with 'per_slice'")
         self.size = tuple(size)
         self.slice_axis = slice_axis
         self.batch_size = batch_size
         self.noise = noise
         self.seed = seed
         self.progress = progress
+        self.num_samples = num_samples
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -88,15 +93,19 @@ class SliceWiseInferer(Inferer):
         for start in tqdm(starts, desc=case or "slices", delay=2, leave=False, disable=not self.progress):
             slices = extract_slices(volume, self.slice_axis, start, min(start + self.batch_size, depth))
             image = to_three_channels(resize_slices(slices, self.size))  # [N, 3, H, W]
-            if self.noise == "network":
-                score = network(image)
-            else:
-                score = network(image, self._noise(network, image, case, start))
-            yield resize_slices(score, slices.shape[-2:]).movedim(0, self.slice_axis + 1)
+            yield resize_slices(self._score(network, image, case, start), slices.shape[-2:]).movedim(
+                0, self.slice_axis + 1
+            )
 
-    def _noise(self, network: Any, image: torch.Tensor, case: str, start: int) -> torch.Tensor:
+    def _score(self, network: Any, image: torch.Tensor, case: str, start: int) -> torch.Tensor:
+        if self.noise == "network":
+            return network(image)
+        noises = (self._noise(network, image, case, start, sample) for sample in range(self.num_samples))
+        return torch.stack([network(image, noise) for noise in noises]).mean(0)
+
+    def _noise(self, network: Any, image: torch.Tensor, case: str, start: int, sample: int) -> torch.Tensor:
         sdseg: SDSeg = getattr(network, "module", network)  # inside DistributedDataParallel
-        seeds = [seed_from(self.seed, case, start + i) for i in range(len(image))]
+        seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
         return seeded_normal(torch.tensor(seeds), sdseg.latent_shape(image)).to(image)
 
 

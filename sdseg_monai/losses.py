@@ -78,6 +78,23 @@ class SDSegLoss(nn.Module):
         return _total(self, terms)
 
 
+class PixelLoss(nn.Module):
+    """Dice + cross-entropy on the logits of a :class:`~sdseg_monai.networks.PixelSegmenter`.
+
+    Attributes:
+        parts: the terms of the last call, detached, by name; for logging.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice_ce = DiceCELoss(sigmoid=True)
+        self.parts: dict[str, torch.Tensor] = {}
+
+    def forward(self, logit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compare ``logit`` with ``mask`` in {0, 1}, both [B, 1, H, W]; scalar."""
+        return _total(self, {"segmentation": self.dice_ce(logit, mask.float())})
+
+
 class MaskAutoencoderLoss(nn.Module):
     """Reconstruction (L1 on the mask image and :class:`MaskImageLoss`) plus the KL term of the posterior.
 
@@ -104,6 +121,6 @@ class MaskAutoencoderLoss(nn.Module):
         return _total(self, terms)
 
 
-def _total(loss: SDSegLoss | MaskAutoencoderLoss, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+def _total(loss: SDSegLoss | PixelLoss | MaskAutoencoderLoss, terms: dict[str, torch.Tensor]) -> torch.Tensor:
     loss.parts = {name: term.detach() for name, term in terms.items()}
     return torch.stack(list(terms.values())).sum()

@@ -80,3 +80,23 @@ class NoiseSchedule:
             return prediction.float()
         a, b = self.coefficients(timesteps)
         return b * noisy_latent.float() + a * prediction.float()
+
+    def reverse_timesteps(self, num_steps: int) -> list[int]:
+        """Return ``num_steps`` timesteps from T-1 down, evenly spaced to end one spacing above zero ("trailing").
+
+        One step is [T-1], the paper's single step.
+
+        Raises:
+            ValueError: ``num_steps`` is not within 1 and T.
+        """
+        if not 1 <= num_steps <= self.num_timesteps:
+            raise ValueError(f"{num_steps} reverse steps: expected 1 to {self.num_timesteps}")
+        return [round(self.num_timesteps * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
+
+    def step(
+        self, noisy_latent: torch.Tensor, latent_pred: torch.Tensor, timesteps: torch.Tensor, previous: torch.Tensor
+    ) -> torch.Tensor:
+        """Return z at ``previous`` from z_t and the estimate of z_0: DDIM (Song et al., Eq. 12) with eta = 0."""
+        a, b = self.coefficients(timesteps)
+        noise_pred = (noisy_latent.float() - a * latent_pred) / b
+        return self.add_noise(latent_pred, noise_pred, previous)

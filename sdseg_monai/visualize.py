@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 LABEL_COLOUR = (0.1, 0.8, 0.2)
@@ -34,13 +36,67 @@ def slice_panel(
     low, high = np.percentile(image, [1, 99])
     grey = np.clip((_page(image, slice_axis, index) - low) / max(high - low, 1e-6), 0, 1)
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-    pictures = [picture]
-    for mask, colour in ((label, LABEL_COLOUR), (prediction, PREDICTION_COLOUR)):
-        if mask is not None:
-            pictures.append(_overlay(picture, _page(mask, slice_axis, index) > 0, colour))
-    spacer = np.ones((picture.shape[0], gap, 3), np.float32)
-    row = [part for p in pictures for part in (p, spacer)][:-1]
-    return np.concatenate(row, axis=1)
+    label_page = None if label is None else _page(label, slice_axis, index)
+    return _beside(picture, label_page, _page(prediction, slice_axis, index), gap)
+
+
+def picture_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Draw a photograph, then it with the label (green) and the prediction (red) over it, as it lies in its file.
+
+    Args:
+        image: [3, H, W] in [-1, 1].
+        label: [H, W], non-zero is foreground.
+        prediction: [H, W], likewise.
+        gap: pixels between two pictures.
+
+    Returns:
+        RGB [H, 3 W + 2 gap, 3], float32 in [0, 1].
+    """
+    return _beside(_unit_range(image).transpose(1, 2, 0), label, prediction, gap)
+
+
+def latent_panel(images: np.ndarray, latents: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Draw one row per image: the image, then each channel of its latent from its darkest to its brightest value.
+
+    Args:
+        images: [N, 3, H, W] in [-1, 1].
+        latents: [N, Z, h, w]; h and w divide H and W.
+        gap: pixels between two pictures.
+
+    Returns:
+        RGB [N H + (N - 1) gap, (Z + 1) W + Z gap, 3], float32 in [0, 1].
+    """
+    height, width = images.shape[-2:]
+    rows = []
+    for image, latent in zip(images, latents, strict=True):
+        low, high = latent.min(axis=(1, 2), keepdims=True), latent.max(axis=(1, 2), keepdims=True)
+        grey = (latent - low) / np.maximum(high - low, 1e-6)
+        large = grey.repeat(height // latent.shape[1], axis=1).repeat(width // latent.shape[2], axis=2)
+        channels = [np.repeat(channel[..., None], 3, axis=2) for channel in large]
+        rows.append(join_pictures([_unit_range(image).transpose(1, 2, 0), *channels], axis=1, gap=gap))
+    return join_pictures(rows, axis=0, gap=gap)
+
+
+def join_pictures(pictures: Sequence[np.ndarray], axis: int, gap: int = 2) -> np.ndarray:
+    """Put RGB pictures [H, W, 3] of one height (``axis`` 1, a row) or width (0, a column) together, white between."""
+    shape = list(pictures[0].shape)
+    shape[axis] = gap
+    spacer = np.ones(shape, np.float32)
+    parts = [part.astype(np.float32) for picture in pictures for part in (picture, spacer)]
+    return np.concatenate(parts[:-1], axis=axis)
+
+
+def _beside(picture: np.ndarray, label: np.ndarray | None, prediction: np.ndarray, gap: int) -> np.ndarray:
+    coloured = [
+        _overlay(picture, mask > 0, colour)
+        for mask, colour in ((label, LABEL_COLOUR), (prediction, PREDICTION_COLOUR))
+        if mask is not None
+    ]
+    return join_pictures([picture, *coloured], axis=1, gap=gap)
+
+
+def _unit_range(image: np.ndarray) -> np.ndarray:
+    return np.clip((image + 1) / 2, 0, 1).astype(np.float32)
 
 
 def _page(volume: np.ndarray, slice_axis: int, index: int) -> np.ndarray:

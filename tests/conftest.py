@@ -31,8 +31,6 @@ def make_network(**options) -> SDSeg:
         **options,
     )
     network.scale_factor.fill_(0.5)
-    # diffusers' last convolution is not zero at the start, but the image latent has no influence yet: give it some
-    torch.nn.init.normal_(network.unet.conv_in.weight, std=0.1)
     return network
 
 

@@ -3,6 +3,7 @@ import torch
 from ignite.engine import Engine
 
 from sdseg_monai.handlers import Checkpoint, EpochSeed, ExpectedTime, LatentScale, UpdateAverage, WeightAverage
+from sdseg_monai.networks import PixelSegmenter
 from tests.conftest import make_network
 
 
@@ -28,7 +29,7 @@ def run(steps=4, epochs=1, *handlers, step=lambda engine, batch: None):
 def test_scale_makes_the_latents_unit_variance_and_is_measured_once():
     network = make_network()
     network.scale_factor.fill_(float("nan"))
-    handler = LatentScale(network, Masks(), batch_size=4)
+    handler = LatentScale(network, Masks(), num_masks=512, batch_size=4)
     run(1, 1, handler)
     latents = network.encode_mask(torch.stack([Masks()[i]["label"] for i in range(9)]))
     assert latents.std().item() == pytest.approx(1, abs=1e-4)
@@ -53,7 +54,9 @@ def test_average_follows_the_trained_weights_and_shares_the_frozen_ones():
     for n in (1, 2, 3):
         expected = 0.9 * expected + 0.1 * (start + n)
     torch.testing.assert_close(ema.network.unet.conv_out.bias, expected)
-    assert ema.network.autoencoder is network.autoencoder and ema.network.scale_factor is network.scale_factor
+    assert ema.network.scale_factor is network.scale_factor
+    shared = zip(ema.network.autoencoder.parameters(), network.autoencoder.parameters(), strict=True)
+    assert all(mine is theirs for mine, theirs in shared)
     assert all(torch.equal(frozen[k], v) for k, v in network.autoencoder.state_dict().items())
     assert ema.network.state_dict().keys() == network.state_dict().keys()
     assert not ema.network.training
@@ -127,3 +130,21 @@ def test_expected_time_is_logged_before_a_long_run_only(caplog):
     assert "will take about" not in caplog.text
     run(2, 1, ExpectedTime(network, (16, 16), 4, report_above=0))
     assert "training on the CPU: 2 steps of 4 slices of 16x16 will take about" in caplog.text
+
+
+def test_average_of_named_parts_leaves_the_others_to_the_training():
+    network = make_network()
+    ema = WeightAverage(network, decay=0.9, warmup_iterations=1, parts=["unet"])
+    pairs = zip(ema.network.vision_encoder.parameters(), network.vision_encoder.parameters(), strict=True)
+    assert all(mine is theirs for mine, theirs in pairs)
+    assert ema.network.unet.conv_in.weight is not network.unet.conv_in.weight
+    assert {name.split(".")[0] for name in ema.handler.ema_model.state_dict()} == {"unet"}
+
+
+def test_average_takes_the_statistics_of_a_batch_norm():
+    network = PixelSegmenter(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1))).train()
+    ema = WeightAverage(network, decay=0.9, warmup_iterations=1)
+    image = 3 + torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    run(5, 1, UpdateAverage(ema), step=lambda engine, batch: network(image, mask=image[:, :1]))
+    assert network.backbone[1].running_mean.abs() > 0.1
+    torch.testing.assert_close(ema.network.backbone[1].running_mean, network.backbone[1].running_mean)

@@ -73,7 +73,19 @@ def test_metadata_is_kept_and_several_volumes_and_channels_work(network):
     assert score.shape == (2, 1, 18, 14, 7)
 
 
-@pytest.mark.parametrize("options", [{"slice_axis": 3}, {"batch_size": 0}, {"noise": "random"}])
+def test_samples_are_averaged(network):
+    def score(num_samples, seed=0):
+        with torch.no_grad():
+            return SliceWiseInferer((16, 16), 2, 4, "per_slice", seed, num_samples=num_samples)(VOLUME, network)
+
+    one, many = score(1), score(12)
+    spread = (score(1, seed=1) - one).std()
+    assert 0 < (score(12, seed=1) - many).std() < 0.6 * spread
+
+
+@pytest.mark.parametrize(
+    "options", [{"slice_axis": 3}, {"batch_size": 0}, {"noise": "random"}, {"num_samples": 0}, {"num_samples": 2}]
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SliceWiseInferer((16, 16), **options)

@@ -1,7 +1,20 @@
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, SDSegOutput, VisionEncoder
+from sdseg_monai.losses import SDSegLoss
+from sdseg_monai.networks import (
+    CrossAttentionUNet,
+    DenoisingUNet,
+    MaskAutoencoder,
+    PixelSegmenter,
+    SDSeg,
+    SDSegOutput,
+    TinyMaskAutoencoder,
+    TinyVisionEncoder,
+    VisionEncoder,
+)
+from sdseg_monai.networks.sdseg import score_from_mask_image
 from sdseg_monai.networks.unet import Float32Conv2d
 from tests.conftest import make_network
 
@@ -31,12 +44,14 @@ def test_unet_has_eight_heads_everywhere_and_a_norm_in_the_middle():
     assert all(a.group_norm is not None for a in attentions)
 
 
-def test_image_latent_starts_without_influence():
+def test_image_latent_has_influence_from_the_start():
     network = SDSeg(
         MaskAutoencoder([8, 8], 1, 4, 4), VisionEncoder([8, 8], 1, 4, 4), DenoisingUNet(8, 4, [16], [True], 1, 4, 8)
     ).eval()
     z, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
-    torch.testing.assert_close(network.predict_noise(z, torch.randn_like(z), t), network.predict_noise(z, 0 * z, t))
+    with torch.no_grad():
+        first, second = (network.predict_noise(z, torch.randn_like(z), t) for _ in range(2))
+    assert not torch.allclose(first, second, atol=1e-3)
 
 
 def test_score_is_the_composition_of_the_parts(network):
@@ -95,6 +110,8 @@ def test_zero_start_trains_what_inference_runs(prediction_type):
         ({"start_noise": "zeros"}, "nothing to predict"),
         ({"prediction_type": "noise"}, "epsilon, sample, v_prediction"),
         ({"start_noise": "random"}, "shared, zeros"),
+        ({"mask_latent": "mode"}, "mean, sample"),
+        ({"prediction_type": "sample", "start_noise": "zeros", "num_inference_steps": 2}, "use 1"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -199,3 +216,118 @@ def test_whole_network_in_bfloat16_still_ends_in_float32(network):
     assert low.predict_noise(z, z, t).dtype == torch.float32
     assert low.estimate_latent(z, low.predict_noise(z, z, t), t).dtype == torch.float32
     assert torch.isfinite(low(IMAGE.bfloat16())).all()
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_reverse_process_is_that_of_diffusers_ddim(prediction_type, steps):
+    network = make_network(prediction_type=prediction_type, num_inference_steps=steps).eval()
+    scheduler = DDIMScheduler(
+        *(1000, 0.0015, 0.0155, "scaled_linear"),
+        prediction_type=prediction_type,
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == network.schedule.reverse_timesteps(steps)
+    noise = torch.randn(1, 4, 8, 4, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        image_latent = network.encode_image(IMAGE[:1])
+        ours = list(network.reverse(image_latent, noise))
+        latent = noise
+        for mine, t in zip(ours, scheduler.timesteps, strict=True):
+            step = scheduler.step(network.predict_noise(latent, image_latent, t[None]), t, latent)
+            torch.testing.assert_close(mine, step.pred_original_sample, rtol=1e-3, atol=1e-3)
+            latent = step.prev_sample
+        expected = score_from_mask_image(network.decode(ours[-1]))
+        torch.testing.assert_close(network(IMAGE[:1], noise), expected)
+
+
+def test_a_number_of_reverse_steps_out_of_range_is_refused(network):
+    for steps in (-1, 1001):
+        with pytest.raises(ValueError, match="expected 1 to 1000"):
+            list(network.reverse(torch.zeros(1, 4, 8, 8), num_steps=steps))
+
+
+def test_a_sampled_mask_latent_has_the_posteriors_spread_and_depends_on_the_seed_alone():
+    network = make_network(mask_latent="sample")
+    output = network(IMAGE, mask=MASK, seeds=SEEDS)
+    assert torch.equal(output.latent, network(IMAGE, mask=MASK, seeds=SEEDS).latent)
+    posterior = network.autoencoder.encode((2 * MASK - 1).expand(-1, 3, -1, -1)).latent_dist
+    deviation = (output.latent / network.scale_factor - posterior.mean) / posterior.std
+    assert 0.8 < deviation.std() < 1.2 and deviation.mean().abs() < 0.3
+    # independent of the noise of the same seed
+    assert torch.corrcoef(torch.stack([deviation.flatten(), output.noise.flatten()]))[0, 1].abs() < 0.3
+
+
+def test_a_frozen_vision_encoder_is_not_trained():
+    network = make_network(train_vision_encoder=False).train()
+    assert list(network.trained_parts) == ["unet"] and not network.vision_encoder.training
+    SDSegLoss()(network(IMAGE, mask=MASK, seeds=SEEDS), MASK).backward()
+    assert all(p.grad is None for p in network.vision_encoder.parameters())
+    assert network.unet.conv_in.weight.grad.abs().sum() > 0
+
+
+def tiny_sdseg(**options):
+    torch.manual_seed(0)
+    network = SDSeg(
+        TinyMaskAutoencoder([8, 8, 8], [1, 1, 1]),
+        TinyVisionEncoder([8, 8, 8], [1, 1, 1]),
+        DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8),
+        **options,
+    )
+    network.scale_factor.fill_(1)
+    return network
+
+
+def test_tiny_autoencoder_serves_as_any_other():
+    network = tiny_sdseg()
+    assert network(IMAGE).shape == (3, 1, 32, 16)
+    SDSegLoss()(network(IMAGE, mask=MASK, seeds=SEEDS), MASK).backward()
+    assert network.encode_mask(MASK).shape == (3, 4, 8, 4)
+    with pytest.raises(ValueError, match="no posterior"):
+        tiny_sdseg(mask_latent="sample")(IMAGE, mask=MASK, seeds=SEEDS)
+
+
+def test_cross_attention_sees_the_image_and_nothing_else_changes():
+    torch.manual_seed(0)
+    unet = CrossAttentionUNet(4, 4, 4, [16, 32], [True, True], 1, 4, 8)
+    network = SDSeg(MaskAutoencoder([8, 16, 16], 1, 4, 4), VisionEncoder([8, 16, 16], 1, 4, 4), unet)
+    network.scale_factor.fill_(0.5)
+    z, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
+    with torch.no_grad():
+        first = network.predict_noise(z, torch.randn_like(z), t)
+        assert first.shape == z.shape and not torch.allclose(first, network.predict_noise(z, torch.randn_like(z), t))
+        # tokens carry no position: their order does not matter
+        image_latent = torch.randn_like(z)
+        shuffled = image_latent.flatten(2)[..., torch.randperm(64)].view_as(z)
+        torch.testing.assert_close(
+            network.predict_noise(z, image_latent, t), network.predict_noise(z, shuffled, t), atol=1e-5, rtol=1e-4
+        )
+    SDSegLoss()(network(IMAGE, mask=MASK, seeds=SEEDS), MASK).backward()
+    with pytest.raises(ValueError, match="input and cross-attention channels"):
+        SDSeg(network.autoencoder, network.vision_encoder, CrossAttentionUNet(8, 4, 4, [16], [True], 1, 4, 8))
+
+
+def test_class_conditional_network_gives_one_score_per_class():
+    torch.manual_seed(0)
+    unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8, num_class_embeds=3)
+    network = SDSeg(MaskAutoencoder([8, 16, 16], 1, 4, 4), VisionEncoder([8, 16, 16], 1, 4, 4), unet).eval()
+    network.scale_factor.fill_(0.5)
+    noise = torch.randn(1, 4, 8, 4)
+    with torch.no_grad():
+        score = network(IMAGE, noise)
+        maps = []
+        for index in range(3):
+            *_, latent = network.reverse(network.encode_image(IMAGE), noise, class_labels=torch.full((3,), index))
+            maps.append((-1 if index == 0 else 1) * network.decode(latent).mean(1, keepdim=True))
+    assert score.shape == (3, 3, 32, 16)
+    torch.testing.assert_close(score, torch.cat(maps, 1).softmax(1))
+    with pytest.raises(ValueError, match="class-conditional"):
+        network(IMAGE, mask=MASK, seeds=SEEDS)
+
+
+def test_pixel_segmenter_trains_on_logits_and_segments_to_scores():
+    network = PixelSegmenter(torch.nn.Conv2d(3, 1, 1))
+    torch.testing.assert_close(network(IMAGE), network(IMAGE, mask=MASK, seeds=SEEDS).sigmoid())
+    assert [n for n, _ in network.trained_parts.named_parameters()] == ["backbone.weight", "backbone.bias"]

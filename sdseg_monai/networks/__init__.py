@@ -1,8 +1,21 @@
 """Networks on diffusers' classes; every size is a constructor argument."""
 
-from sdseg_monai.networks.autoencoder import AutoencoderOutput, MaskAutoencoder
+from sdseg_monai.networks.autoencoder import AutoencoderOutput, MaskAutoencoder, TinyMaskAutoencoder
+from sdseg_monai.networks.cross_attention import CrossAttentionUNet
+from sdseg_monai.networks.pixel import PixelSegmenter
 from sdseg_monai.networks.sdseg import SDSeg, SDSegOutput
 from sdseg_monai.networks.unet import DenoisingUNet
-from sdseg_monai.networks.vision_encoder import VisionEncoder
+from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
 
-__all__ = ["AutoencoderOutput", "DenoisingUNet", "MaskAutoencoder", "SDSeg", "SDSegOutput", "VisionEncoder"]
+__all__ = [
+    "AutoencoderOutput",
+    "CrossAttentionUNet",
+    "DenoisingUNet",
+    "MaskAutoencoder",
+    "PixelSegmenter",
+    "SDSeg",
+    "SDSegOutput",
+    "TinyMaskAutoencoder",
+    "TinyVisionEncoder",
+    "VisionEncoder",
+]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
@@ -56,6 +56,11 @@ class MaskAutoencoder(AutoencoderKL):
         self.latent_channels = latent_channels
         self.downsampling = 2 ** (levels - 1)
 
+    def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to the posterior's mean, or to mean + std * ``noise``."""
+        posterior = self.encode(mask_image).latent_dist
+        return posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+
     def forward(self, mask_image: torch.Tensor, seeds: torch.Tensor) -> AutoencoderOutput:
         """Encode, sample the posterior and decode, for training the autoencoder itself.
 
@@ -67,3 +72,44 @@ class MaskAutoencoder(AutoencoderKL):
         noise = seeded_normal(seeds, posterior.mean.shape[1:]).to(posterior.mean)
         latent = posterior.mean + posterior.std * noise  # [B, latent_channels, h, w]
         return AutoencoderOutput(self.decode(latent).sample, posterior)
+
+
+class TinyMaskAutoencoder(AutoencoderTiny):
+    """TAESD, the distilled small stand-in for Stable Diffusion's autoencoder: f=8, 1.2 M parameters each way.
+
+    It maps to Stable Diffusion's latents without a posterior, scaled as the diffusion model expects them.
+
+    Args:
+        block_out_channels: channels of each level, all equal.
+        num_blocks: residual blocks of each encoder level; the decoder has them in reverse.
+        latent_channels: channels of the latent.
+
+    Source: madebyollin/taesd in diffusers' ``AutoencoderTiny``.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        block_out_channels: Sequence[int] = (64, 64, 64, 64),
+        num_blocks: Sequence[int] = (1, 3, 3, 3),
+        latent_channels: int = 4,
+    ) -> None:
+        super().__init__(
+            encoder_block_out_channels=tuple(block_out_channels),
+            decoder_block_out_channels=tuple(block_out_channels),
+            num_encoder_blocks=tuple(num_blocks),
+            num_decoder_blocks=tuple(reversed(num_blocks)),
+            latent_channels=latent_channels,
+        )
+        self.latent_channels = latent_channels
+        self.downsampling = 2 ** (len(block_out_channels) - 1)
+
+    def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1].
+
+        Raises:
+            ValueError: ``noise`` is given: there is no posterior to sample.
+        """
+        if noise is not None:
+            raise ValueError("this autoencoder has no posterior to sample: use mask_latent='mean'")
+        return self.encode(mask_image).latents

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import nn
 
-from sdseg_monai.networks.autoencoder import MaskAutoencoder
+from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
+from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.unet import DenoisingUNet
-from sdseg_monai.networks.vision_encoder import VisionEncoder
-from sdseg_monai.random import seeded_integers, seeded_normal
+from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
+from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
 from sdseg_monai.schedule import NoiseSchedule, PredictionType
 
 StartNoise = Literal["shared", "zeros"]
+MaskLatent = Literal["mean", "sample"]
 
 
 class SDSegOutput(NamedTuple):
@@ -34,14 +37,18 @@ class SDSeg(nn.Module):
 
     Args:
         autoencoder: mask autoencoder, frozen here.
-        vision_encoder: image encoder, trained.
-        unet: denoising network over [mask latent, image latent], trained; its input channels beyond the mask latent
-            start at zero.
+        vision_encoder: image encoder.
+        unet: denoising network over [mask latent, image latent], trained. A class-conditional one (the official
+            multi-class checkpoints) serves inference only. A :class:`CrossAttentionUNet` instead is the baseline of
+            the paper's ablation.
         schedule: noise schedule.
         prediction_type: what the U-Net predicts: ``epsilon`` (the paper), ``sample`` or ``v_prediction``.
         start_noise: z_T when ``forward`` is given none: ``shared``, one seeded tensor for every slice (the official
             code), or ``zeros``, which also trains at t = T-1 from zeros only and has no meaning for ``epsilon``.
         seed: seed of the shared start noise.
+        num_inference_steps: reverse steps of ``forward``; more than the paper's one are DDIM's, without noise between.
+        mask_latent: what training takes as z_0: the posterior's ``mean``, or a ``sample`` of it (the official code).
+        train_vision_encoder: False freezes the vision encoder (the paper's ablation).
 
     Raises:
         ValueError: the three networks do not fit each other, or an option is unknown or contradicts another.
@@ -51,21 +58,26 @@ class SDSeg(nn.Module):
 
     def __init__(
         self,
-        autoencoder: MaskAutoencoder,
-        vision_encoder: VisionEncoder,
-        unet: DenoisingUNet,
+        autoencoder: MaskAutoencoder | TinyMaskAutoencoder,
+        vision_encoder: VisionEncoder | TinyVisionEncoder,
+        unet: DenoisingUNet | CrossAttentionUNet,
         schedule: NoiseSchedule | None = None,
         prediction_type: PredictionType = "epsilon",
         start_noise: StartNoise = "shared",
         seed: int = 0,
+        num_inference_steps: int = 1,
+        mask_latent: MaskLatent = "mean",
+        train_vision_encoder: bool = True,
     ) -> None:
         super().__init__()
-        _check_options(prediction_type, start_noise)
+        _check_options(prediction_type, start_noise, mask_latent, num_inference_steps)
         _check_fit(autoencoder, vision_encoder, unet)
         self.autoencoder = autoencoder.requires_grad_(False).eval()
-        self.vision_encoder = vision_encoder
+        self.vision_encoder = vision_encoder.requires_grad_(train_vision_encoder)
         self.unet = unet
-        self.unet.zero_init_extra_input_channels(autoencoder.latent_channels)
+        self.num_inference_steps = num_inference_steps
+        self.mask_latent: MaskLatent = mask_latent
+        self.train_vision_encoder = train_vision_encoder
         self.schedule = NoiseSchedule() if schedule is None else schedule
         self.prediction_type: PredictionType = prediction_type
         self.start_noise: StartNoise = start_noise
@@ -75,12 +87,20 @@ class SDSeg(nn.Module):
     @property
     def trained_parts(self) -> nn.ModuleDict:
         """The parts that training changes, under the names that they have in the state dict."""
-        return nn.ModuleDict({"vision_encoder": self.vision_encoder, "unet": self.unet})
+        vision_encoder = {"vision_encoder": self.vision_encoder} if self.train_vision_encoder else {}
+        return nn.ModuleDict({**vision_encoder, "unet": self.unet})
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of a class-conditional network, the background's included; None for a binary one."""
+        return self.unet.config.num_class_embeds
 
     def train(self, mode: bool = True) -> SDSeg:
-        """Set the mode of the trained parts; the autoencoder stays in evaluation mode."""
+        """Set the mode of the trained parts; the others stay in evaluation mode."""
         super().train(mode)
         self.autoencoder.eval()
+        if not self.train_vision_encoder:
+            self.vision_encoder.eval()
         return self
 
     def latent_shape(self, image: torch.Tensor) -> tuple[int, int, int]:
@@ -100,26 +120,31 @@ class SDSeg(nn.Module):
         """Encode ``image`` [B, 3, H, W] in [-1, 1] to the conditioning latent z_c [B, Z, h, w]."""
         return self.vision_encoder(image)
 
-    def encode_mask(self, mask: torch.Tensor) -> torch.Tensor:
-        """Encode ``mask`` [B, 1, H, W] in {0, 1} to the mean of its scaled latent, [B, Z, h, w], without gradient."""
+    def encode_mask(self, mask: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode ``mask`` [B, 1, H, W] in {0, 1} to its scaled latent, [B, Z, h, w], without gradient.
+
+        The latent is the posterior's mean, or, given standard normal ``noise`` [B, Z, h, w], a sample of it.
+        """
         mask_image = mask_to_image(mask).to(self.autoencoder.dtype)
         with torch.no_grad():
-            return self.autoencoder.encode(mask_image).latent_dist.mode().float() * self.scale_factor
+            return self.autoencoder.encode_latent(mask_image, noise).float() * self.scale_factor
 
     def predict_noise(
-        self, noisy_latent: torch.Tensor, image_latent: torch.Tensor, timesteps: torch.Tensor
+        self,
+        noisy_latent: torch.Tensor,
+        image_latent: torch.Tensor,
+        timesteps: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run the U-Net on the concatenation [noisy mask latent, image latent].
+        """Run the U-Net: its prediction in the sense of ``prediction_type``, [B, Z, h, w], float32.
 
         Args:
             noisy_latent: z_t, [B, Z, h, w].
             image_latent: z_c, [B, Z, h, w].
             timesteps: [B], int64 in [0, T).
-
-        Returns:
-            The prediction in the sense of ``prediction_type``, [B, Z, h, w], float32.
+            class_labels: [B], int64; for a class-conditional network.
         """
-        return self.unet(torch.cat([noisy_latent, image_latent], dim=1), timesteps).sample  # this order is official
+        return self.unet.predict(noisy_latent, image_latent, timesteps, class_labels)
 
     def estimate_latent(
         self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
@@ -154,21 +179,61 @@ class SDSeg(nn.Module):
             seeds: [B], int64, one seed per sample for its timestep and noise.
 
         Returns:
-            The score [B, 1, H, W] in [0, 1], foreground from 0.5, or an :class:`SDSegOutput`.
+            The score [B, 1, H, W] in [0, 1], foreground from 0.5; of a class-conditional network one score per class,
+            [B, K, H, W], their sum 1; or an :class:`SDSegOutput`.
 
         Raises:
-            ValueError: sizes do not fit, noise is given to a network that starts from zeros, or only one of ``mask``
-                and ``seeds`` is given.
+            ValueError: sizes do not fit, noise is given to a network that starts from zeros, only one of ``mask``
+                and ``seeds`` is given, or a class-conditional network is to be trained.
         """
         if (mask is None) != (seeds is None):
             raise ValueError("a training step needs both mask and seeds, got only one of them")
         if mask is not None and seeds is not None:
             return self._training_forward(image, mask, seeds)
-        shape = self.latent_shape(image)
-        noisy_latent = self._start_noise(shape, noise).to(image).expand(len(image), *shape)
-        timesteps = torch.full((len(image),), self.schedule.num_timesteps - 1, device=image.device)
-        prediction = self.predict_noise(noisy_latent, self.encode_image(image), timesteps)
-        return score_from_mask_image(self.decode(self.estimate_latent(noisy_latent, prediction, timesteps)))
+        self.latent_shape(image)  # checks
+        image_latent = self.encode_image(image)
+        if self.num_classes is None:
+            *_, latent = self.reverse(image_latent, noise)
+            return score_from_mask_image(self.decode(latent))
+        maps = [self._class_map(image_latent, noise, index) for index in range(self.num_classes)]
+        return torch.cat(maps, dim=1).softmax(dim=1)
+
+    def reverse(
+        self,
+        image_latent: torch.Tensor,
+        noise: torch.Tensor | None = None,
+        num_steps: int | None = None,
+        class_labels: torch.Tensor | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Run the reverse process; yields each step's estimate of z_0, [B, Z, h, w], the last is the result.
+
+        Args:
+            image_latent: z_c, [B, Z, h, w].
+            noise: z_T as in :meth:`forward`.
+            num_steps: reverse steps; None for ``num_inference_steps``.
+            class_labels: [B], int64; for a class-conditional network.
+        """
+        shape = (self.autoencoder.latent_channels, *image_latent.shape[-2:])
+        noisy_latent = self._start_noise(shape, noise).to(image_latent).expand(len(image_latent), *shape)
+        steps = self.schedule.reverse_timesteps(num_steps or self.num_inference_steps)
+        for index, timestep in enumerate(steps):
+            timesteps = torch.full((len(image_latent),), timestep, device=image_latent.device)
+            prediction = self.predict_noise(noisy_latent, image_latent, timesteps, class_labels)
+            latent = self.estimate_latent(noisy_latent, prediction, timesteps)
+            yield latent
+            if index + 1 < len(steps):
+                previous = torch.full_like(timesteps, steps[index + 1])
+                noisy_latent = self.schedule.step(noisy_latent, latent, timesteps, previous).to(image_latent)
+
+    def _class_map(self, image_latent: torch.Tensor, noise: torch.Tensor | None, index: int) -> torch.Tensor:
+        """Decode one class to [B, 1, H, W], not clamped; class 0 was trained on the union of the others, so negated.
+
+        Source: official-behaviour, section 2.
+        """
+        class_labels = torch.full((len(image_latent),), index, device=image_latent.device)
+        *_, latent = self.reverse(image_latent, noise, class_labels=class_labels)
+        class_map = self.decode(latent).float().mean(dim=1, keepdim=True)
+        return -class_map if index == 0 else class_map
 
     def _start_noise(self, shape: tuple[int, int, int], noise: torch.Tensor | None) -> torch.Tensor:
         if self.start_noise == "zeros":
@@ -184,8 +249,10 @@ class SDSeg(nn.Module):
         return torch.from_numpy(shared.numpy()) if torch.jit.is_tracing() else shared
 
     def _training_forward(self, image: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor) -> SDSegOutput:
+        if self.num_classes is not None:
+            raise ValueError("a class-conditional network cannot be trained here, it serves inference")
         shape = self.latent_shape(image)
-        latent = self.encode_mask(mask)
+        latent = self.encode_mask(mask, self._posterior_noise(seeds, shape))
         image_latent = self.encode_image(image)
         if self.start_noise == "zeros":
             timesteps = torch.full((len(image),), self.schedule.num_timesteps - 1, device=image.device)
@@ -199,6 +266,12 @@ class SDSeg(nn.Module):
         latent_pred = self.estimate_latent(noisy_latent, prediction, timesteps)
         noise_pred = self.schedule.estimate_noise(noisy_latent, prediction, timesteps, self.prediction_type)
         return SDSegOutput(latent, latent_pred, None if noise_pred is None else noise, noise_pred)
+
+    def _posterior_noise(self, seeds: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor | None:
+        if self.mask_latent == "mean":
+            return None
+        keys = torch.tensor([seed_from("posterior", seed) for seed in seeds.tolist()])
+        return seeded_normal(keys, shape).to(seeds.device)
 
 
 def mask_to_image(mask: torch.Tensor) -> torch.Tensor:
@@ -214,10 +287,11 @@ def score_from_mask_image(mask_image: torch.Tensor) -> torch.Tensor:
     return ((mask_image.float() + 1) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
 
 
-def _check_options(prediction_type: str, start_noise: str) -> None:
+def _check_options(prediction_type: str, start_noise: str, mask_latent: str, num_inference_steps: int) -> None:
     for name, value, known in (
         ("prediction_type", prediction_type, get_args(PredictionType)),
         ("start_noise", start_noise, get_args(StartNoise)),
+        ("mask_latent", mask_latent, get_args(MaskLatent)),
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown: expected one of {', '.join(known)}")
@@ -225,17 +299,32 @@ def _check_options(prediction_type: str, start_noise: str) -> None:
         raise ValueError(
             "start_noise='zeros' with prediction_type='epsilon' has nothing to predict: use 'sample' or 'v_prediction'"
         )
+    if start_noise == "zeros" and num_inference_steps != 1:
+        raise ValueError(
+            f"start_noise='zeros' with num_inference_steps={num_inference_steps}: it is trained at t = T-1 only, use 1"
+        )
 
 
-def _check_fit(autoencoder: MaskAutoencoder, vision_encoder: VisionEncoder, unet: DenoisingUNet) -> None:
+def _check_fit(
+    autoencoder: MaskAutoencoder | TinyMaskAutoencoder,
+    vision_encoder: VisionEncoder | TinyVisionEncoder,
+    unet: DenoisingUNet | CrossAttentionUNet,
+) -> None:
     z = autoencoder.latent_channels
     if vision_encoder.downsampling != autoencoder.downsampling:
         raise ValueError(
             f"vision encoder divides the resolution by {vision_encoder.downsampling}, mask autoencoder by "
             f"{autoencoder.downsampling}: give both the same number of block_out_channels"
         )
-    if unet.config.in_channels != z + vision_encoder.latent_channels or unet.config.out_channels != z:
+    config = unet.config
+    if isinstance(unet, CrossAttentionUNet):
+        found, expected = (config.in_channels, config.cross_attention_dim), (z, vision_encoder.latent_channels)
+        meaning = "input and cross-attention channels"
+    else:
+        found, expected = (config.in_channels,), (z + vision_encoder.latent_channels,)
+        meaning = "input channels (mask and image latent)"
+    if found != expected or config.out_channels != z:
         raise ValueError(
-            f"U-Net has {unet.config.in_channels} input and {unet.config.out_channels} output channels: expected "
-            f"{z + vision_encoder.latent_channels} (mask and image latent) and {z}"
+            f"U-Net has {', '.join(map(str, found))} {meaning} and {config.out_channels} output channels: expected "
+            f"{', '.join(map(str, expected))} and {z}"
         )

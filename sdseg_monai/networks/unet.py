@@ -38,6 +38,7 @@ class DenoisingUNet(UNet2DModel):
         num_heads: heads of every attention; divides the channels of each level that attends.
         norm_num_groups: groups of every GroupNorm.
         dropout: dropout of the residual blocks; the official code uses 0.2.
+        num_class_embeds: classes whose embedding is added to the time's; None for an unconditional network.
 
     Source: official-behaviour 1.5; 294,973,828 parameters at the default size.
     """
@@ -53,6 +54,7 @@ class DenoisingUNet(UNet2DModel):
         num_heads: int = 8,
         norm_num_groups: int = 32,
         dropout: float = 0.0,
+        num_class_embeds: int | None = None,
     ) -> None:
         if len(attention_levels) != len(block_out_channels):
             raise ValueError(
@@ -77,6 +79,7 @@ class DenoisingUNet(UNet2DModel):
             attn_norm_num_groups=norm_num_groups,  # else the middle attention silently loses its norm
             norm_eps=1e-5,
             dropout=dropout,
+            num_class_embeds=num_class_embeds,
         )
         for module in self.modules():
             if isinstance(module, Attention):  # diffusers fixes the head dimension, the official code their number
@@ -84,10 +87,22 @@ class DenoisingUNet(UNet2DModel):
                 module.scale = (module.inner_dim // num_heads) ** -0.5
         self.conv_out = Float32Conv2d(block_out_channels[0], out_channels, kernel_size=3, padding=1)
 
-    def zero_init_extra_input_channels(self, pretrained_channels: int) -> None:
-        """Zero the first convolution's weights for all input channels from ``pretrained_channels`` on.
+    def predict(
+        self,
+        noisy_latent: torch.Tensor,
+        image_latent: torch.Tensor,
+        timesteps: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run on the concatenation [noisy mask latent, image latent]; the order is the official one.
 
-        The concatenated image latent then starts without influence (paper, 3.2).
+        Args:
+            noisy_latent: z_t, [B, Z, h, w].
+            image_latent: z_c, [B, Z, h, w].
+            timesteps: [B], int64 in [0, T).
+            class_labels: [B], int64; for a class-conditional network.
+
+        Returns:
+            [B, Z, h, w], float32.
         """
-        with torch.no_grad():
-            self.conv_in.weight[:, pretrained_channels:] = 0
+        return self(torch.cat([noisy_latent, image_latent], dim=1), timesteps, class_labels).sample

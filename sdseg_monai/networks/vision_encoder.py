@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers.models.autoencoders.vae import Encoder
+from diffusers.models.autoencoders.vae import Encoder, EncoderTiny
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
@@ -53,3 +53,28 @@ class VisionEncoder(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode ``image`` [B, 3, H, W] in [-1, 1] to its latent [B, Z, h, w]."""
         return self.out(self.encoder(image))
+
+
+class TinyVisionEncoder(nn.Module):
+    """TAESD's encoder as vision encoder; it ends in Z channels by itself.
+
+    Args:
+        block_out_channels: channels of each level, all equal; their number must equal the mask autoencoder's.
+        num_blocks: residual blocks of each level.
+        latent_channels: Z.
+    """
+
+    def __init__(
+        self,
+        block_out_channels: Sequence[int] = (64, 64, 64, 64),
+        num_blocks: Sequence[int] = (1, 3, 3, 3),
+        latent_channels: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encoder = EncoderTiny(3, latent_channels, tuple(num_blocks), tuple(block_out_channels), "relu")
+        self.latent_channels = latent_channels
+        self.downsampling = 2 ** (len(block_out_channels) - 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Encode ``image`` [B, 3, H, W] in [-1, 1] to its latent [B, Z, h, w]."""
+        return self.encoder(image)

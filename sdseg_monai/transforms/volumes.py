@@ -15,16 +15,18 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import check_same_grid, read_volume, write_volume
+from sdseg_monai.io import Volume, check_same_grid, read_volume, write_volume
+from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
 
 logger = logging.getLogger(__name__)
 
 
 class LoadVolumed(MapTransform):
-    """Read the volume files named under ``keys`` into MetaTensors [1, X, Y, Z] in float32.
+    """Read the files named under ``keys`` into MetaTensors in float32: volumes as [1, X, Y, Z].
 
-    Unlike MONAI's LoadImaged it refuses what would only fail, or mislead, later: see
-    :func:`sdseg_monai.io.read_volume`. All keys of a case must lie on one grid.
+    A picture is a volume of one slice: [3, H, W, 1] with intensities of 0 to 255, or, under the key ``label``,
+    [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses what would only fail, or mislead, later: see
+    :func:`sdseg_monai.io.read_volume` and :mod:`sdseg_monai.pictures`. All keys of a case must lie on one grid.
 
     Raises:
         InputError: a file cannot be used, or two of them differ in shape or position.
@@ -36,7 +38,7 @@ class LoadVolumed(MapTransform):
         first = None
         for key in self.key_iterator(item):
             path = Path(item[key])
-            volume = read_volume(path)
+            channels, volume = _read_picture_as_volume(path, key) if is_picture(path) else _read_volume(path)
             if first is None:
                 first = (path, volume)
             else:
@@ -48,14 +50,25 @@ class LoadVolumed(MapTransform):
                 MetaKeys.SPATIAL_SHAPE: np.array(volume.array.shape),
                 MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
             }
-            item[key] = MetaTensor(torch.from_numpy(volume.array)[None], affine=affine, meta=meta)
+            item[key] = MetaTensor(torch.from_numpy(channels), affine=affine, meta=meta)
         return item
+
+
+def _read_volume(path: Path) -> tuple[np.ndarray, Volume]:
+    volume = read_volume(path)
+    return volume.array[None], volume
+
+
+def _read_picture_as_volume(path: Path, key: Hashable) -> tuple[np.ndarray, Volume]:
+    picture = read_picture_mask(path)[None].astype(np.float32) if key == "label" else read_picture(path)
+    channels = picture[..., None]  # [C, H, W, 1]
+    return channels, Volume(channels[0], np.eye(4))
 
 
 class SaveMaskd(MapTransform):
     """Write the masks under ``keys`` as ``uint8`` on the grid of the file that ``reference_key`` was read from.
 
-    The file keeps the input's name and kind, so that predictions and labels match by name.
+    The file keeps the input's name and kind, so that predictions and labels match by name; a picture's mask is a PNG.
 
     Args:
         keys: masks, each [1, X, Y, Z] on the reference's grid.
@@ -76,10 +89,14 @@ class SaveMaskd(MapTransform):
         item = dict(data)
         reference = Path(item[self.reference_key].meta[ImageMetaKey.FILENAME_OR_OBJ])
         for key in self.key_iterator(item):
-            path = self.output_dir / reference.name
+            path = self.output_dir / (f"{reference.stem}.png" if is_picture(reference) else reference.name)
             if path.resolve() == reference.resolve():
                 raise InputError(f"{path}: the mask would replace the image, name another output folder")
-            write_volume(path, mask_to_array(item[key]), reference)
+            mask = mask_to_array(item[key])
+            if is_picture(reference):
+                write_picture_mask(path, mask[..., 0])
+            else:
+                write_volume(path, mask, reference)
         return item
 
 

@@ -1,4 +1,4 @@
-"""Weights in and out: plain tensors only, strict, atomic."""
+"""Files of plain tensors: written whole or not at all, read without running anything, loaded strictly."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import nn
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
-from sdseg_monai.networks import MaskAutoencoder, SDSeg
+from sdseg_monai.networks import SDSeg
+from sdseg_monai.weights.inference import drop_mask_encoder, mask_encoder_names
 
 logger = logging.getLogger(__name__)
-
-RANDOM = "random"
-SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -57,6 +54,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 def load_weights(network: nn.Module, path: str | Path) -> None:
     """Load ``path`` into ``network`` strictly; float16 files fill float32 networks.
 
+    An inference export lacks the mask encoder: the network then segments, and encoding a mask raises
+    :class:`InputError`.
+
     Raises:
         InputError: the file cannot be read, or its names or shapes are not the network's.
     """
@@ -64,6 +64,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     unusable = [name for name, value in state.items() if not _is_usable(name, value)]
     if unusable:
         raise InputError(f"{path}: {unusable[0]} is no tensor of finite numbers, expected the weights of a network")
+    if isinstance(network, SDSeg):
+        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        left_out = mask_encoder_names(expected)
+        kept = {name: shape for name, shape in expected.items() if name not in left_out}
+        if left_out and {name: tensor.shape for name, tensor in state.items()} == kept:
+            drop_mask_encoder(network)
+            logger.info("%s: an inference export, without the %d tensors of the mask encoder", path, len(left_out))
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -77,56 +84,3 @@ def _is_usable(name: Any, value: Any) -> bool:
     if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point()):
         return False
     return bool(torch.isfinite(value).all()) and not (name == "scale_factor" and bool(value <= 0))
-
-
-def load_autoencoder(network: SDSeg, source: str | Path) -> None:
-    """Load pretrained weights into the mask autoencoder and, where the sizes agree, the vision encoder's trunk.
-
-    Args:
-        network: its autoencoder is filled; its vision encoder starts from the autoencoder's encoder, as in the paper,
-            if both have the same layers, else keeps its random start.
-        source: file of plain tensors that ``train_autoencoder.json`` wrote, or a diffusers AutoencoderKL (kl-f8, SD):
-            a folder or hub id, of the autoencoder alone or of a pipeline that has it under ``vae``. ``random`` keeps
-            the random start, for smoke tests.
-
-    Raises:
-        InputError: there is no such file, folder or hub id, or its sizes are not the network's.
-    """
-    if source == RANDOM:
-        logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
-    elif Path(source).suffix == ".pt":
-        load_weights(network.autoencoder, source)
-    else:
-        _load_diffusers(network.autoencoder, str(source))
-    trunk = network.vision_encoder.encoder
-    pretrained = network.autoencoder.encoder.state_dict()
-    if {k: v.shape for k, v in trunk.state_dict().items()} == {k: v.shape for k, v in pretrained.items()}:
-        trunk.load_state_dict(pretrained)
-    else:
-        logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
-
-
-def _load_diffusers(autoencoder: MaskAutoencoder, source: str) -> None:
-    pretrained = _find_diffusers(source)
-    # the number of groups changes no shape, so that strict loading would not notice it
-    sizes, expected = ({key: _plain(model.config[key]) for key in SIZES} for model in (pretrained, autoencoder))
-    if sizes != expected:
-        raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
-    autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
-
-
-def _find_diffusers(source: str) -> AutoencoderKL:
-    failure: Exception | None = None
-    for subfolder in ("vae", None):
-        try:
-            return AutoencoderKL.from_pretrained(source, subfolder=subfolder)
-        except (OSError, ValueError) as error:
-            failure = error
-    raise InputError(
-        f"{source}: no autoencoder there ({str(failure).splitlines()[0]}), expected a .pt file, a diffusers folder or "
-        "a hub id that can be reached"
-    ) from failure

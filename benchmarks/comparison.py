@@ -1,0 +1,65 @@
+"""Tables 2, 3 and 6 of the paper: Dice and IoU of every experiment of a study, with bootstrap confidence intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from study import Study, load_volume
+from tables import Table
+from tqdm import tqdm
+
+from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
+
+RESAMPLES = 10_000
+
+
+@torch.inference_mode()
+def score(study: Study, experiment: str, split: str) -> list[CaseMetrics]:
+    """Return the metrics of each case of ``split``, on the case's own grid."""
+    parser = study.trained(experiment)
+    network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
+    device = parser.get_parsed_content("device")
+    cases = []
+    for item in tqdm(study.items(split), desc=f"{experiment}: {split}", leave=False):
+        data = load_volume(parser, item)
+        predicted = inferer(data["image"][None].to(device), network)[0, 0].cpu() >= 0.5
+        cases.append(compare_masks(Path(item["image"]).stem, predicted, data["label"][0] >= 0.5))
+    return cases
+
+
+def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean."""
+    if len(set(values)) < 2:
+        return (values[0], values[0])
+    result = bootstrap(
+        (np.array(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
+    )
+    return tuple(result.confidence_interval)
+
+
+def compare(study: Study) -> Table:
+    """Score the test cases of every experiment; the model was chosen on the validation cases."""
+    rows = []
+    for experiment in study.experiments:
+        validation, test = (score(study, experiment, split) for split in ("validation", "test"))
+        write_csv(study.run_folder(experiment) / "test.csv", test)
+        parameters = sum(p.numel() for p in _trained_parts(study, experiment).parameters())
+        row = [experiment, f"{parameters / 1e6:.1f}", f"{100 * np.mean([case.dice for case in validation]):.1f}"]
+        for values in ([case.dice for case in test], [case.iou for case in test]):
+            low, high = interval(values)
+            row.append(f"{100 * np.mean(values):.1f} ({100 * low:.1f} to {100 * high:.1f})")
+        rows.append([*row, study.config_hash(experiment)])
+    cases = len(study.items("test"))
+    return Table(
+        "comparison",
+        f"Tables 2, 3 and 6: mean over {cases} test cases in percent, 95 % bootstrap interval ({RESAMPLES} resamples)",
+        ["network", "trained parameters, M", "validation Dice", "test Dice", "test IoU", "config"],
+        rows,
+    )
+
+
+def _trained_parts(study: Study, experiment: str) -> torch.nn.Module:
+    return study.parser(experiment).get_parsed_content("network_def").trained_parts

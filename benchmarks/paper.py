@@ -1,0 +1,93 @@
+"""Every experiment of the paper on one dataset: train what is not trained yet, measure, draw, and write a report.
+
+    python benchmarks/paper.py --study benchmarks/studies/kvasir_cpu.json --dataset_dir DIR --datalist JSON --output DIR
+
+Trainings resume from their checkpoints, so the command can be given again at any time. The report is report.md in the
+output folder, with a CSV per table and a PNG per figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import comparison
+import efficiency
+import figures
+import stability
+from study import Study, read_study, train
+from tables import Table, commit, hardware, replace_section
+
+PARTS = ("train", "comparison", "efficiency", "stability", "figures")
+
+
+def main() -> None:
+    """Run the experiments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--datalist", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all of them, in this order")
+    parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
+    parser.add_argument("--main", default="SDSeg", help="experiment of tables 4 and 5 and figures 2 and 5")
+    parser.add_argument("--without", default="- latent loss", help="experiment that figure 3 compares with")
+    parser.add_argument("--pretrained", default="SDSeg, TAESD weights", help="experiment of figure 6")
+    parser.add_argument("--lpips", help="safetensors file of LPIPS' AlexNet; needed for table 5")
+    parser.add_argument("--seeds", type=int, default=5, help="of table 5")
+    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="config key")
+    parser.add_argument("--section", type=Path, help="document whose section 'report' is replaced by the report")
+    options = parser.parse_args()
+    study = read_study(
+        *(options.study, options.dataset_dir, options.datalist, options.output),
+        dict(options.option),
+        options.only,
+    )
+    if "train" in options.parts:
+        for experiment in study.experiments:
+            train(study, experiment)
+    tables = {
+        "comparison": partial(comparison.compare, study),
+        "efficiency": partial(efficiency.measure, study, options.main),
+        "stability": partial(stability.measure, study, options.main, options.lpips, options.seeds),
+    }
+    for name, measure in tables.items():
+        if name in options.parts:
+            _keep(study, measure())
+    if "figures" in options.parts:
+        figures.reconstructions(study, options.main, study.folder / "reconstructions.png")
+        figures.convergence(study, [options.main, options.without], study.folder / "convergence.png")
+        figures.reverse_process(study, options.main, study.folder / "reverse_process.png")
+        figures.image_latents(study, options.pretrained, study.folder / "image_latents.png")
+    report = _report(study)
+    (study.folder / "report.md").write_text(report + "\n")
+    if options.section:
+        replace_section(options.section, "report", report)
+
+
+def _keep(study: Study, table: Table) -> None:
+    table.write_csv(study.folder)
+    note = f"{hardware()}; commit {commit()}"
+    (study.folder / f"{table.name}.md").write_text(f"{table.markdown()}\n\n{note}.\n")
+
+
+def _report(study: Study) -> str:
+    """Return the tables that were measured so far, each with where and at which commit it was."""
+    found = [study.folder / f"{name}.md" for name in PARTS]
+    parts = [path.read_text().strip() for path in found if path.is_file()]
+    seed = study.parser(next(iter(study.experiments)))["seed"]
+    about = (
+        f"{study.name}. Split {study.manifest}, manifest hash {study.manifest_hash()}; seed {seed}; "
+        f"{_images_seen(study)} images seen by each network."
+    )
+    return "\n\n".join([about, *parts])
+
+
+def _images_seen(study: Study) -> int:
+    parser = study.parser(next(iter(study.experiments)))
+    return parser["epochs"] * (len(study.items("training")) // parser["batch_size"]) * parser["batch_size"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""STS-3D (toothfairychallenges.github.io): check the labelled CBCT volumes and write their datalist.
+
+Training labels are cleaned as the official code cleans them, into new files in label_cleaned beside label; validation
+and test labels stay as they are.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from checks import read_labelled_volume
+from common import Dataset, Item, main
+from monai.transforms import RemoveSmallObjects
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import read_volume, write_volume
+
+WINDOW_LEVEL = 500  # HU; the window of 1200 around it is the bundle's intensity_range
+SMALLEST_OBJECT = 64  # voxels
+
+
+def check_case(image_path: Path, label_path: Path) -> None:
+    """Check a volume in Hounsfield units and its binary label.
+
+    Raises:
+        InputError: as :func:`checks.read_labelled_volume`, or the image stays below the window's level, which teeth
+            do not: the release on Zenodo is scaled to 0 to 1.
+    """
+    image, _ = read_labelled_volume(image_path, label_path, frozenset({0, 1}))
+    highest = float(image.array.max())
+    if highest < WINDOW_LEVEL:
+        raise InputError(f"{image_path}: its highest value is {highest:g}, expected teeth above {WINDOW_LEVEL} HU")
+
+
+def clean_label(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return ``label`` [X, Y, Z] without objects of fewer than 64 voxels and outside the field of view, uint8.
+
+    Voxels that touch at a corner are one object; outside the field of view the image has its lowest value.
+    Source: data/sts3d/sts3d_preprocess.py of the official code.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of scikit-image, for MONAI's min_size
+        kept = RemoveSmallObjects(SMALLEST_OBJECT, connectivity=3)(label[None] > 0)[0]
+    return (np.asarray(kept, dtype=bool) & (image > image.min())).astype(np.uint8)
+
+
+def prepare(dataset_dir: Path, split: str, item: Item) -> Item:
+    """Write the cleaned label of a training case and return the item that names it."""
+    if split != "training":
+        return item
+    label_path = dataset_dir / item["label"]
+    cleaned_path = label_path.parent.with_name("label_cleaned") / label_path.name
+    label = clean_label(read_volume(dataset_dir / item["image"]).array, read_volume(label_path).array)
+    write_volume(cleaned_path, label, label_path)
+    return {**item, "label": str(cleaned_path.relative_to(dataset_dir))}
+
+
+STS = Dataset(
+    splits=("sts_9_3",),
+    layouts=(
+        ("labelled/image/{case}_0000.nii.gz", "labelled/label/{case}_0000.nii.gz"),
+        ("image/{case}_0000.nii.gz", "label/{case}_0000.nii.gz"),
+    ),
+    check_case=check_case,
+    prepare=prepare,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STS, __doc__))

@@ -1,0 +1,113 @@
+"""What a training writes and takes up again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.handlers.average import WeightAverage
+from sdseg_monai.weights import read_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint:
+    """Write the whole training state after each epoch, atomically, and take it up again when the training starts.
+
+    Everything random is a function of (seed, epoch, draw), so a run that was killed at any step and started again
+    with the same command ends with the weights of one that was not: it repeats the epoch that it was in.
+
+    Args:
+        path: the file; the same command finds it again.
+        objects: what has ``state_dict`` and ``load_state_dict``: networks, optimizers, schedules, averages.
+        evaluator: its best metric is kept as well; None where the run does not validate.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: dict[str, nn.Module | Optimizer | LRScheduler | WeightAverage],
+        evaluator: Engine | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.objects = objects
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer: after validation, before what needs the loaded state."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Continue from the checkpoint if there is one."""
+        if not self.path.is_file():
+            return
+        state = read_tensors(self.path)
+        try:
+            for name, item in self.objects.items():
+                item.load_state_dict(state[name])
+            engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+            if self.evaluator is not None:
+                self.evaluator.state.best_metric = state["best_metric"]
+                self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{self.path}: is of another training ({reason}); remove it to start anew, or set another --ckpt_dir"
+            ) from error
+        logger.info("continuing after epoch %d from %s", engine.state.epoch, self.path)
+
+    def save(self, engine: Engine) -> None:
+        """Write the state of the epoch that ended."""
+        if getattr(engine.state, "rank", 0) != 0:
+            return
+        state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
+        state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
+        if self.evaluator is not None:
+            state["best_metric"] = float(self.evaluator.state.best_metric)
+            state["best_metric_epoch"] = self.evaluator.state.best_metric_epoch
+        save_tensors(self.path, state)
+
+
+class BestModel:
+    """Write the evaluated network's strict state dict whenever the key metric is the best so far.
+
+    Args:
+        path: the bundle's ``models/model.pt``.
+        network: network that the evaluator evaluates.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the evaluator."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save if this evaluation was the best."""
+        state = engine.state
+        if getattr(state, "rank", 0) == 0 and state.best_metric_epoch == state.epoch:
+            save_tensors(self.path, self.network.state_dict())
+            logger.info("%s: epoch %d, %s %.4f", self.path, state.epoch, state.key_metric_name, state.best_metric)
+
+
+class LastModel(BestModel):
+    """Write the network's strict state dict after the last epoch, for a training that does not validate."""
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save."""
+        if getattr(engine.state, "rank", 0) == 0:
+            save_tensors(self.path, self.network.state_dict())

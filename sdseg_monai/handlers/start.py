@@ -1,0 +1,123 @@
+"""What happens once when a training or an epoch starts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from sdseg_monai.networks import SDSeg
+from sdseg_monai.random import seed_from
+
+logger = logging.getLogger(__name__)
+
+
+class EpochSeed:
+    """Seed torch's global generator (dropout) from (seed, epoch, rank) at each epoch's start.
+
+    The state of the generator then needs no place in a checkpoint.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed for the epoch that starts."""
+        torch.manual_seed(seed_from(self.seed, engine.state.epoch, getattr(engine.state, "rank", 0)))
+
+
+class LatentScale:
+    """Measure the network's ``scale_factor`` once: 1/std of the training masks' latents.
+
+    Does nothing where the factor is known, from a checkpoint or from pretrained weights: changing it would put all
+    that the U-Net learned on another scale. SD's 0.18215 is for photographs; masks are about 1.5 times wider.
+
+    Args:
+        network: network whose buffer is filled.
+        dataset: training set, items with ``label`` [1, H, W].
+        num_masks: masks to measure on, evenly spaced over the set; at most this many.
+        batch_size: masks per forward pass.
+
+    Source: official-behaviour 1.3, which measures on the first batch alone.
+    """
+
+    def __init__(self, network: SDSeg, dataset: Dataset, num_masks: int, batch_size: int = 8) -> None:
+        self.network = network
+        self.dataset = dataset
+        self.num_masks = num_masks
+        self.batch_size = batch_size
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after what loads a checkpoint."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Measure, unless the factor is known."""
+        factor = self.network.scale_factor
+        if torch.isfinite(factor):
+            return
+        length = len(self.dataset)  # type: ignore[arg-type]
+        indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
+        factor.fill_(1)
+        latents = []
+        for start in tqdm(range(0, len(indices), self.batch_size), desc="latent scale", delay=2, leave=False):
+            batch = [self.dataset[i]["label"] for i in indices[start : start + self.batch_size]]
+            latents.append(self.network.encode_mask(torch.stack(batch).to(factor.device)).cpu())
+        factor.fill_(1 / torch.cat(latents).std())
+        logger.info("latent scale factor %.5f, measured on %d training masks", float(factor), len(indices))
+
+
+class ExpectedTime:
+    """Before a training on the CPU that will take long, log how long.
+
+    One forward pass of one slice is timed; a training step is taken as three of them per slice, which is what
+    backpropagation costs in arithmetic.
+
+    Args:
+        network: network in training.
+        size: (H, W) of its input.
+        batch_size: slices per step.
+        report_above: minutes below which nothing is logged.
+    """
+
+    def __init__(self, network: nn.Module, size: Sequence[int], batch_size: int, report_above: float = 10) -> None:
+        self.network = network
+        self.size = tuple(size)
+        self.batch_size = batch_size
+        self.report_above = report_above
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Estimate and log."""
+        parameter = next(self.network.parameters())
+        steps = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
+        if parameter.device.type != "cpu" or steps <= 0:
+            return
+        image = torch.zeros(1, 3, *self.size)
+        with torch.no_grad():
+            self.network(image)  # the first pass also allocates
+            start = time.perf_counter()
+            self.network(image)
+        minutes = 3 * (time.perf_counter() - start) * self.batch_size * steps / 60
+        if minutes > self.report_above:
+            logger.warning(
+                "training on the CPU: %d steps of %d slices of %dx%d will take about %.1f hours, without validation",
+                steps,
+                self.batch_size,
+                *self.size,
+                minutes / 60,
+            )

@@ -1,0 +1,128 @@
+"""Pretrained weights for the mask autoencoder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks import MaskAutoencoder, SDSeg, TinyMaskAutoencoder
+from sdseg_monai.weights.files import load_weights
+from sdseg_monai.weights.keymaps import autoencoder_source
+from sdseg_monai.weights.layouts import describe_layout
+from sdseg_monai.weights.lightning import read_checkpoint
+from sdseg_monai.weights.pretrained import find_pretrained
+from sdseg_monai.weights.sizes import axis, encoder_sizes
+from sdseg_monai.weights.transfer import (
+    check_sources,
+    check_state,
+    plain,
+    refuse_unexpected,
+    shapes_of,
+    strip_prefix,
+    take_tensors,
+    to_float32,
+)
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random"
+SINGLE_FILES = (".ckpt", ".safetensors")
+PREFIX = "first_stage_model."
+SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+TINY_SIZES = (
+    "encoder_block_out_channels",
+    "decoder_block_out_channels",
+    "num_encoder_blocks",
+    "num_decoder_blocks",
+    "latent_channels",
+)
+
+
+def load_autoencoder(network: SDSeg, source: str | Path) -> None:
+    """Load pretrained weights into the mask autoencoder and, where the sizes agree, the vision encoder's trunk.
+
+    Args:
+        network: its autoencoder is filled; its vision encoder starts from the autoencoder's encoder, as in the paper,
+            if both have the same layers, else keeps its random start.
+        source: a ``.pt`` file of plain tensors that ``train_autoencoder.json`` wrote; a ``.ckpt`` or ``.safetensors``
+            file of CompVis (kl-f8, SD's VAE, or a whole model with it under ``first_stage_model``), or of TAESD for a
+            :class:`TinyMaskAutoencoder`, in any floating-point type; or a diffusers autoencoder, a folder or hub id,
+            alone or of a pipeline that has it under ``vae``. ``random`` keeps the random start, for smoke tests.
+
+    Raises:
+        InputError: there is no such file, folder or hub id, it lacks a tensor, or its sizes are not the network's.
+    """
+    if source == RANDOM:
+        logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
+    elif Path(source).suffix == ".pt":
+        load_weights(network.autoencoder, source)
+    elif Path(source).suffix in SINGLE_FILES:
+        _load_file(network.autoencoder, Path(source))
+    else:
+        _load_diffusers(network.autoencoder, str(source))
+    trunk = network.vision_encoder.encoder
+    pretrained = network.autoencoder.encoder.state_dict()
+    if {k: v.shape for k, v in trunk.state_dict().items()} == {k: v.shape for k, v in pretrained.items()}:
+        trunk.load_state_dict(pretrained)
+    else:
+        logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
+
+
+def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
+    state = read_checkpoint(path)
+    state = strip_prefix(state, PREFIX) or state
+    is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
+    try:
+        if not any(name.startswith("encoder.layers." if is_tiny else "encoder.down.") for name in state):
+            raise InputError(
+                f"looks like {describe_layout(state)}, expected {'TAESD' if is_tiny else 'a CompVis autoencoder'}; of "
+                "a diffusers model give the folder"
+            )
+        tensors = _take_tiny(autoencoder, state) if is_tiny else take_compvis(autoencoder, state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    autoencoder.load_state_dict(tensors, strict=True)
+
+
+def _take_tiny(autoencoder: TinyMaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
+    return {name: to_float32(name, tensor) for name, tensor in state.items()}
+
+
+def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors for ``autoencoder`` from those of a CompVis one.
+
+    Raises:
+        InputError: one is missing, misshapen or too many, or the sizes are others.
+    """
+    found, targets = shapes_of(state), shapes_of(autoencoder.state_dict())
+    sizes = encoder_sizes(found, axis(found, "post_quant_conv.weight", 0, rank=4))
+    if sizes != {key: plain(autoencoder.config[key]) for key in SIZES}:
+        raise InputError(f"an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
+    sources = {name: autoencoder_source(name, len(sizes["block_out_channels"])) for name in targets}
+    check_sources(found, sources, targets)
+    # a loss beside the autoencoder is left over from its training
+    refuse_unexpected(
+        (name for name in state if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))),
+        (source.name for source in sources.values()),
+    )
+    return take_tensors(state, sources, targets)
+
+
+def _load_diffusers(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str) -> None:
+    is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
+    pretrained = find_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source, "vae")
+    # the number of groups changes no shape, so that strict loading would not notice it
+    sizes, expected = (_sizes(model, TINY_SIZES if is_tiny else SIZES) for model in (pretrained, autoencoder))
+    if sizes != expected:
+        raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
+    autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
+
+
+def _sizes(model: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: plain(model.config[key]) for key in keys}

@@ -1,0 +1,136 @@
+"""From one form of a network's weights to another, file to file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from monai.bundle import ConfigParser
+
+from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.networks import SDSeg
+from sdseg_monai.weights.export import save_inference
+from sdseg_monai.weights.files import load_weights, save_tensors
+from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
+from sdseg_monai.weights.inference import mask_encoder_names
+from sdseg_monai.weights.official import import_official
+
+SourceKind = Literal["official", "bundle", "diffusers"]
+TargetKind = Literal["bundle", "diffusers", "inference"]
+SOURCE_KINDS: tuple[str, ...] = get_args(SourceKind)
+TARGET_KINDS: tuple[str, ...] = get_args(TargetKind)
+OFFICIAL_HEADS = 8
+
+
+class Conversion(NamedTuple):
+    """What :func:`convert` did: tensors of the source used and not, of the network left out, and bytes written."""
+
+    used: int
+    unused: int
+    missing: int
+    bytes: int
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    source_kind: str,
+    target_kind: str,
+    num_heads: int | None = None,
+    raw: bool = False,
+) -> Conversion:
+    """Read ``source`` and write ``output``, which appears whole or not at all.
+
+    Args:
+        source: an official Lightning checkpoint, a bundle's folder, or a folder that
+            :func:`~sdseg_monai.weights.folder.save_diffusers_folder` wrote. A bundle's configs are code: convert only
+            what you trust.
+        output: a file ending in ``.pt`` (bundle: the ``models/model.pt`` of one; inference), or a new folder
+            (diffusers).
+        source_kind: ``official``, ``bundle`` or ``diffusers``.
+        target_kind: ``bundle``, ``diffusers`` or ``inference``.
+        num_heads: heads of an official U-Net's attention; None for 8.
+        raw: take an official U-Net's raw weights instead of the averaged ones.
+
+    Raises:
+        InputError: the source cannot be used, the output not be written, or the one would replace the other.
+    """
+    for name, kind, kinds in (("source", source_kind, SOURCE_KINDS), ("target", target_kind, TARGET_KINDS)):
+        if kind not in kinds:
+            raise InputError(f"{kind!r} is no kind of {name}, expected {', '.join(kinds)}")
+    if source_kind != "official" and (raw or num_heads is not None):
+        raise InputError(f"the number of heads and raw weights are for official checkpoints, not for {source_kind}")
+    _check_output(source, output, target_kind)
+    if source_kind == "official":
+        heads = OFFICIAL_HEADS if num_heads is None else num_heads
+        imported = import_official(source, num_heads=heads, use_ema=not raw)
+        network, counts = imported.network, imported.report.counts()
+    else:
+        network = load_bundle_network(source) if source_kind == "bundle" else load_diffusers_folder(source)
+        counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
+    left_out = 0
+    if target_kind == "inference":
+        left_out = len(mask_encoder_names(network.state_dict()))
+    elif not mask_encoder_names(network.state_dict()):
+        raise InputError(f"{source}: holds an inference export without the mask encoder, expected the full weights")
+    WRITERS[target_kind](network, output)
+    return Conversion(**{**counts, "missing": counts["missing"] + left_out}, bytes=_size(output))
+
+
+def load_bundle_network(root: Path) -> SDSeg:
+    """Return the network of a bundle's ``configs/inference.json`` with the bundle's weights, in evaluation mode.
+
+    Raises:
+        InputError: there is no such bundle, or it has no weights of its network.
+    """
+    config = root / "configs" / "inference.json"
+    if not config.is_file():
+        raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
+    try:
+        parser = ConfigParser()
+        parser.read_config(config)
+        parser["bundle_root"] = str(root)
+        network = parser.get_parsed_content("network_def")
+        checkpoint = Path(parser.get_parsed_content("checkpoint"))
+        if not isinstance(network, SDSeg):
+            raise InputError(f"{config}: network_def is a {type(network).__name__}, expected an SDSeg")
+        load_weights(network, checkpoint)
+    except Exception as error:  # a config is a program: it fails in as many ways
+        input_error = find_input_error(error)
+        if input_error is not None:
+            raise input_error from error
+        raise InputError(f"{config}: cannot be used ({error!r}), expected a bundle of this kind") from error
+    return network.eval()
+
+
+def _save_model(network: SDSeg, path: Path) -> None:
+    save_tensors(path, network.state_dict())
+
+
+WRITERS: Mapping[str, Callable[[SDSeg, Path], None]] = {
+    "bundle": _save_model,
+    "diffusers": save_diffusers_folder,
+    "inference": save_inference,
+}
+
+
+def _check_output(source: Path, output: Path, target_kind: str) -> None:
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    inputs = [source, *source.rglob("*")] if source.is_dir() else [source]
+    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
+    if os.path.realpath(output) in {os.path.realpath(path) for path in inputs}:
+        raise InputError(f"{output}: is an input and would be replaced, name another output")
+    if target_kind == "diffusers":
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise InputError(f"{output}: exists, expected the name of a new folder")
+    elif output.suffix != ".pt" or output.is_dir():
+        raise InputError(f"{output}: expected the name of a file ending in .pt")
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

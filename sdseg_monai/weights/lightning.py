@@ -1,0 +1,92 @@
+"""Reading checkpoints of others: Lightning .ckpt, plain torch files and safetensors, without running what they hold."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sdseg_monai.errors import InputError
+
+CALLBACKS = ("ModelCheckpoint", "EarlyStopping", "LearningRateMonitor", "Timer")
+CALLBACK_MODULES = ("model_checkpoint", "early_stopping", "lr_monitor", "timer")
+HARMLESS_GLOBALS = (  # what real files name beside tensors; Lightning before 1.5 keys callbacks by their class
+    *(f"pytorch_lightning.callbacks.{m}.{c}" for m, c in zip(CALLBACK_MODULES, CALLBACKS, strict=True)),
+    *(f"{m}.{c}" for m in ("main", "__main__") for c in ("SetupCallback", "ImageLogger", "CUDACallback")),
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+)
+
+
+class _Inert:
+    """Stands for a class that a file names: takes whatever it is given and keeps and does nothing."""
+
+    def __new__(cls, *_: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint, by name, on the CPU; those under ``state_dict`` where there is that.
+
+    Nothing in the file is executed: known harmless classes become inert stand-ins, any other is refused. Tensors of a
+    torch file are mapped, not read, until used.
+
+    Raises:
+        InputError: the file is missing, damaged, no checkpoint, or names an object that is not known to be harmless.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a checkpoint")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a checkpoint with a state dict")
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors by name, expected a checkpoint with a state dict")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+            raise InputError(f"{path}: {name} is no plain tensor (sparse, nested or without values)")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # the library has its own exceptions, and torch's for an unknown dtype
+        raise InputError(f"{path}: not a readable safetensors file ({_reason(error)})") from error
+
+
+def _read_torch(path: Path) -> Any:
+    is_zip = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        if not is_zip and file.read(2) == b"PK":
+            raise InputError(f"{path}: the file is truncated, expected a whole checkpoint")
+    stand_ins: list[Any] = [
+        (type("Inert", (_Inert,), {}), name) for name in HARMLESS_GLOBALS
+    ]  # each its own: they key a dict
+    try:
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # the restricted unpickler meets a damaged file in as many ways as there are bytes
+        if refused := re.search(r"(?:unsupported |Unsupported global: )GLOBAL (\S+)", str(error)):
+            raise InputError(
+                f"{path}: names the Python object {refused[1]}, which is not loaded; expected tensors and plain values"
+            ) from error
+        raise InputError(f"{path}: not a checkpoint, or damaged ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

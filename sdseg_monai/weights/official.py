@@ -1,0 +1,204 @@
+"""The official SDSeg checkpoints: Lightning .ckpt to :class:`SDSeg`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
+from sdseg_monai.schedule import NoiseSchedule
+from sdseg_monai.weights.keymaps import Source, autoencoder_source, ema_name, unet_source
+from sdseg_monai.weights.layouts import describe_layout
+from sdseg_monai.weights.lightning import read_checkpoint
+from sdseg_monai.weights.sizes import Shapes, axis, encoder_sizes, unet_sizes
+from sdseg_monai.weights.transfer import (
+    ImportReport,
+    check_sources,
+    make_report,
+    refuse_unexpected,
+    shapes_of,
+    strip_prefix,
+    take_tensors,
+)
+
+logger = logging.getLogger(__name__)
+
+UNET = "model.diffusion_model."
+AUTOENCODER = "first_stage_model."
+VISION_ENCODER = "cond_stage_model."
+SCHEDULE_NAMES = ("betas", "alphas_cumprod")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network and what became of the tensors of the file that it came from."""
+
+    network: SDSeg
+    report: ImportReport
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network of a checkpoint's sizes, on the meta device, and the source of each of its tensors."""
+
+    network: SDSeg
+    sources: dict[str, Source]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the network's tensors."""
+        return shapes_of(self.network.state_dict())
+
+
+def load_official(path: str | Path, *, num_heads: int = 8, use_ema: bool = True) -> SDSeg:
+    """Return the network of an official checkpoint; see :func:`import_official`."""
+    return import_official(path, num_heads=num_heads, use_ema=use_ema).network
+
+
+def import_official(path: str | Path, *, num_heads: int = 8, use_ema: bool = True) -> Imported:
+    """Read an official Lightning ``.ckpt`` into a network of its sizes, in float32 on the CPU, in evaluation mode.
+
+    Every tensor of the network comes from the file. What the file has beyond, optimiser, the U-Net's other set of
+    weights and derived schedule buffers, is not used and counted in the report. Nothing in the file is executed.
+
+    Args:
+        path: the checkpoint; binary, or class-conditional (``label_emb``).
+        num_heads: heads of the U-Net's attention; no shape tells it, the official configs say 8.
+        use_ema: take the U-Net's averaged weights, as the official evaluation does; False for the raw ones.
+
+    Source: official-behaviour, section 6; compared with the executed official code in ``tests/test_official.py``.
+
+    Raises:
+        InputError: the file cannot be read, has another layout, lacks a tensor, or has one of another shape or with
+            values that are not finite; ``num_heads`` does not divide the channels; its noise schedule is none that
+            :class:`NoiseSchedule` makes.
+    """
+    state = read_checkpoint(path)
+    try:
+        plan = plan_official(shapes_of(state), num_heads=num_heads, use_ema=use_ema)
+        plan.network.schedule = read_schedule(state)
+        tensors = take_tensors(state, plan.sources, plan.shapes, num_heads)
+        if not float(tensors["scale_factor"]) > 0:
+            raise InputError(f"scale_factor is {float(tensors['scale_factor'])}, expected a positive number")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    plan.network.load_state_dict(tensors, strict=True, assign=True)
+    report = make_report(state, [source.name for source in plan.sources.values()] + list(SCHEDULE_NAMES))
+    logger.info("%s: %s weights of the U-Net; tensors: %s", path, "averaged" if use_ema else "raw", report)
+    return Imported(plan.network.eval(), report)
+
+
+def plan_official(shapes: Shapes, *, num_heads: int = 8, use_ema: bool = True) -> Plan:
+    """Find the sizes of the network and the source of each of its tensors, and check that all fit.
+
+    Args:
+        shapes: of the tensors of an official checkpoint.
+        num_heads: heads of the U-Net's attention.
+        use_ema: take the U-Net's averaged weights.
+
+    Raises:
+        InputError: as :func:`import_official`, without the file's name.
+    """
+    unet, first_stage, cond_stage = (strip_prefix(shapes, prefix) for prefix in (UNET, AUTOENCODER, VISION_ENCODER))
+    if not unet or not first_stage or not any(name.startswith("encoder.") for name in cond_stage):
+        raise InputError(f"looks like {describe_layout(shapes)}, expected an official SDSeg checkpoint")
+    unet_options = {**unet_sizes(unet), "num_heads": num_heads}
+    autoencoder_options = encoder_sizes(first_stage, axis(first_stage, "post_quant_conv.weight", 0, rank=4))
+    vision_options = encoder_sizes(cond_stage, axis(cond_stage, "out.weight", 0, rank=4))
+    check_num_heads(unet_options)
+    network = _build(autoencoder_options, vision_options, unet_options)
+    sources = official_sources(network, use_ema=False)
+    known = {source.name for source in sources.values()}
+    for prefix, part in ((UNET, unet), (AUTOENCODER, first_stage), (VISION_ENCODER, cond_stage)):
+        # a loss beside the autoencoder is left over from its training
+        refuse_unexpected((prefix + name for name in part if not name.startswith("loss.")), known)
+    if use_ema:
+        check_ema_names(unet)
+        if not any(name.startswith("model_ema.") for name in shapes):
+            raise InputError("it has no averaged weights (model_ema.*), expected them; take the raw ones instead")
+        sources = official_sources(network, use_ema=True)
+    plan = Plan(network, sources)
+    check_sources(shapes, sources, plan.shapes)
+    return plan
+
+
+def official_sources(network: SDSeg, *, use_ema: bool) -> dict[str, Source]:
+    """Return the official source of each of ``network``'s tensors."""
+    autoencoder_levels = len(network.autoencoder.config.block_out_channels)
+    vision_levels = len(network.vision_encoder.encoder.down_blocks)
+    config = network.unet.config
+    sources = {"scale_factor": Source("scale_factor")}
+    for name in network.autoencoder.state_dict():
+        sources[f"autoencoder.{name}"] = Source(AUTOENCODER + autoencoder_source(name, autoencoder_levels).name)
+    for name in network.vision_encoder.state_dict():
+        sources[f"vision_encoder.{name}"] = Source(VISION_ENCODER + autoencoder_source(name, vision_levels).name)
+    for name in network.unet.state_dict():
+        source = unet_source(name, config.layers_per_block, config.attention_levels)
+        in_file = UNET + source.name
+        sources[f"unet.{name}"] = Source(
+            ema_name(in_file.removeprefix("model.")) if use_ema else in_file, source.qkv_part
+        )
+    return sources
+
+
+def check_ema_names(unet: Shapes) -> None:
+    """Raise :class:`InputError` if two of the U-Net's names are the same without their dots, as averages are named."""
+    seen: dict[str, str] = {}
+    for name in unet:
+        other = seen.setdefault(ema_name(name), name)
+        if other != name:
+            raise InputError(f"{other} and {name} share one averaged tensor ({ema_name(name)}), expected one each")
+
+
+def check_num_heads(unet_options: dict[str, Any]) -> None:
+    """Raise :class:`InputError` unless the number of heads divides the channels of every attention."""
+    num_heads, channels = unet_options["num_heads"], unet_options["block_out_channels"]
+    attending = [c for c, a in zip(channels, unet_options["attention_levels"], strict=True) if a]
+    for count in (*attending, channels[-1]):
+        if num_heads < 1 or count % num_heads:
+            raise InputError(f"{num_heads} heads do not divide the {count} channels of an attention, give a divisor")
+
+
+def read_schedule(state: dict[str, torch.Tensor]) -> NoiseSchedule:
+    """Return the noise schedule whose ``betas`` and ``alphas_cumprod`` a checkpoint holds.
+
+    Raises:
+        InputError: there are none, or they are not scaled-linear, which is all that :class:`NoiseSchedule` makes.
+    """
+    for name in SCHEDULE_NAMES:
+        if name not in state:
+            raise InputError(f"{name} is missing, expected the buffers of a noise schedule")
+    betas, alphas_cumprod = (state[name].double() for name in SCHEDULE_NAMES)
+    for name, buffer in zip(SCHEDULE_NAMES, (betas, alphas_cumprod), strict=True):
+        if buffer.ndim != 1 or len(buffer) < 2 or len(buffer) != len(betas):
+            raise InputError(f"{name} has shape {tuple(buffer.shape)}, expected one number for each timestep")
+    # the shortest decimals that round to the stored float32 are what the config said
+    start, end = (float(str(np.float32(float(beta)))) for beta in betas[[0, -1]])
+    if 0 < start <= end < 1:
+        schedule = NoiseSchedule(len(betas), start, end)
+        if torch.allclose(schedule.sqrt_alphas_cumprod.double() ** 2, alphas_cumprod, rtol=1e-5, atol=0):
+            return schedule
+    raise InputError(
+        f"its {len(betas)} betas from {start:g} to {end:g} are not scaled-linear, the only schedule known here "
+        "(square of a line between the roots)"
+    )
+
+
+def _build(autoencoder_options: dict[str, Any], vision_options: dict[str, Any], unet_options: dict[str, Any]) -> SDSeg:
+    schedule = NoiseSchedule()  # not on the meta device: it has values that the checkpoint's weights do not fill
+    try:
+        with torch.device("meta"):
+            return SDSeg(
+                MaskAutoencoder(**autoencoder_options),
+                VisionEncoder(**vision_options),
+                DenoisingUNet(**unet_options),
+                schedule,
+            )
+    except ValueError as error:
+        raise InputError(f"its sizes fit no network ({error}); a tensor is misshapen") from error

@@ -1,0 +1,321 @@
+"""Networks out to files and folders and back, and ``sdseg convert``."""
+
+import inspect
+import json
+
+import pytest
+import torch
+
+from sdseg_monai.bundle import Segmenter
+from sdseg_monai.cli import main
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks import CrossAttentionUNet, SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
+from sdseg_monai.schedule import NoiseSchedule
+from sdseg_monai.weights import drop_mask_encoder, load_official, load_weights, read_tensors, save_tensors
+from sdseg_monai.weights.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
+from sdseg_monai.weights.export import save_inference, size_of
+from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
+from sdseg_monai.weights.schedules import schedule_options
+from tests.compvis import tiny_official
+from tests.conftest import ROOT, make_network
+
+HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_sdseg"
+
+
+def equal_states(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save({"state_dict": tiny_official()}, tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt"
+
+
+@pytest.fixture
+def official(checkpoint):
+    return load_official(checkpoint)
+
+
+def run(capsys, *arguments):
+    """Return (exit code, stdout, stderr)."""
+    code = main(["convert", *(str(a) for a in arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+class TestFolder:
+    def test_comes_back_equal(self, tmp_path):
+        network = make_network(
+            schedule=NoiseSchedule(250, 0.00085, 0.012), prediction_type="v_prediction", start_noise="zeros", seed=3
+        )
+        network.scale_factor.fill_(0.1147)
+        save_diffusers_folder(network, tmp_path / "out")
+        other = load_diffusers_folder(tmp_path / "out")
+        assert equal_states(network.state_dict(), other.state_dict()) and not other.training
+        for name in inspect.signature(SDSeg).parameters:
+            if name not in ("autoencoder", "vision_encoder", "unet", "schedule"):
+                assert getattr(network, name) == getattr(other, name), name
+        image = torch.randn(1, 3, 16, 16)
+        with torch.inference_mode():
+            assert torch.equal(network.eval()(image), other(image))
+        assert not any(p.requires_grad for p in other.autoencoder.parameters())
+        assert all(p.requires_grad for p in other.unet.parameters())
+
+    def test_of_an_official_checkpoint(self, tmp_path, official):
+        save_diffusers_folder(official, tmp_path / "out")
+        other = load_diffusers_folder(tmp_path / "out")
+        assert equal_states(official.state_dict(), other.state_dict())
+        assert other.unet.mid_block.attentions[0].heads == 8
+        assert torch.equal(official.schedule.sqrt_alphas_cumprod, other.schedule.sqrt_alphas_cumprod)
+        assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == sorted(
+            ["model_index.json"]
+            + [f"{p}/{f}" for p in ("autoencoder", "unet", "vision_encoder")
+               for f in ("config.json", "diffusion_pytorch_model.safetensors")]
+        )  # fmt: skip
+
+    def test_of_tiny_autoencoders(self, tmp_path):
+        parts = TinyMaskAutoencoder([8, 8, 8], [1, 2, 1]), TinyVisionEncoder([8, 8, 8], [1, 1, 2])
+        network = SDSeg(*parts, make_network().unet)
+        network.scale_factor.fill_(1)
+        save_diffusers_folder(network, tmp_path / "out")
+        assert equal_states(network.state_dict(), load_diffusers_folder(tmp_path / "out").state_dict())
+
+    def test_of_a_class_conditional_network(self, tmp_path):
+        torch.save({"state_dict": tiny_official(classes=3)}, tmp_path / "a.ckpt")
+        network = load_official(tmp_path / "a.ckpt")
+        save_diffusers_folder(network, tmp_path / "out")
+        other = load_diffusers_folder(tmp_path / "out")
+        assert other.num_classes == 3 and equal_states(network.state_dict(), other.state_dict())
+
+    def test_of_the_cross_attention_baseline(self, tmp_path):
+        network = make_network()
+        unet = CrossAttentionUNet(4, 4, 4, [16, 32], [False, True], 1, num_heads=4, norm_num_groups=8)
+        network = SDSeg(network.autoencoder, network.vision_encoder, unet)
+        network.scale_factor.fill_(1)
+        save_diffusers_folder(network, tmp_path / "out")
+        assert equal_states(network.state_dict(), load_diffusers_folder(tmp_path / "out").state_dict())
+
+    def test_a_network_whose_latent_scale_was_not_measured(self, tmp_path, network):
+        network.scale_factor.fill_(float("nan"))
+        with pytest.raises(InputError, match="scale_factor is nan"):
+            save_diffusers_folder(network, tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ("no index", "model_index.json: cannot be read"),
+            ("no config", "config.json: cannot be read"),
+            ("text", "config.json: cannot be read"),
+            ("list", "holds a list"),
+            ("class", "unet is a Linear, expected DenoisingUNet"),
+            ("option", "not the index of an SDSeg"),
+            ("size", "not the arguments of DenoisingUNet"),
+            ("unknown", "not the arguments of DenoisingUNet"),
+            ("scale", "scale_factor is nan"),
+            ("schedule", "no noise schedule"),
+            ("no weights", "no such file"),
+            ("truncated", "not a readable safetensors file"),
+            ("other sizes", "has shape|missing|not part"),
+        ],
+    )
+    def test_damaged(self, tmp_path, network, change, match):
+        folder = tmp_path / "out"
+        save_diffusers_folder(network, folder)
+        index, config = json.loads((folder / "model_index.json").read_text()), folder / "unet" / "config.json"
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        options = json.loads(config.read_text())
+        if change == "no index":
+            (folder / "model_index.json").unlink()
+        elif change == "no config":
+            config.unlink()
+        elif change in ("text", "list"):
+            config.write_text("[]" if change == "list" else "{")
+        elif change == "no weights":
+            weights.unlink()
+        elif change == "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        else:
+            index["unet"] = ["torch.nn", "Linear"] if change == "class" else index["unet"]
+            index["options"]["prediction_type"] = "x" if change == "option" else "epsilon"
+            index["schedule"]["beta_end"] = 2.0 if change == "schedule" else index["schedule"]["beta_end"]
+            index["scale_factor"] = float("nan") if change == "scale" else 0.5
+            (folder / "model_index.json").write_text(json.dumps(index))
+            options["num_heads"] = 3 if change == "size" else options["num_heads"]
+            options["layers_per_block"] = 2 if change == "other sizes" else 1
+            options |= {"colour": 1} if change == "unknown" else {}
+            config.write_text(json.dumps(options))
+        with pytest.raises(InputError, match=match) as caught:
+            load_diffusers_folder(folder)
+        assert "\n" not in str(caught.value)
+
+    def test_does_not_replace_a_folder(self, tmp_path, network):
+        (tmp_path / "out").mkdir()
+        save_diffusers_folder(network, tmp_path / "out")  # an empty one is as good as none
+        with pytest.raises(InputError, match="exists"):
+            save_diffusers_folder(network, tmp_path / "out")
+
+    def test_nothing_is_left_of_a_failure(self, tmp_path, network, official):
+        drop_mask_encoder(official)
+        with pytest.raises(InputError, match="no mask encoder"):
+            save_diffusers_folder(official, tmp_path / "out")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="cannot be written"):
+            save_diffusers_folder(network, tmp_path / "file" / "out")
+        (tmp_path / "file").unlink()
+        network.vision_encoder.encoder.conv_in = torch.nn.Identity()  # what is written stands for no network
+        network.vision_encoder.encoder.conv_norm_out = torch.nn.Identity()
+        with pytest.raises(AttributeError):
+            save_diffusers_folder(network, tmp_path / "out")
+        assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+    @pytest.mark.parametrize("options", [(1000, 0.0015, 0.0155), (1000, 0.00085, 0.012), (50, 0.0001, 0.02)])
+    def test_schedule_is_found_again(self, options):
+        assert tuple(schedule_options(NoiseSchedule(*options)).values()) == options
+
+    def test_a_schedule_of_too_many_decimals(self):
+        with pytest.raises(InputError, match="cannot be written"):
+            schedule_options(NoiseSchedule(1000, 0.0015, 0.0155123456789))
+
+
+class TestInference:
+    def test_segments_and_nothing_else(self, tmp_path, official):
+        save_inference(official, tmp_path / "inference.pt")
+        state = read_tensors(tmp_path / "inference.pt")
+        assert not any(name.startswith(("autoencoder.encoder", "autoencoder.quant_conv")) for name in state)
+        assert {v.dtype for k, v in state.items() if k != "scale_factor"} == {torch.float16}
+        assert float(state["scale_factor"]) == float(official.scale_factor)
+        assert size_of(state) < 0.5 * size_of(official.state_dict())
+        image, mask = torch.randn(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+        with torch.inference_mode():
+            expected = official(image)
+            load_weights(official, tmp_path / "inference.pt")
+            torch.testing.assert_close(official(image), expected, atol=0.02, rtol=0)
+        with pytest.raises(InputError, match="cannot encode a mask"):
+            official.encode_mask(mask)
+        with pytest.raises(InputError, match="cannot encode a mask"):
+            official(image, mask=mask, seeds=torch.zeros(1, dtype=torch.int64))
+        load_weights(official, tmp_path / "inference.pt")  # again, into what is left
+
+    def test_of_tiny_autoencoders(self, tmp_path):
+        network = SDSeg(
+            TinyMaskAutoencoder([8, 8, 8], [1, 1, 1]), TinyVisionEncoder([8] * 3, [1] * 3), make_network().unet
+        )
+        network.scale_factor.fill_(1)
+        save_inference(network, tmp_path / "inference.pt")
+        load_weights(network, tmp_path / "inference.pt")
+        with torch.inference_mode():
+            assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 1, 16, 16)
+        with pytest.raises(InputError, match="cannot encode a mask"):
+            network.encode_mask(torch.ones(1, 1, 16, 16))
+
+    def test_any_other_difference_is_an_error_and_leaves_the_network_whole(self, tmp_path, network):
+        save_inference(network, tmp_path / "inference.pt")
+        state = read_tensors(tmp_path / "inference.pt")
+        for change in ({}, {"unet.conv_in.bias": torch.zeros(3)}, {"unknown": state.pop("unet.conv_in.bias")}):
+            save_tensors(tmp_path / "inference.pt", {**state, **change})
+            with pytest.raises(InputError, match="not the weights of this network"):
+                load_weights(network, tmp_path / "inference.pt")
+        network.encode_mask(torch.ones(1, 1, 16, 16))
+
+    def test_weights_beyond_float16(self, tmp_path, network):
+        network.unet.conv_in.weight.data[0, 0] = 1e5
+        with pytest.raises(InputError, match=r"unet.conv_in.weight has values beyond float16"):
+            save_inference(network, tmp_path / "inference.pt")
+        assert not list(tmp_path.iterdir())
+
+
+class TestCommand:
+    def test_kinds_are_those_of_the_library(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["convert", "--help"])
+        text = capsys.readouterr().out
+        assert "{" + ",".join(SOURCE_KINDS) + "}" in text and "{" + ",".join(TARGET_KINDS) + "}" in text
+
+    def test_official_to_bundle(self, checkpoint, official, tmp_path, capsys):
+        target = tmp_path / "new" / "model.pt"
+        code, out, err = run(capsys, checkpoint, "-o", target, "--from", "official", "--to", "bundle")
+        assert code == 0 and "Research use only" in err
+        report = json.loads(out)
+        assert report["output"] == str(target) and report["bytes"] == target.stat().st_size
+        assert report["missing"] == 0 and report["used"] == len(official.state_dict()) + 2 - 2 * 2 * 4
+        load_weights(official, target)
+
+    def test_options_of_official_checkpoints(self, checkpoint, tmp_path, capsys):
+        for name, options in (("a", ()), ("b", ("--raw",)), ("c", ("--num-heads", 2))):
+            arguments = (checkpoint, "-o", tmp_path / f"{name}.pt", "--from", "official", "--to", "bundle", *options)
+            assert run(capsys, *arguments)[0] == 0
+        a, b, c = (read_tensors(tmp_path / f"{name}.pt") for name in "abc")
+        name = "unet.mid_block.attentions.0.to_k.weight"
+        assert not torch.equal(a[name], b[name]) and not torch.equal(a[name], c[name])
+        assert torch.equal(a["unet.conv_in.bias"], c["unet.conv_in.bias"])
+
+    def test_there_and_back(self, checkpoint, official, tmp_path, capsys):
+        folder = tmp_path / "folder"
+        assert run(capsys, checkpoint, "-o", folder, "--from", "official", "--to", "diffusers")[0] == 0
+        code, out, _ = run(capsys, folder, "-o", tmp_path / "model.pt", "--from", "diffusers", "--to", "bundle")
+        assert code == 0 and json.loads(out)["used"] == len(official.state_dict())
+        assert equal_states(read_tensors(tmp_path / "model.pt"), official.state_dict())
+
+    def test_bundle_to_inference_segments_the_same(self, tmp_path, capsys):
+        bundle = tmp_path / "bundle"
+        (bundle / "models").mkdir(parents=True)
+        (bundle / "configs").symlink_to(HIPPOCAMPUS / "configs")
+        target = bundle / "models" / "model.pt"
+        code, out, _ = run(capsys, HIPPOCAMPUS, "-o", target, "--from", "bundle", "--to", "inference")
+        report = json.loads(out)
+        full = load_bundle_network(HIPPOCAMPUS)
+        left_out = sum(k.startswith(("autoencoder.encoder", "autoencoder.quant_conv")) for k in full.state_dict())
+        assert code == 0 and report["missing"] == left_out > 0
+        network, image = Segmenter(bundle, device="cpu").network, torch.randn(1, 3, 64, 64)
+        with torch.inference_mode():
+            torch.testing.assert_close(network(image), full(image), atol=0.02, rtol=0)
+        for kind, output in (("bundle", "x.pt"), ("diffusers", "x")):  # what was left out does not come back
+            code, out, err = run(capsys, bundle, "-o", tmp_path / output, "--from", "bundle", "--to", kind)
+            assert code == 2 and "without the mask encoder" in err and not (tmp_path / output).exists()
+
+    def test_bad_input_ends_with_one_line_and_no_output(self, checkpoint, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "text.ckpt").write_text("text")
+        full = tmp_path / "full"
+        full.mkdir()
+        (full / "keep").write_text("")
+        cases = [
+            ((tmp_path / "none.ckpt", "o.pt", "official", "bundle"), "no such file"),
+            ((tmp_path / "text.ckpt", "o.pt", "official", "bundle"), "not a checkpoint"),
+            ((tmp_path / "empty", "o.pt", "official", "bundle"), "no such file"),
+            ((tmp_path / "empty", "o.pt", "bundle", "inference"), "no configs/inference.json"),
+            ((tmp_path / "empty", "o.pt", "diffusers", "bundle"), "cannot be read"),
+            ((checkpoint, "o.pt", "diffusers", "bundle"), "cannot be read"),
+            ((checkpoint, "o.bin", "official", "bundle"), "ending in .pt"),
+            ((checkpoint, "empty", "official", "inference"), "ending in .pt"),
+            ((checkpoint, "full", "official", "diffusers"), "exists"),
+            ((checkpoint, "a.ckpt", "official", "bundle"), "would be replaced"),
+            ((checkpoint, "full/keep", "official", "diffusers"), "exists"),
+            ((checkpoint, "full/keep/o.pt", "official", "bundle"), "cannot write here"),
+            ((checkpoint, "o.pt", "official", "bundle", "--num-heads", 7), "heads do not divide"),
+            ((HIPPOCAMPUS, "o.pt", "bundle", "bundle", "--raw"), "for official checkpoints"),
+        ]
+        before = sorted(tmp_path.rglob("*")), checkpoint.read_bytes()
+        for (source, output, kind, target, *options), match in cases:
+            code, out, err = run(capsys, source, "-o", tmp_path / output, "--from", kind, "--to", target, *options)
+            assert (code, out) == (2, ""), match
+            assert match in err and err.count("\n") == 1 and err.startswith("error: "), (match, err)
+        assert (sorted(tmp_path.rglob("*")), checkpoint.read_bytes()) == before
+
+    def test_a_bundles_own_weights_are_not_replaced(self, tmp_path, capsys):
+        weights = HIPPOCAMPUS / "models" / "model.pt"
+        before = weights.read_bytes()
+        code, _, err = run(capsys, HIPPOCAMPUS, "-o", weights, "--from", "bundle", "--to", "inference")
+        assert code == 2 and "would be replaced" in err and weights.read_bytes() == before
+
+    def test_of_a_config_that_is_no_network(self, tmp_path, capsys):
+        (tmp_path / "b" / "configs").mkdir(parents=True)
+        for text, match in (
+            ("{}", "cannot be used"),
+            ("{", "cannot be used"),
+            ('{"network_def": 1, "checkpoint": "x"}', "is a int"),
+        ):
+            (tmp_path / "b" / "configs" / "inference.json").write_text(text)
+            code, _, err = run(capsys, tmp_path / "b", "-o", tmp_path / "o.pt", "--from", "bundle", "--to", "bundle")
+            assert code == 2 and match in err and err.count("\n") == 1

@@ -1,0 +1,201 @@
+"""Every overlay of the sdseg bundle parses, trains two iterations and evaluates, on data of the kind it is for."""
+
+import json
+import re
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose
+from PIL import Image
+
+from tests.conftest import ROOT, write_case
+
+CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
+OVERLAYS = sorted(
+    str(p.relative_to(CONFIGS)) for folder in CONFIGS.iterdir() if folder.is_dir() for p in folder.iterdir()
+)
+WHOLE = ("train", "inference", "train_autoencoder", "metadata")
+SMALL_SDSEG = json.loads((CONFIGS / "smoke.json").read_text())
+RUN = {key: value for key, value in SMALL_SDSEG.items() if not key.startswith("network_def")}
+SMALL_TINY = {
+    "network_def#autoencoder#block_out_channels": [8] * 4,
+    "network_def#vision_encoder#block_out_channels": [8] * 4,
+    **{key: value for key, value in SMALL_SDSEG.items() if key.startswith("network_def#unet")},
+}
+SMALL = {
+    "cross_attention": SMALL_SDSEG,
+    "taesd": {**RUN, **SMALL_TINY},
+    "unet": {**RUN, "network_def#backbone#features": [4, 4, 8, 8, 16, 4]},
+    "unet_r50": RUN,
+    "swin_unetr": {**RUN, "network_def#backbone#feature_size": 12},
+    "dynunet": {**RUN, "size": [128, 128], "network_def#backbone#filters": [4, 4, 8, 8, 8, 16, 16]},
+}
+PICTURES = {
+    "ablations/cross_attention": ("ablations/cross_attention",),
+    "ablations/frozen_encoder": ("ablations/frozen_encoder",),
+    "ablations/no_latent_loss": ("ablations/no_latent_loss",),
+    "ablations/v_prediction": ("ablations/v_prediction",),
+    "table 6, none": ("ablations/cross_attention", "ablations/frozen_encoder", "ablations/no_latent_loss"),
+    "table 6, fusion": ("ablations/frozen_encoder", "ablations/no_latent_loss"),
+    "datasets/cvc": ("datasets/cvc",),
+    "datasets/refuge2": ("datasets/refuge2",),
+    "taesd": ("taesd",),
+    "zero_start": ("zero_start",),
+    **{
+        f"baselines/{n}": ("baselines/baseline", f"baselines/{n}")
+        for n in ("unet", "unet_r50", "swin_unetr", "dynunet")
+    },
+}
+VOLUMES = {"datasets/sts": ("datasets/sts",), "official": ("official",)}
+
+
+def write_picture_case(folder, name, seed, size=(40, 56)):
+    """Write a photograph of a bright disc and its mask, in the sizes and kinds of the public sets."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    disc = np.hypot(y - 20 - rng.uniform(-5, 5), x - 28 - rng.uniform(-5, 5)) < 12
+    picture = rng.normal(60, 15, (*size, 3)) + 120 * disc[..., None]
+    for kind, array in (("images", picture.clip(0, 255).astype(np.uint8)), ("masks", 255 * disc.astype(np.uint8))):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / kind / f"{name}.{'jpg' if kind == 'images' else 'png'}", quality=95)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    cases = {"training": [f"a{i}" for i in range(8)], "validation": ["v0"], "test": ["t0", "t1"]}
+    for seed, name in enumerate(name for names in cases.values() for name in names):
+        write_picture_case(folder, name, seed)
+    datalist = {k: [{"image": f"images/{n}.jpg", "label": f"masks/{n}.png"} for n in v] for k, v in cases.items()}
+    (folder / "datalist.json").write_text(json.dumps(datalist))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    cases = {"training": ["a"], "validation": ["v"], "test": ["t"]}
+    for seed, names in enumerate(cases.values()):
+        write_case(folder, names[0], shape=(20, 24, 5), seed=seed)
+    datalist = {
+        k: [{"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in v] for k, v in cases.items()
+    }
+    (folder / "datalist.json").write_text(json.dumps(datalist))
+    return folder
+
+
+def train_and_evaluate(overlays, data, tmp_path):
+    small = SMALL.get(overlays[-1].split("/")[-1], SMALL.get(overlays[0].split("/")[-1], SMALL_SDSEG))
+    (tmp_path / "small.json").write_text(json.dumps({**small, "epochs": 1}))
+    chain = [str(CONFIGS / f"{name}.json") for name in ("train", *overlays)]
+    options = {
+        "dataset_dir": str(data),
+        "datalist": str(data / "datalist.json"),
+        "ckpt_dir": str(tmp_path / "models"),
+        "log_dir": str(tmp_path / "logs"),
+        "output_dir": str(tmp_path / "eval"),
+        "batch_size": 4,
+        "meta_file": str(CONFIGS / "metadata.json"),
+        "logging_file": False,
+        "workflow_type": "train",
+    }
+    last = str(tmp_path / "small.json")
+    training = ConfigWorkflow([*chain, last], run_id="training", **options)
+    training.initialize()
+    assert training.check_properties() == []
+    training.run()
+    steps = training.parser.get_parsed_content("train#trainer").state.iteration
+    # the official preset says how it evaluates, so it comes after
+    order = [chain[0], str(CONFIGS / "evaluate.json"), *chain[1:], last]
+    evaluation = ConfigWorkflow(order, run_id="evaluating", **options)
+    evaluation.initialize()
+    evaluation.run()
+    metrics = (tmp_path / "eval" / "metrics.csv").read_text().strip().split(",")
+    return steps, float(metrics[-1]), evaluation
+
+
+@pytest.fixture(autouse=True)
+def _keep_global_state(monkeypatch):
+    """A bundle run in this process seeds torch and replaces the excepthook."""
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_overlay_trains_two_iterations_and_evaluates_pictures(name, pictures, tmp_path):
+    steps, dice, _ = train_and_evaluate(("datasets/kvasir", *PICTURES[name]), pictures, tmp_path)
+    assert steps == 2 and 0 <= dice <= 1
+    masks = sorted((tmp_path / "eval").glob("*.png"))
+    assert [mask.name for mask in masks] == ["t0.png", "t1.png"]
+    assert Image.open(masks[0]).size == (56, 40)
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_overlay_trains_two_iterations_and_evaluates_volumes(name, volumes, tmp_path):
+    steps, dice, _ = train_and_evaluate(VOLUMES[name], volumes, tmp_path)
+    assert steps == (2 if name == "official" else 1) and 0 <= dice <= 1
+
+
+def test_no_overlay_is_untested():
+    tested = {overlay for chain in (*PICTURES.values(), *VOLUMES.values()) for overlay in chain}
+    assert {f"{name}.json" for name in tested | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)
+
+
+def test_the_official_preset_has_the_official_quirks(volumes, tmp_path):
+    _, _, evaluation = train_and_evaluate(("official",), volumes, tmp_path)
+    parser = evaluation.parser
+    dataset = parser.get_parsed_content("train#dataset")
+    image = dataset[0]["image"]
+    assert len(dataset) == 10  # the validation case is trained on as well
+    hounsfield = np.asarray(nib.load(volumes / "images" / "a.nii.gz").dataobj)[..., 0].astype(float)
+    transform = parser.get_parsed_content("train#preprocessing")
+    scaled = transform({k: str(volumes / f"{k}s" / "a.nii.gz") for k in ("image", "label")})["image"][0, ..., 0]
+    np.testing.assert_allclose(scaled, (hounsfield.clip(-175, 250) + 125) / 400 * 2 - 1, atol=1e-5)
+    assert image.shape == (3, 64, 64)
+    item = parser.get_parsed_content("validate#dataset")[0]
+    assert item["image"].shape == item["label"].shape == (1, 64, 64, 5)  # scored on the network's grid
+    steps = parser.get_parsed_content("validate#preprocessing").transforms
+    before_resizing = Compose(steps[:-1])({k: str(volumes / f"{k}s" / "t.nii.gz") for k in ("image", "label")})["image"]
+    assert before_resizing.min() == -1 and before_resizing.max() == 1
+    network = parser.get_parsed_content("network_def")
+    assert network.mask_latent == "sample" and network.start_noise == "shared"
+
+
+def referenced(value):
+    """Return every top-level key that a config's values name, with @ or %."""
+    if isinstance(value, dict):
+        return set().union(*(referenced(v) for v in value.values()))
+    if isinstance(value, list):
+        return set().union(*(referenced(v) for v in value))
+    return {name.split("#")[0] for name in re.findall(r"[@%]([\w#]+)", value)} if isinstance(value, str) else set()
+
+
+MONAI_IDS = {"imports", "bundle_root", "train", "validate", "initialize", "run", "training", "evaluating", "inference"}
+
+
+@pytest.mark.parametrize("name", ["train", "train_autoencoder", "inference"])
+@pytest.mark.parametrize("bundle", ["sdseg", "hippocampus_sdseg"])
+def test_no_config_key_is_read_by_nothing(bundle, name):
+    path = ROOT / "bundles" / bundle / "configs" / f"{name}.json"
+    config = json.loads(path.read_text())
+    if "network_def" not in config:  # an overlay
+        config = {**json.loads((CONFIGS / f"{name}.json").read_text()), **config}
+    read = referenced(config) | MONAI_IDS | {"evaluator", "dataloader", "output_dir"}
+    assert {key for key in config if "#" not in key} - read == set()
+
+
+@pytest.mark.parametrize(
+    "overlay", ["official", "official_inference", "sd_autoencoder", "smoke", "taesd", "zero_start", *OVERLAYS]
+)
+def test_an_overlay_changes_only_what_the_base_has(overlay):
+    base = ConfigParser()
+    base.read_config(CONFIGS / ("inference.json" if "inference" in overlay else "train.json"))
+    constructor_options = {"network_def#mask_latent", "network_def#train_vision_encoder", "ema#parts"}
+    for key in json.loads((CONFIGS / overlay).with_suffix(".json").read_text()):
+        assert key.lstrip("+") in base or key in constructor_options, key
