@@ -37,6 +37,8 @@ class NoiseSchedule:
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
         alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.num_timesteps = num_timesteps
+        self.beta_start = beta_start
+        self.beta_end = beta_end
         self.sqrt_alphas_cumprod = alphas_cumprod.sqrt().float()
         self.sqrt_one_minus_alphas_cumprod = (1 - alphas_cumprod).sqrt().float()
 

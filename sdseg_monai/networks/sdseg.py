@@ -318,10 +318,10 @@ def _check_fit(
         )
     config = unet.config
     if isinstance(unet, CrossAttentionUNet):
-        found, expected = (config.in_channels, config.cross_attention_dim), (z, vision_encoder.latent_channels)
+        found, expected = [config.in_channels, config.cross_attention_dim], [z, vision_encoder.latent_channels]
         meaning = "input and cross-attention channels"
     else:
-        found, expected = (config.in_channels,), (z + vision_encoder.latent_channels,)
+        found, expected = [config.in_channels], [z + vision_encoder.latent_channels]
         meaning = "input channels (mask and image latent)"
     if found != expected or config.out_channels != z:
         raise ValueError(

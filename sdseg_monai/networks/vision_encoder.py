@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Encoder, EncoderTiny
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 
-class VisionEncoder(nn.Module):
+class VisionEncoder(ModelMixin, ConfigMixin):
     """The autoencoder's encoder followed by a 1x1 convolution from 2Z to Z channels (paper, tables 7 to 9).
 
     Its output is deterministic and is not multiplied by the latent scale factor (official-behaviour 1.4).
@@ -25,6 +27,7 @@ class VisionEncoder(nn.Module):
     Source: 34,163,628 parameters at the default size.
     """
 
+    @register_to_config
     def __init__(
         self,
         block_out_channels: Sequence[int] = (128, 256, 512, 512),
@@ -55,7 +58,7 @@ class VisionEncoder(nn.Module):
         return self.out(self.encoder(image))
 
 
-class TinyVisionEncoder(nn.Module):
+class TinyVisionEncoder(ModelMixin, ConfigMixin):
     """TAESD's encoder as vision encoder; it ends in Z channels by itself.
 
     Args:
@@ -64,6 +67,7 @@ class TinyVisionEncoder(nn.Module):
         latent_channels: Z.
     """
 
+    @register_to_config
     def __init__(
         self,
         block_out_channels: Sequence[int] = (64, 64, 64, 64),

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import ConfigMixin
-from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
-from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import save_file
 from torch import nn
 
@@ -24,7 +22,6 @@ from sdseg_monai.networks import SDSeg
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights.inference import mask_encoder_names
 from sdseg_monai.weights.lightning import read_checkpoint
-from sdseg_monai.weights.schedules import schedule_options
 from sdseg_monai.weights.transfer import check_state, plain, shapes_of, to_float32
 
 INDEX = "model_index.json"
@@ -35,6 +32,7 @@ PARTS = {
     "vision_encoder": ("VisionEncoder", "TinyVisionEncoder"),
     "unet": ("DenoisingUNet", "CrossAttentionUNet"),
 }
+SCHEDULE_OPTIONS = tuple(inspect.signature(NoiseSchedule).parameters)
 OPTIONS = tuple(name for name in inspect.signature(SDSeg).parameters if name not in (*PARTS, "schedule"))
 
 
@@ -46,7 +44,7 @@ def save_diffusers_folder(network: SDSeg, folder: str | Path) -> None:
 
     Raises:
         InputError: the folder exists and is not empty, or cannot be written; the network lacks its mask encoder or
-            its latent scale; its schedule cannot be written.
+            its latent scale.
     """
     if not mask_encoder_names(network.state_dict()):
         raise InputError("the network has no mask encoder (an inference export), expected the full weights")
@@ -56,7 +54,7 @@ def save_diffusers_folder(network: SDSeg, folder: str | Path) -> None:
         "_class_name": "SDSeg",
         **{name: ["sdseg_monai.networks", type(getattr(network, name)).__name__] for name in PARTS},
         "options": {name: getattr(network, name) for name in OPTIONS},
-        "schedule": schedule_options(network.schedule),
+        "schedule": {name: getattr(network.schedule, name) for name in SCHEDULE_OPTIONS},
         "scale_factor": float(network.scale_factor),
     }
 
@@ -100,16 +98,10 @@ def load_diffusers_folder(folder: str | Path) -> SDSeg:
     return network.eval()
 
 
-def part_config(part: nn.Module) -> dict[str, Any]:
+def part_config(part: ConfigMixin) -> dict[str, Any]:
     """Return the constructor arguments of ``part``, and its class as diffusers names it."""
-    if isinstance(part, ConfigMixin):
-        names = inspect.signature(type(part)).parameters
-        config = {name: part.config[name] for name in names}
-    elif isinstance(part, networks.TinyVisionEncoder):
-        config = _tiny_vision_config(part)
-    else:
-        config = _vision_config(part)
-    return {"_class_name": type(part).__name__, **{key: plain(value) for key, value in config.items()}}
+    names = inspect.signature(type(part)).parameters
+    return {"_class_name": type(part).__name__, **{name: plain(part.config[name]) for name in names}}
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -142,29 +134,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _vision_config(part: Any) -> dict[str, Any]:
-    levels = part.encoder.down_blocks
-    return {
-        "block_out_channels": [level.resnets[0].out_channels for level in levels],
-        "layers_per_block": len(levels[0].resnets),
-        "latent_channels": part.latent_channels,
-        "norm_num_groups": part.encoder.conv_norm_out.num_groups,
-        "dropout": next(block.dropout.p for block in part.modules() if isinstance(block, ResnetBlock2D)),
-    }
-
-
-def _tiny_vision_config(part: Any) -> dict[str, Any]:
-    channels: list[int] = []
-    blocks: list[int] = []
-    for layer in list(part.encoder.layers)[:-1]:  # the last convolution leads to the latent
-        if isinstance(layer, AutoencoderTinyBlock):
-            blocks[-1] += 1
-        else:
-            channels.append(layer.out_channels)
-            blocks.append(0)
-    return {"block_out_channels": channels, "num_blocks": blocks, "latent_channels": part.latent_channels}
 
 
 def _build_part(folder: Path, part: str, class_name: str) -> Any:
