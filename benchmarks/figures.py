@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -85,7 +86,7 @@ def image_latents(study: Study, experiment: str, path: Path) -> None:
     steps = sorted(by_step)
     figure, axes = plt.subplots(1, 3, figsize=(15, 4))
     for axis, step in zip(axes, (steps[0], steps[len(steps) // 2], steps[-1]), strict=True):
-        axis.imshow(plt.imread(_bytes(by_step[step].encoded_image_string)))
+        axis.imshow(Image.open(BytesIO(by_step[step].encoded_image_string)))
         axis.set(title=f"step {step}", xticks=[], yticks=[])
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
@@ -106,12 +107,6 @@ def _examples(study: Study, parser) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _grey(score: np.ndarray) -> np.ndarray:
     return np.repeat(score[..., None], 3, axis=2)
-
-
-def _bytes(data: bytes):
-    from io import BytesIO
-
-    return BytesIO(data)
 
 
 def _save(path: Path, panel: np.ndarray) -> None:
