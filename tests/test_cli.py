@@ -1,5 +1,7 @@
 """The command as users run it, with the embedded weights on volumes that the tests make."""
 
+import ast
+import inspect
 import json
 
 import nibabel as nib
@@ -8,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from sdseg_monai import cli
 from sdseg_monai.cli import main
 from sdseg_monai.phantom import make_phantom, write_phantom
 from tests.conftest import run_process
@@ -258,3 +261,21 @@ def test_the_command_itself_ends_with_the_exit_code(tmp_path):
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr == f"error: {tmp_path / 'missing.nii.gz'}: no such file or folder\n"
     assert run_process("sdseg", "--version").stdout.startswith("sdseg ")
+
+
+def read_options(function):
+    """Return what ``function``, and what it passes its options on to, reads of them."""
+    tree = ast.parse(inspect.getsource(function))
+    read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "options"}
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
+        if any(getattr(argument, "id", "") == "options" for argument in call.args):
+            read |= read_options(getattr(cli, call.func.id))
+    return read
+
+
+@pytest.mark.parametrize("command", ["segment", "evaluate", "convert", "demo"])
+def test_no_option_is_read_by_nothing(command):
+    (subparsers,) = (action for action in cli._parser()._actions if hasattr(action, "choices") and action.choices)
+    parser = subparsers.choices[command]
+    options = {action.dest for action in parser._actions} - {"help"}
+    assert options and options <= read_options(parser.get_default("command"))

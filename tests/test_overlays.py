@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 from PIL import Image
 
+from tests import compvis
 from tests.conftest import ROOT, write_case
 
 CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
@@ -136,6 +137,85 @@ def test_overlay_trains_two_iterations_and_evaluates_pictures(name, pictures, tm
     assert Image.open(masks[0]).size == (56, 40)
 
 
+def infer(overlays, data, tmp_path):
+    options = {"dataset_dir": str(data), "checkpoint": str(tmp_path / "models" / "model.pt")}
+    chain = [str(CONFIGS / f"{name}.json") for name in ("inference", *overlays)]
+    inference = ConfigWorkflow(
+        [*chain, str(tmp_path / "small.json")],
+        run_id="inference",
+        workflow_type="infer",
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        output_dir=str(tmp_path / "masks"),
+        **options,
+    )
+    inference.initialize()
+    inference.run()
+
+
+def test_inference_writes_the_masks_that_evaluation_writes(pictures, tmp_path):
+    train_and_evaluate(("datasets/kvasir",), pictures, tmp_path)
+    infer(("datasets/kvasir",), pictures / "images", tmp_path)
+    assert len(list((tmp_path / "masks").iterdir())) == 11
+    for name in ("t0.png", "t1.png"):
+        evaluated, inferred = (Image.open(tmp_path / folder / name) for folder in ("eval", "masks"))
+        assert inferred.mode == "L" and set(np.unique(inferred)) <= {0, 255}
+        np.testing.assert_array_equal(evaluated, inferred)
+
+
+def test_official_inference_scales_each_volume_to_its_range(volumes, tmp_path):
+    train_and_evaluate(("official",), volumes, tmp_path)
+    infer(("official_inference",), volumes / "images", tmp_path)
+    assert len(list((tmp_path / "masks").iterdir())) == 3
+
+
+def test_the_papers_weights_start_a_training(pictures, tmp_path):
+    """CompVis files of the autoencoder and the U-Net, tiny, fill the network before the first step."""
+    autoencoder, unet = (
+        compvis.autoencoder(channels=32, mult=(1, 1, 1, 1), layers=1),
+        compvis.unet(channels=32, mult=(1, 2), layers=1, attend=(True, False), into=4),
+    )
+    (tmp_path / "models").mkdir()
+    for name, shapes, prefix in (
+        ("kl-f8.ckpt", autoencoder, ""),
+        ("lsun_churches-ldm-8.ckpt", unet, "model.diffusion_model."),
+    ):
+        torch.save({"state_dict": compvis.random_state(shapes, prefix)}, tmp_path / "models" / name)
+    sizes = {
+        "network_def#autoencoder#block_out_channels": [32] * 4,
+        "network_def#autoencoder#layers_per_block": 1,
+        "network_def#autoencoder#norm_num_groups": 32,
+        "network_def#vision_encoder#block_out_channels": [32] * 4,
+        "network_def#vision_encoder#layers_per_block": 1,
+        "network_def#unet#block_out_channels": [32, 64],
+        "network_def#unet#attention_levels": [True, False],
+        "network_def#unet#layers_per_block": 1,
+        "size": [64, 64],
+        "val_interval": 1,
+    }
+    (tmp_path / "small.json").write_text(json.dumps(sizes))
+    workflow = ConfigWorkflow(
+        [
+            *(str(CONFIGS / f"{name}.json") for name in ("train", "datasets/kvasir", "paper_weights")),
+            str(tmp_path / "small.json"),
+        ],
+        workflow_type="train",
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        dataset_dir=str(pictures),
+        datalist=str(pictures / "datalist.json"),
+        ckpt_dir=str(tmp_path / "models"),
+    )
+    workflow.initialize()
+    network = workflow.parser.get_parsed_content("network_def")
+    state = torch.load(tmp_path / "models" / "lsun_churches-ldm-8.ckpt", weights_only=True)["state_dict"]
+    pretrained = state["model.diffusion_model.input_blocks.0.0.weight"]
+    assert torch.equal(network.unet.conv_in.weight[:, :4], pretrained)
+    assert not network.unet.conv_in.weight[:, 4:].any()
+    trunk = network.vision_encoder.encoder.conv_in.weight
+    assert torch.equal(trunk, network.autoencoder.encoder.conv_in.weight)
+
+
 @pytest.mark.parametrize("name", VOLUMES)
 def test_overlay_trains_two_iterations_and_evaluates_volumes(name, volumes, tmp_path):
     steps, dice, _ = train_and_evaluate(VOLUMES[name], volumes, tmp_path)
@@ -191,11 +271,12 @@ def test_no_config_key_is_read_by_nothing(bundle, name):
 
 
 @pytest.mark.parametrize(
-    "overlay", ["official", "official_inference", "sd_autoencoder", "smoke", "taesd", "zero_start", *OVERLAYS]
+    "overlay",
+    ["official", "official_inference", "paper_weights", "sd_autoencoder", "smoke", "taesd", "zero_start", *OVERLAYS],
 )
 def test_an_overlay_changes_only_what_the_base_has(overlay):
     base = ConfigParser()
     base.read_config(CONFIGS / ("inference.json" if "inference" in overlay else "train.json"))
-    constructor_options = {"network_def#mask_latent", "network_def#train_vision_encoder", "ema#parts"}
+    own = {"network_def#mask_latent", "network_def#train_vision_encoder", "ema#parts", "unet_weights"}
     for key in json.loads((CONFIGS / overlay).with_suffix(".json").read_text()):
-        assert key.lstrip("+") in base or key in constructor_options, key
+        assert key.lstrip("+") in base or key in own, key
