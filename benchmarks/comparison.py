@@ -12,6 +12,7 @@ from tables import Table
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
+from sdseg_monai.pictures import image_stem
 
 RESAMPLES = 10_000
 
@@ -26,7 +27,7 @@ def score(study: Study, experiment: str, split: str) -> list[CaseMetrics]:
     for item in tqdm(study.items(split), desc=f"{experiment}: {split}", leave=False):
         data = load_volume(parser, item)
         predicted = inferer(data["image"][None].to(device), network)[0, 0].cpu() >= 0.5
-        cases.append(compare_masks(Path(item["image"]).stem, predicted, data["label"][0] >= 0.5))
+        cases.append(compare_masks(image_stem(Path(item["image"])), predicted, data["label"][0] >= 0.5))
     return cases
 
 

@@ -38,7 +38,8 @@ class Cost:
 def measure(study: Study, experiment: str) -> Table:
     """Measure one trained experiment; each setting in a process of its own, which makes its peak memory its own."""
     parser = study.parser(experiment)
-    slices = sum(load_volume(parser, item)["image"].shape[-1] for item in study.items("test"))
+    axis = 1 + parser["slice_axis"]
+    slices = sum(load_volume(parser, item)["image"].shape[axis] for item in study.items("test"))
     training = _alone(partial(time_training, study, experiment))
     steps = parser["epochs"] * len(parser.get_parsed_content("train#dataloader"))
     rows = []
@@ -59,7 +60,8 @@ def measure(study: Study, experiment: str) -> Table:
         )
     title = (
         f"Table 4: {experiment}, {slices} test slices, median of {REPEATS} (lowest to highest); training extrapolated "
-        f"from {TRAINING_STEPS} of {steps} steps, validation left out; memory is the process' peak"
+        f"from {TRAINING_STEPS} of {steps} steps, data and validation left out; memory is the peak of the process, of "
+        "torch's allocator on CUDA; float32"
     )
     head = ["steps x samples", "sampler", "training, h", "training, GiB", "inference, s", "samples/s", "GiB", "Dice"]
     return Table("efficiency", title, head, rows)

@@ -9,8 +9,10 @@ output folder, with a CSV per table and a PNG per figure.
 from __future__ import annotations
 
 import argparse
+import ast
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comparison
 import efficiency
@@ -31,19 +33,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all of them, in this order")
     parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
-    parser.add_argument("--main", default="SDSeg", help="experiment of tables 4 and 5 and figures 2 and 5")
-    parser.add_argument("--without", default="- latent loss", help="experiment that figure 3 compares with")
-    parser.add_argument("--pretrained", default="SDSeg, TAESD weights", help="experiment of figure 6")
+    parser.add_argument("--main", default="SDSeg, TAESD", help="experiment of tables 4, 5, figures 2, 3, 5, 6")
+    parser.add_argument("--without", default="SDSeg, TAESD, no latent loss", help="what figure 3 compares with")
     parser.add_argument("--lpips", help="safetensors file of LPIPS' AlexNet; needed for table 5")
     parser.add_argument("--seeds", type=int, default=5, help="of table 5")
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="config key")
     parser.add_argument("--section", type=Path, help="document whose section 'report' is replaced by the report")
     options = parser.parse_args()
+    for path in (options.study, options.datalist, *([options.section] if options.section else [])):
+        if not path.is_file():
+            raise SystemExit(f"{path}: no such file")
     study = read_study(
         *(options.study, options.dataset_dir, options.datalist, options.output),
-        dict(options.option),
+        {key: _value(text) for key, text in options.option},
         options.only,
     )
+    _check(options, study)
     if "train" in options.parts:
         for experiment in study.experiments:
             train(study, experiment)
@@ -59,11 +64,31 @@ def main() -> None:
         figures.reconstructions(study, options.main, study.folder / "reconstructions.png")
         figures.convergence(study, [options.main, options.without], study.folder / "convergence.png")
         figures.reverse_process(study, options.main, study.folder / "reverse_process.png")
-        figures.image_latents(study, options.pretrained, study.folder / "image_latents.png")
+        figures.image_latents(study, options.main, study.folder / "image_latents.png")
     report = _report(study)
     (study.folder / "report.md").write_text(report + "\n")
     if options.section:
         replace_section(options.section, "report", report)
+
+
+def _value(text: str) -> Any:
+    """Return ``text`` as the number or list that it writes, as MONAI's command line does."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _check(options: argparse.Namespace, study: Study) -> None:
+    """End with one line, before hours are spent, if a later part could not run."""
+    needed = {"efficiency": [options.main], "stability": [options.main]}
+    needed["figures"] = [options.main, options.without]
+    for part in options.parts:
+        for experiment in needed.get(part, []):
+            if experiment not in study.experiments:
+                raise SystemExit(f"{part} needs {experiment!r}, which is not among {', '.join(study.experiments)}")
+    if "stability" in options.parts and not (options.lpips and Path(options.lpips).is_file()):
+        raise SystemExit(f"stability needs the weights of LPIPS, found no file {options.lpips}: name it with --lpips")
 
 
 def _keep(study: Study, table: Table) -> None:
@@ -78,7 +103,7 @@ def _report(study: Study) -> str:
     parts = [path.read_text().strip() for path in found if path.is_file()]
     seed = study.parser(next(iter(study.experiments)))["seed"]
     about = (
-        f"{study.name}. Split {study.manifest}, manifest hash {study.manifest_hash()}; seed {seed}; "
+        f"{study.name}. Split and its hash: {study.manifest()}; seed {seed}; "
         f"{_images_seen(study)} images seen by each network."
     )
     return "\n\n".join([about, *parts])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from study import Study, load_volume
 from tables import Table
@@ -27,7 +29,9 @@ def scores_by_seed(study: Study, experiment: str, num_seeds: int) -> torch.Tenso
         by_seed = []
         for seed in range(num_seeds):
             inferer = SliceWiseInferer(size, 2, batch_size, "per_slice", seed)
-            by_seed.append(torch.cat(list(inferer.iter_scores(volume, network, item["image"])), dim=-1)[0].cpu())
+            by_seed.append(
+                torch.cat(list(inferer.iter_scores(volume, network, Path(item["image"]).name)), dim=-1)[0].cpu()
+            )
         shown = label[0].movedim(axis, -1).flatten(0, 1).any(0)
         per_case.append(torch.stack(by_seed).movedim(-1, 1)[:, shown])
     return torch.cat(per_case, dim=1)

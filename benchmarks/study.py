@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from sdseg_monai.data import read_datalist
 from sdseg_monai.weights import load_weights, read_tensors
 
 BUNDLE = ROOT / "bundles" / "sdseg"
+CONFIG_HASH = "config_hash.txt"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Study:
     """What is compared, on which data, and where its files go."""
 
     name: str
-    manifest: str
     experiments: dict[str, list[str]]  # configs by name of the experiment, without the last one
     settings: dict[str, dict[str, Any]]  # that last one's content
     dataset_dir: Path
@@ -41,11 +40,15 @@ class Study:
     options: dict[str, Any]  # top-level keys for all, as from the command line
 
     def configs(self, experiment: str) -> list[str]:
-        """Return the chain of configs of ``experiment``; its last part is written to the experiment's folder."""
-        folder = self.run_folder(experiment)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "settings.json").write_text(json.dumps(self.settings[experiment], indent=1))
-        return [*self.experiments[experiment], str(folder / "settings.json")]
+        """Return the chain of configs of ``experiment``."""
+        return [*self.experiments[experiment], str(self.run_folder(experiment) / "settings.json")]
+
+    def write_settings(self) -> None:
+        """Write the last part of each experiment's chain to its folder, where the bundle's command can read it."""
+        for experiment, settings in self.settings.items():
+            folder = self.run_folder(experiment)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "settings.json").write_text(json.dumps(settings, indent=1))
 
     def run_folder(self, experiment: str) -> Path:
         """Return the folder of ``experiment``."""
@@ -55,13 +58,18 @@ class Study:
         """Return the parsed chain of ``experiment``, its weights not loaded."""
         parser = ConfigParser()
         parser.read_config(self.configs(experiment))
-        paths = {"bundle_root": BUNDLE, "dataset_dir": self.dataset_dir, "datalist": self.datalist}
-        for key, value in {**{key: str(path) for key, path in paths.items()}, **self.options}.items():
+        for key, value in self.overrides().items():
             parser[key] = value
         return parser
 
+    def overrides(self) -> dict[str, Any]:
+        """Return the top-level keys that say where things are, and the study's options."""
+        paths = {"bundle_root": BUNDLE, "dataset_dir": self.dataset_dir, "datalist": self.datalist}
+        return {**{key: str(path) for key, path in paths.items()}, **self.options}
+
     def trained(self, experiment: str) -> ConfigParser:
         """Return the parsed chain of ``experiment``, with the weights that its training chose, in evaluation mode."""
+        self.check_trained_as_configured(experiment)
         parser = self.parser(experiment)
         network = parser.get_parsed_content("network")
         load_weights(network, self.run_folder(experiment) / "model.pt")
@@ -76,12 +84,24 @@ class Study:
         """Return a hash of everything that ``experiment`` is configured by."""
         parser = ConfigParser()
         parser.read_config(self.configs(experiment))
-        content = {**parser.get(), **self.options}
+        options = {key: Path(value).name if isinstance(value, str) else value for key, value in self.options.items()}
+        content = {**parser.get(), **options}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    def manifest_hash(self) -> str:
-        """Return a hash of the split."""
-        return hashlib.sha256(self.datalist.read_bytes()).hexdigest()[:12]
+    def check_trained_as_configured(self, experiment: str) -> None:
+        """End with one line if the weights in the experiment's folder are of another configuration."""
+        path = self.run_folder(experiment) / CONFIG_HASH
+        found = path.read_text().strip() if path.is_file() else "none"
+        if found != self.config_hash(experiment):
+            raise SystemExit(
+                f"{path}: trained with configuration {found}, now it is {self.config_hash(experiment)}: give the study "
+                "another --output, or remove the folder to train anew"
+            )
+
+    def manifest(self) -> str:
+        """Return the name of the split, as its datalist has it, and a hash."""
+        content = self.datalist.read_bytes()
+        return f"{json.loads(content).get('name', self.datalist.name)}, {hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def read_study(
@@ -94,9 +114,8 @@ def read_study(
         raise SystemExit(f"{sorted(unknown)[0]!r}: no such experiment, expected {', '.join(content['experiments'])}")
     chosen = {k: v for k, v in content["experiments"].items() if only is None or k in only}
     configs = BUNDLE / "configs"
-    return Study(
+    study = Study(
         name=content["name"],
-        manifest=content["manifest"],
         experiments={
             name: [str(configs / f"{part}.json") for part in ("train", content["dataset"], *overlays)]
             for name, (_, *overlays) in chosen.items()
@@ -107,6 +126,11 @@ def read_study(
         folder=folder.resolve(),
         options=options,
     )
+    folders = [study.run_folder(experiment) for experiment in content["experiments"]]
+    if len(set(folders)) < len(folders) or study.folder in folders:
+        raise SystemExit(f"{path}: two experiments would share a folder, or one has no letters: {sorted(folders)}")
+    study.write_settings()
+    return study
 
 
 def train(study: Study, experiment: str) -> None:
@@ -114,20 +138,16 @@ def train(study: Study, experiment: str) -> None:
     folder = study.run_folder(experiment)
     epochs = study.parser(experiment)["epochs"]
     checkpoint = folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        study.check_trained_as_configured(experiment)
+    (folder / CONFIG_HASH).write_text(study.config_hash(experiment) + "\n")
     if checkpoint.is_file() and (folder / "model.pt").is_file() and read_tensors(checkpoint)["epoch"] >= epochs:
         return
-    options = {
-        "bundle_root": BUNDLE,
-        "dataset_dir": study.dataset_dir,
-        "datalist": study.datalist,
-        "ckpt_dir": folder,
-        "log_dir": folder / "logs",
-        **study.options,
-    }
+    options = {**study.overrides(), "ckpt_dir": folder, "log_dir": folder / "logs"}
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(study.configs(experiment))]
     command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
     with (folder / "training.log").open("a") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ)).returncode
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if code:
         last = (folder / "training.log").read_text().strip().splitlines()[-1]
         raise SystemExit(f"{experiment}: training ended with exit code {code}: {last}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+from sdseg_monai.io import check_folder
 
 SPLITS_DIR = Path(__file__).parent / "splits"
 NOT_DATA = ("__MACOSX", "Illustration")  # folders in archives whose files bear the names of the data
@@ -85,7 +87,7 @@ def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
             f"{len(cases)} images found, expected the {expected} of the split {manifest['name']}: complete the "
             "download or name another --split"
         )
-    order = iter(sorted(cases, key=lambda case: hashlib.sha256(case.encode()).digest()))
+    order = iter(sorted(cases, key=lambda case: hashlib.sha256(os.fsencode(case)).digest()))
     dealt = {split: sorted(next(order) for _ in range(manifest[split])) for split in reversed(SPLITS)}
     return {split: dealt[split] for split in SPLITS}
 
@@ -163,6 +165,8 @@ def run(dataset: Dataset, options: argparse.Namespace, **about: str) -> int:
     dataset_dir = options.dataset_dir
     output = options.output or dataset_dir / "datalist.json"
     try:
+        if output.suffix != ".json":
+            raise InputError(f"{output}: expected the name of a datalist, ending in .json")
         splits, left_out = list_items(dataset, dataset_dir, options.split)
         dataset.check_folder(dataset_dir)
         faults = find_faults(dataset, dataset_dir, [item for items in splits.values() for item in items])
@@ -172,13 +176,14 @@ def run(dataset: Dataset, options: argparse.Namespace, **about: str) -> int:
             raise InputError(f"{dataset_dir} cannot be used: {'; '.join(faults)}")
         shared = find_shared_images(dataset_dir, splits)
         if not options.dry_run:
+            check_folder(output.parent)
             prepared = {
                 split: [dataset.prepare(dataset_dir, split, item) for item in tqdm(items, desc=split)]
                 for split, items in splits.items()
             }
             texts = {key: value for key, value in read_split(options.split).items() if isinstance(value, str)}
             write_datalist(output, prepared, **texts, **about)
-    except InputError as error:
+    except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
     for text in shared:

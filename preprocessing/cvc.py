@@ -1,7 +1,7 @@
 """CVC-ClinicDB: check its 612 frames and write a datalist.
 
-The default split keeps every sequence on one side; cvc_frames_488_62_62 deals single frames, as the official code does,
-and so tests on neighbours of what it trained on.
+The default split keeps every sequence on one side; cvc_frames_488_62_62 deals single frames, as the official code does
+(492/60/60 in the disk's order), and so tests on neighbours of what it trained on.
 """
 
 import csv

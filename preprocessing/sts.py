@@ -51,7 +51,13 @@ def prepare(dataset_dir: Path, split: str, item: Item) -> Item:
         return item
     label_path = dataset_dir / item["label"]
     cleaned_path = label_path.parent.with_name("label_cleaned") / label_path.name
+    if cleaned_path.parent.resolve() == label_path.parent.resolve():
+        raise InputError(
+            f"{cleaned_path.parent}: is the folder of the labels, which are not to be replaced: remove the link"
+        )
     label = clean_label(read_volume(dataset_dir / item["image"]).array, read_volume(label_path).array)
+    if not label.any():
+        raise InputError(f"{label_path}: nothing is left of it without objects of fewer than {SMALLEST_OBJECT} voxels")
     write_volume(cleaned_path, label, label_path)
     return {**item, "label": str(cleaned_path.relative_to(dataset_dir))}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,18 @@ def find_bundle(name_or_dir: str | Path) -> Path:
     return root
 
 
+@contextmanager
+def config_errors(config: Path) -> Iterator[None]:
+    """Turn what a bundle's config raises while it is used into an :class:`InputError` that names it."""
+    try:
+        yield
+    except Exception as error:  # a config is a program: it fails in as many ways
+        input_error = find_input_error(error)
+        if input_error is not None:
+            raise input_error from error
+        raise InputError(f"{config}: cannot be used ({error!r}), expected a bundle of this kind") from error
+
+
 class Segmenter:
     """A bundle's network with the bundle's own transforms and inferer: the same result wherever it is run.
 
@@ -76,13 +90,8 @@ class Segmenter:
     ) -> None:
         root = find_bundle(bundle)
         config = root / "configs" / "inference.json"
-        try:
+        with config_errors(config):
             self._build(config, root, device, batch_size)
-        except Exception as error:  # a config is a program: it fails in as many ways
-            input_error = find_input_error(error)
-            if input_error is not None:
-                raise input_error from error
-            raise InputError(f"{config}: cannot be used ({error!r}), expected a bundle of this kind") from error
         if seed is not None:
             self.network.seed = self.inferer.seed = seed
 

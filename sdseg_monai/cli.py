@@ -200,8 +200,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from sdseg_monai.io import check_folder
     from sdseg_monai.pictures import list_images
 
-    volumes = [Path(path) for folder in (options.predictions, options.labels) for path in list_images(folder)]
-    _refuse_to_replace(volumes, [options.output])
+    for folder in (options.predictions, options.labels):
+        list_images(folder)  # before anything is written
+        _refuse_to_replace(list(folder.iterdir()), [options.output])
     check_folder(options.output.parent)
     cases = evaluate_folders(options.predictions, options.labels)
     write_csv(options.output, cases)
@@ -222,7 +223,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from sdseg_monai.weights.convert import convert
+    from sdseg_monai.convert import convert
 
     done = convert(
         options.source,

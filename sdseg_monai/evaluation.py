@@ -59,6 +59,8 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
             raise InputError(
                 f"{prediction}: {len(found)} labels for it in {labels}, expected one of the same name or number"
             )
+        if is_picture(prediction) != is_picture(found[0]):
+            raise InputError(f"{prediction}: its label {found[0]} is of another kind, expected two volumes or pictures")
         if found[0] in (label for _, label in pairs):
             raise InputError(f"{prediction}: {found[0]} belongs to another prediction too, expected one a case")
         pairs.append((prediction, found[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from safetensors import SafetensorError
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.itk_files import check_itk_file
@@ -139,6 +141,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
     Raises:
         InputError: the folder cannot be made or written.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no ordinary file, expected the name of one")
     temporary = _make_temporary(path.parent, ".writing.", suffix)
     try:
         write(temporary)
@@ -150,6 +154,32 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` on a temporary folder beside ``folder`` and rename it to ``folder`` when that succeeded.
+
+    Raises:
+        InputError: ``folder`` exists and is not empty, or cannot be made or written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists, expected the name of a new folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        write(temporary)
+        for file in temporary.rglob("*.*"):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can open
+        temporary.replace(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+        raise InputError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:

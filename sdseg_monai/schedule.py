@@ -25,6 +25,10 @@ class NoiseSchedule:
     The coefficients are computed in float64 and kept in float32. They are no buffers: the constructor determines them,
     and a network cast to bfloat16 must not round them (sqrt(1 - abar_999) would become 1).
 
+    diffusers' and MONAI's schedulers keep the timesteps of the next sampling as a state and compute in float32;
+    training needs a timestep of its own for each sample, and the step from T-1 divides by 0.0259.
+    ``tests/test_networks.py`` holds :meth:`step` to diffusers' DDIMScheduler.
+
     Args:
         num_timesteps: T.
         beta_start: variance of the first step.

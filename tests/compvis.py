@@ -227,3 +227,8 @@ def tiny_official(seed=0, **unet_sizes):
     state["scale_factor"] = torch.tensor(0.1147)
     state["model_ema.num_updates"] = torch.tensor(70000, dtype=torch.int32)
     return state
+
+
+def size_of(state):
+    """Return the bytes of the tensors of ``state``."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -12,6 +12,7 @@ from tests.conftest import ROOT, SHARED, run_process
 KVASIR = SHARED / "data" / "kvasir-seg-256"
 TAESD = SHARED / "weights" / "taesd-fp8" / "taesd_fp8_e4m3.safetensors"
 LPIPS = SHARED / "weights" / "lpips-alexnet" / "lpips_alexnet.safetensors"
+NAMES = ("SDSeg", "SDSeg, TAESD", "SDSeg, TAESD, no latent loss")
 UNET = {
     "network_def#unet#block_out_channels": [8, 16],
     "network_def#unet#attention_levels": [False, True],
@@ -25,7 +26,7 @@ UNET = {
 def study(tmp_path):
     """A toy study of three experiments, of the same form as the committed ones."""
     committed = json.loads((ROOT / "benchmarks" / "studies" / "kvasir_cpu.json").read_text())
-    names = ("SDSeg", "- latent loss", "SDSeg, TAESD weights")
+    names = NAMES
     tiny = {"network_def#vision_encoder#block_out_channels": [4] * 4, "network_def#vision_encoder#norm_num_groups": 4}
     networks = committed["networks"]
     toy = {
@@ -56,7 +57,7 @@ def test_one_command_writes_every_table_and_figure(study):
     )
     assert process.returncode == 0, process.stderr[-3000:]
     report = (output / "report.md").read_text()
-    assert "4 images seen by each network" in report and "commit" in report and "manifest hash" in report
+    assert "4 images seen by each network" in report and "commit" in report and "Split and its hash" in report
     for title in ("Tables 2, 3 and 6", "Table 4", "Table 5"):
         assert title in report
 
@@ -64,7 +65,7 @@ def test_one_command_writes_every_table_and_figure(study):
         return list(csv.DictReader((output / f"{name}.csv").open()))
 
     rows = table("comparison")
-    assert [row["network"] for row in rows] == ["SDSeg", "- latent loss", "SDSeg, TAESD weights"]
+    assert [row["network"] for row in rows] == list(NAMES)
     for row in rows:
         mean, low, high = (
             float(part) for part in row["test Dice"].replace("(", "").replace(")", "").split() if part != "to"
@@ -87,11 +88,38 @@ def test_one_command_writes_every_table_and_figure(study):
         *("--option", "taesd_weights", TAESD),
     )
     assert again.returncode == 0 and logs == {path: path.stat().st_mtime_ns for path in logs}
+    other = run_process(
+        *("python", "benchmarks/paper.py", "--study", study / "study.json", "--dataset_dir", KVASIR),
+        *("--datalist", study / "datalist.json", "--output", output, "--parts", "comparison", "--only", "SDSeg"),
+        *("--option", "learning_rate", "0.9"),
+    )
+    assert other.returncode != 0 and "trained with configuration" in other.stderr and "Traceback" not in other.stderr
 
 
-def test_an_unknown_experiment_ends_with_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--only", "nothing"), "no such experiment"),
+        (("--parts", "stability"), "stability needs the weights of LPIPS"),
+        (("--parts", "figures", "--only", "SDSeg"), "figures needs 'SDSeg, TAESD'"),
+        (("--section", "nowhere.md"), "nowhere.md: no such file"),
+    ],
+)
+def test_what_would_fail_after_hours_ends_at_once_with_one_line(tmp_path, options, message):
+    (tmp_path / "d.json").write_text("{}")
     process = run_process(
         *("python", "benchmarks/paper.py", "--study", "benchmarks/studies/kvasir_cpu.json", "--dataset_dir", tmp_path),
-        *("--datalist", tmp_path / "d.json", "--output", tmp_path, "--only", "nothing"),
+        *("--datalist", tmp_path / "d.json", "--output", tmp_path, *options),
     )
-    assert process.returncode != 0 and "Traceback" not in process.stderr and "no such experiment" in process.stderr
+    assert process.returncode != 0 and "Traceback" not in process.stderr and message in process.stderr
+
+
+def test_the_interval_is_that_of_the_mean(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from comparison import interval
+
+    values = list(np.random.default_rng(0).normal(0.7, 0.2, 400))
+    low, high = interval(values)
+    error = np.std(values) / 400**0.5
+    assert low == pytest.approx(np.mean(values) - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(np.mean(values) + 1.96 * error, abs=0.2 * error)

@@ -8,14 +8,14 @@ import torch
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.cli import main
+from sdseg_monai.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import CrossAttentionUNet, SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights import drop_mask_encoder, load_official, load_weights, read_tensors, save_tensors
-from sdseg_monai.weights.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
-from sdseg_monai.weights.export import save_inference, size_of
+from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
-from tests.compvis import tiny_official
+from tests.compvis import size_of, tiny_official
 from tests.conftest import ROOT, make_network
 
 HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_sdseg"
@@ -286,10 +286,10 @@ class TestCommand:
             ((checkpoint, "o.bin", "official", "bundle"), "ending in .pt"),
             ((checkpoint, "empty", "official", "inference"), "ending in .pt"),
             ((checkpoint, "full", "official", "diffusers"), "exists"),
-            ((checkpoint, "a.ckpt", "official", "bundle"), "would be replaced"),
+            ((checkpoint, "a.ckpt", "official", "bundle"), "ending in .pt"),
             ((checkpoint, "full/keep", "official", "diffusers"), "exists"),
             ((checkpoint, "full/keep/o.pt", "official", "bundle"), "cannot write here"),
-            ((checkpoint, "o.pt", "official", "bundle", "--num-heads", 7), "heads do not divide"),
+            ((checkpoint, "o.pt", "official", "bundle", "--num-heads", 7), "does not divide"),
             ((HIPPOCAMPUS, "o.pt", "bundle", "bundle", "--raw"), "for official checkpoints"),
         ]
         before = sorted(tmp_path.rglob("*")), checkpoint.read_bytes()
@@ -303,7 +303,7 @@ class TestCommand:
         weights = HIPPOCAMPUS / "models" / "model.pt"
         before = weights.read_bytes()
         code, _, err = run(capsys, HIPPOCAMPUS, "-o", weights, "--from", "bundle", "--to", "inference")
-        assert code == 2 and "would be replaced" in err and weights.read_bytes() == before
+        assert code == 2 and "exists, expected" in err and weights.read_bytes() == before
 
     def test_of_a_config_that_is_no_network(self, tmp_path, capsys):
         (tmp_path / "b" / "configs").mkdir(parents=True)

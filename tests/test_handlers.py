@@ -2,6 +2,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.handlers import Checkpoint, EpochSeed, ExpectedTime, LatentScale, UpdateAverage, WeightAverage
 from sdseg_monai.networks import PixelSegmenter
 from tests.conftest import make_network
@@ -109,6 +110,13 @@ def test_checkpoint_restores_every_part(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+def test_a_checkpoint_of_another_prediction_type_is_refused(tmp_path):
+    run(1, 1, Checkpoint(tmp_path / "checkpoint.pt", {"network": make_network()}))
+    other = {"network": make_network(prediction_type="v_prediction")}
+    with pytest.raises(InputError, match=r"of another training .*epsilon.*v_prediction"):
+        run(1, 2, Checkpoint(tmp_path / "checkpoint.pt", other))
+
+
 def test_epoch_seed_makes_dropout_a_function_of_the_epoch():
     def draws(epochs, start=0):
         seen = {}
@@ -138,13 +146,16 @@ def test_average_of_named_parts_leaves_the_others_to_the_training():
     pairs = zip(ema.network.vision_encoder.parameters(), network.vision_encoder.parameters(), strict=True)
     assert all(mine is theirs for mine, theirs in pairs)
     assert ema.network.unet.conv_in.weight is not network.unet.conv_in.weight
+    with pytest.raises(ValueError, match="expected some of vision_encoder, unet"):
+        WeightAverage(network, decay=0.9, warmup_iterations=1, parts=["unett"])
     assert {name.split(".")[0] for name in ema.handler.ema_model.state_dict()} == {"unet"}
 
 
 def test_average_takes_the_statistics_of_a_batch_norm():
+    torch.manual_seed(0)
     network = PixelSegmenter(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1))).train()
     ema = WeightAverage(network, decay=0.9, warmup_iterations=1)
-    image = 3 + torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    image = 30 + torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     run(5, 1, UpdateAverage(ema), step=lambda engine, batch: network(image, mask=image[:, :1]))
     assert network.backbone[1].running_mean.abs() > 0.1
     torch.testing.assert_close(ema.network.backbone[1].running_mean, network.backbone[1].running_mean)

@@ -1,8 +1,10 @@
 """Every overlay of the sdseg bundle parses, trains two iterations and evaluates, on data of the kind it is for."""
 
+import inspect
 import json
 import re
 import sys
+from pydoc import locate
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +14,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 from PIL import Image
 
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks import CrossAttentionUNet
+from sdseg_monai.weights import load_autoencoder, save_tensors
 from tests import compvis
 from tests.conftest import ROOT, write_case
 
@@ -151,6 +156,7 @@ def infer(overlays, data, tmp_path):
     )
     inference.initialize()
     inference.run()
+    return inference
 
 
 def test_inference_writes_the_masks_that_evaluation_writes(pictures, tmp_path):
@@ -165,8 +171,14 @@ def test_inference_writes_the_masks_that_evaluation_writes(pictures, tmp_path):
 
 def test_official_inference_scales_each_volume_to_its_range(volumes, tmp_path):
     train_and_evaluate(("official",), volumes, tmp_path)
-    infer(("official_inference",), volumes / "images", tmp_path)
+    parser = infer(("official_inference",), volumes / "images", tmp_path).parser
     assert len(list((tmp_path / "masks").iterdir())) == 3
+    image = parser.get_parsed_content("preprocessing")({"image": str(volumes / "images" / "t.nii.gz")})["image"]
+    assert image.min() == -1 and image.max() == 1  # the volume itself ends far within the window
+    official = json.loads((CONFIGS / "official.json").read_text())["validate#preprocessing"]["transforms"]
+    scaling = [t for t in official if "ScaleIntensity" in t["_target_"]]
+    inference = json.loads((CONFIGS / "official_inference.json").read_text())["preprocessing#transforms"]
+    assert scaling == [t for t in inference if "ScaleIntensity" in t["_target_"]]
 
 
 def test_the_papers_weights_start_a_training(pictures, tmp_path):
@@ -216,6 +228,33 @@ def test_the_papers_weights_start_a_training(pictures, tmp_path):
     assert torch.equal(trunk, network.autoencoder.encoder.conv_in.weight)
 
 
+def parse(*overlays):
+    parser = ConfigParser()
+    parser.read_config([CONFIGS / f"{name}.json" for name in ("train", *overlays, "smoke")])
+    return parser
+
+
+def test_ablations_do_what_they_say():
+    network = parse("ablations/cross_attention", "ablations/frozen_encoder").get_parsed_content("network_def")
+    assert isinstance(network.unet, CrossAttentionUNet) and list(network.trained_parts) == ["unet"]
+    parser = parse("ablations/no_latent_loss", "ablations/v_prediction")
+    network, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss")
+    assert network.prediction_type == "v_prediction"
+    network.scale_factor.fill_(1)
+    mask = torch.ones(1, 1, 64, 64)
+    loss(network(torch.randn(1, 3, 64, 64), mask=mask, seeds=torch.tensor([1])), mask)
+    assert loss.parts["latent"] == 0 and loss.parts["noise"] > 0
+
+
+def test_a_frozen_encoder_that_would_stay_random_is_refused(tmp_path):
+    parser = parse("ablations/frozen_encoder")
+    parser["network_def#vision_encoder#block_out_channels"] = [16] * 4
+    network = parser.get_parsed_content("network_def")
+    save_tensors(tmp_path / "autoencoder.pt", network.autoencoder.state_dict())
+    with pytest.raises(InputError, match="frozen but has other sizes"):
+        load_autoencoder(network, tmp_path / "autoencoder.pt")
+
+
 @pytest.mark.parametrize("name", VOLUMES)
 def test_overlay_trains_two_iterations_and_evaluates_volumes(name, volumes, tmp_path):
     steps, dice, _ = train_and_evaluate(VOLUMES[name], volumes, tmp_path)
@@ -256,6 +295,11 @@ def referenced(value):
     return {name.split("#")[0] for name in re.findall(r"[@%]([\w#]+)", value)} if isinstance(value, str) else set()
 
 
+def arguments(target):
+    """Return the names of the arguments of a class or function, by its path or MONAI's short name."""
+    return inspect.signature(locate(target) or locate(f"monai.networks.nets.{target}")).parameters
+
+
 MONAI_IDS = {"imports", "bundle_root", "train", "validate", "initialize", "run", "training", "evaluating", "inference"}
 
 
@@ -276,7 +320,16 @@ def test_no_config_key_is_read_by_nothing(bundle, name):
 )
 def test_an_overlay_changes_only_what_the_base_has(overlay):
     base = ConfigParser()
-    base.read_config(CONFIGS / ("inference.json" if "inference" in overlay else "train.json"))
-    own = {"network_def#mask_latent", "network_def#train_vision_encoder", "ema#parts", "unet_weights"}
-    for key in json.loads((CONFIGS / overlay).with_suffix(".json").read_text()):
-        assert key.lstrip("+") in base or key in own, key
+    names = [
+        "inference" if "inference" in overlay else "train",
+        *(["baselines/baseline"] if "baselines" in overlay else []),
+    ]
+    base.read_config([CONFIGS / f"{name}.json" for name in names])
+    own = {"unet_weights"}  # of the overlay itself
+    changes = json.loads((CONFIGS / overlay).with_suffix(".json").read_text())
+    for key in changes:
+        parent, _, leaf = key.lstrip("+").rpartition("#")
+        if key.lstrip("+") not in base and key not in own:  # an argument that the base leaves at its default
+            assert leaf == "_target_" or leaf in arguments(
+                changes.get(f"{parent}#_target_") or base[parent]["_target_"]
+            ), key

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
+from sdseg_monai.pictures import is_picture, list_images, read_picture, read_picture_mask, write_picture_mask
+from sdseg_monai.transforms import LoadVolumed, SaveMaskd
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)  # [H, W, 3]
 MASK = RGB[..., 0] > 100
@@ -47,10 +50,70 @@ def test_masks_of_every_mode(tmp_path, mode):
     np.testing.assert_array_equal(read_picture_mask(tmp_path / "a.png"), MASK)
 
 
-@pytest.mark.parametrize(("value", "foreground"), [(0, False), (128, True), (255, True)])
+@pytest.mark.parametrize(("value", "foreground"), [(0, False), (60, None), (192, True), (255, True)])
 def test_lighter_than_middle_grey_is_foreground(tmp_path, value, foreground):
     Image.fromarray(np.full((2, 3), value, np.uint8)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_picture_mask(tmp_path / "a.png"), np.full((2, 3), foreground))
+    if foreground is None:
+        with pytest.raises(InputError, match="its lightest pixel is 60"):
+            read_picture_mask(tmp_path / "a.png")
+    else:
+        np.testing.assert_array_equal(read_picture_mask(tmp_path / "a.png"), np.full((2, 3), foreground))
+
+
+@pytest.mark.parametrize("kind", ["grey", "colours", "photograph"])
+def test_what_is_no_mask_is_refused(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    array = {
+        "grey": np.full((40, 40), 128, np.uint8),  # a disc in an optic nerve's label
+        "colours": np.eye(3, dtype=np.uint8)[rng.integers(0, 3, (40, 40))] * np.uint8(255),
+        "photograph": rng.integers(0, 256, (40, 40, 3), np.uint8),
+    }[kind]
+    Image.fromarray(array).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: .*% of its pixels are grey or coloured"):
+        read_picture_mask(tmp_path / "a.png")
+
+
+def test_a_jpeg_of_a_mask_is_one(tmp_path):
+    y, x = np.mgrid[:128, :128]
+    disc = np.hypot(x - 60, y - 70) < 30
+    Image.fromarray(np.repeat(disc[..., None], 3, 2).astype(np.uint8) * 255).save(tmp_path / "a.jpg", quality=75)
+    assert (read_picture_mask(tmp_path / "a.jpg") != disc).mean() < 0.01
+
+
+def write_deep_png(path):
+    """Write an RGB PNG of 16 bits a channel, 2 x 2, which PIL can read but not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + struct.pack(">6H", *range(0, 60000, 10000)) for _ in range(2))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def test_deep_turned_and_disguised_pictures_are_refused(tmp_path):
+    """16 bits a channel, an EXIF orientation, and PostScript under another name, which PIL would run."""
+    write_deep_png(tmp_path / "deep.png")
+    turned = Image.fromarray(RGB)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    (tmp_path / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    for name, message in (
+        ("deep.png", "more than 8 bits"),
+        ("turned.jpg", "EXIF orientation is 6"),
+        ("script.png", "not a readable picture"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_picture(tmp_path / name)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    for suffix in ("jpg", "png"):
+        Image.fromarray(RGB).save(tmp_path / f"a.{suffix}")
+    with pytest.raises(InputError, match="their masks would be one file"):
+        list_images(tmp_path)
 
 
 @pytest.mark.parametrize("value", [1, 127])
@@ -75,7 +138,7 @@ def test_a_mask_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="cannot write here"):
         write_picture_mask(tmp_path / "file" / "a.png", MASK)
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(InputError, match=r"a\.png: cannot be written"):
+    with pytest.raises(InputError, match=r"a\.png: is no ordinary file"):
         write_picture_mask(tmp_path / "a.png", MASK)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "file"]
 
@@ -110,8 +173,16 @@ def write_truncated(path):
         ("a.jpg", write_truncated, "not a readable picture"),
         ("a.png", write_header_alone, "not a readable picture"),
         ("a.tif", write_pages, "2 pages, expected one picture"),
-        ("a.png", lambda path: Image.fromarray(RGB[..., 0].astype(np.uint16)).save(path), "pixels of mode I;16"),
-        ("a.tif", lambda path: Image.fromarray(RGB[..., 0].astype(np.float32)).save(path), "pixels of mode F"),
+        (
+            "a.png",
+            lambda path: Image.fromarray(RGB[..., 0].astype(np.uint16)).save(path),
+            "pixels of more than 8 bits or of mode I;16",
+        ),
+        (
+            "a.tif",
+            lambda path: Image.fromarray(RGB[..., 0].astype(np.float32)).save(path),
+            "pixels of more than 8 bits or of mode F",
+        ),
     ],
 )
 def test_unusable_pictures_are_named_in_one_line(tmp_path, name, write, message):
@@ -125,3 +196,49 @@ def test_unusable_pictures_are_named_in_one_line(tmp_path, name, write, message)
 
 def test_pictures_are_known_by_their_names():
     assert is_picture(Path("b.JPG")) and is_picture(Path("a.tif")) and not is_picture(Path("scan.nii.gz"))
+
+
+def load(folder, **names):
+    return LoadVolumed(tuple(names))({key: str(folder / name) for key, name in names.items()})
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A photograph and its label in folders of their own."""
+    for kind, array in (("images", RGB), ("masks", MASK.astype(np.uint8) * np.uint8(255))):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(array).save(tmp_path / kind / "a.png")
+    return tmp_path
+
+
+def test_a_photograph_is_a_volume_of_one_slice(case):
+    item = load(case, image="images/a.png", label="masks/a.png")
+    np.testing.assert_array_equal(item["image"][..., 0], RGB.transpose(2, 0, 1))
+    np.testing.assert_array_equal(item["label"][0, ..., 0], MASK)
+    SaveMaskd("label", case / "out")(item)
+    np.testing.assert_array_equal(read_picture_mask(case / "out" / "a.png"), MASK)
+
+
+def test_image_and_label_of_other_sizes_are_refused(case):
+    Image.fromarray(RGB[:4]).save(case / "images" / "a.png")
+    with pytest.raises(InputError, match=r"shape \(5, 7, 1\), expected \(4, 7, 1\)"):
+        load(case, image="images/a.png", label="masks/a.png")
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_a_mask_replaces_no_input(case, folder):
+    item = load(case, image="images/a.png", label="masks/a.png")
+    before = (case / folder / "a.png").read_bytes()
+    with pytest.raises(InputError, match="would replace an input"):
+        SaveMaskd("label", case / folder)(item)
+    assert (case / folder / "a.png").read_bytes() == before
+
+
+def test_masks_of_two_images_of_one_name_are_refused(case):
+    (case / "more").mkdir()
+    Image.fromarray(RGB).save(case / "more" / "a.png")
+    save = SaveMaskd("image", case / "out")
+    for _ in range(2):  # the same image twice is no mistake: processes share a validation set
+        save({"image": load(case, image="images/a.png")["image"][:1]})
+    with pytest.raises(InputError, match="rename one of them"):
+        save({"image": load(case, image="more/a.png")["image"][:1]})

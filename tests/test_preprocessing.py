@@ -403,10 +403,10 @@ def test_overlays_change_the_dataset_only(dataset):
     load = ConfigParser.load_config_files
     plain = load(str(CONFIGS / "train.json"))
     overlay = json.loads((CONFIGS / "datasets" / f"{dataset}.json").read_text())
-    assert {key.removeprefix("+") for key in overlay} <= set(plain)
+    assert set(overlay) <= set(plain)
     files = [str(CONFIGS / "train.json"), str(CONFIGS / "datasets" / f"{dataset}.json")]
     merged = load(files)
-    flips = merged["train"]["augmentation"]["transforms"]
+    flips = merged["augmentation"]["transforms"]
     assert [flip["spatial_axis"] for flip in flips] == ([0] if dataset == "sts" else [0, 1])
     assert merged["train"]["trainer"] == plain["train"]["trainer"]
     assert f"preprocessing/{dataset}.py" in merged["how_to_get_data"] and (PREPROCESSING / f"{dataset}.py").is_file()

@@ -31,6 +31,7 @@ def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how
     Raises:
         InputError: the folder, the datalist or a file that it names is missing, or a case stands in two splits.
     """
+    dataset_dir = str(dataset_dir)  # a config's number, where a folder is called so
     if not Path(dataset_dir).is_dir():
         raise InputError(f"no dataset folder at {Path(dataset_dir).absolute()}. {how_to_get}")
     if not Path(datalist).is_file():

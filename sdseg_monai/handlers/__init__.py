@@ -2,7 +2,7 @@
 
 from sdseg_monai.handlers.average import UpdateAverage, WeightAverage
 from sdseg_monai.handlers.checkpoints import BestModel, Checkpoint, LastModel
-from sdseg_monai.handlers.pictures import ImageLatentHandler, PanelHandler
+from sdseg_monai.handlers.panels import ImageLatentHandler, PanelHandler
 from sdseg_monai.handlers.start import EpochSeed, ExpectedTime, LatentScale
 
 __all__ = [

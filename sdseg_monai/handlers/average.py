@@ -26,6 +26,9 @@ class WeightAverage:
 
     Attributes:
         network: a network with the averaged weights; it shares every other tensor with the one in training.
+
+    Raises:
+        ValueError: ``parts`` names what is not trained.
     """
 
     def __init__(
@@ -35,7 +38,11 @@ class WeightAverage:
         warmup_iterations: int,
         parts: Sequence[str] | None = None,
     ) -> None:
-        averaged = nn.ModuleDict({k: v for k, v in network.trained_parts.items() if parts is None or k in parts})
+        trained = network.trained_parts
+        unknown = set(parts or ()) - set(trained.keys())
+        if unknown:
+            raise ValueError(f"parts={parts}: expected some of {', '.join(trained.keys())}")
+        averaged = nn.ModuleDict({k: v for k, v in trained.items() if parts is None or k in parts})
         self.handler = EMAHandler(
             averaged,
             momentum=1 - decay,

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.handlers.average import WeightAverage
+from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,11 @@ class Checkpoint:
         state = read_tensors(self.path)
         try:
             for name, item in self.objects.items():
+                if _meaning(item) != state["meaning"].get(name):
+                    raise ValueError(
+                        f"{name} was trained with {state['meaning'].get(name)}, now it has {_meaning(item)}"
+                    )
+            for name, item in self.objects.items():
                 item.load_state_dict(state[name])
             engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
             if self.evaluator is not None:
@@ -69,11 +75,16 @@ class Checkpoint:
         if getattr(engine.state, "rank", 0) != 0:
             return
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
+        state["meaning"] = {name: _meaning(item) for name, item in self.objects.items()}
         state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
         if self.evaluator is not None:
             state["best_metric"] = float(self.evaluator.state.best_metric)
             state["best_metric_epoch"] = self.evaluator.state.best_metric_epoch
         save_tensors(self.path, state)
+
+
+def _meaning(item: Any) -> dict[str, str] | None:
+    return item.meaning if isinstance(item, SDSeg) else None
 
 
 class BestModel:

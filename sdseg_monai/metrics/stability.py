@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric, compute_dice
 
 from sdseg_monai.metrics.lpips import Lpips
 
+Pairs = Literal["all", "first"]
 DATA_RANGE = 1.0  # of scores and masks
 PAIRS_AT_ONCE = 16
 # Pixels of the shorter side: MS-SSIM's window. Its five scales halve a slice four times, after which the window must
@@ -46,7 +48,7 @@ class Stability:
     ms_ssim_window: int
 
 
-def measure_stability(scores: torch.Tensor, lpips: Lpips, pairs: str = "all") -> list[Stability]:
+def measure_stability(scores: torch.Tensor, lpips: Lpips, pairs: Pairs = "all") -> list[Stability]:
     """Compare the ``scores`` that several seeds gave for the same slices; returns a row for masks and one for scores.
 
     The data range is 1. The official notebook takes it from each pair, on PNGs of 8 bits, and skips pairs with an empty
@@ -104,8 +106,8 @@ def _ms_ssim_window(side: int) -> int:
 
 
 def _pair_seeds(seeds: int, pairs: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if pairs not in ("all", "first"):
-        raise ValueError(f"pairs={pairs!r}, expected 'all' or 'first'")
+    if pairs not in get_args(Pairs):
+        raise ValueError(f"pairs={pairs!r}, expected {' or '.join(get_args(Pairs))}")
     first, second = torch.combinations(torch.arange(seeds)).unbind(1)
     kept = (first == 0) | (pairs == "all")
     return first[kept], second[kept]

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 
-from sdseg_monai.networks.unet import Float32Conv2d
+from sdseg_monai.networks.unet import Float32Conv2d, check_attention
 
 
 class CrossAttentionUNet(UNet2DConditionModel):
@@ -16,7 +16,8 @@ class CrossAttentionUNet(UNet2DConditionModel):
 
     The official repository has no configuration of this row of Table 6, so what it attends to is ours: each of the
     h * w positions of the image latent is one token of Z channels, in raster order and without a position code, as
-    Stable Diffusion's cross-attention takes any conditioning.
+    Stable Diffusion's cross-attention takes any conditioning. Of what :class:`DenoisingUNet` has beside the fusion, the
+    scale-shift norm is kept; diffusers resamples here by plain convolutions, not by residual blocks.
 
     Args:
         in_channels: channels of the noisy mask latent.
@@ -28,6 +29,9 @@ class CrossAttentionUNet(UNet2DConditionModel):
         num_heads: heads of every attention; divides the channels of each level that attends.
         norm_num_groups: groups of every GroupNorm.
         dropout: dropout of the residual blocks.
+
+    Raises:
+        ValueError: ``attention_levels`` has another number of levels, or ``num_heads`` does not divide.
     """
 
     @register_to_config
@@ -43,6 +47,7 @@ class CrossAttentionUNet(UNet2DConditionModel):
         norm_num_groups: int = 32,
         dropout: float = 0.0,
     ) -> None:
+        check_attention(block_out_channels, attention_levels, num_heads)
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -52,6 +57,7 @@ class CrossAttentionUNet(UNet2DConditionModel):
             layers_per_block=layers_per_block,
             cross_attention_dim=cross_attention_dim,
             attention_head_dim=num_heads,  # what diffusers takes as their number
+            resnet_time_scale_shift="scale_shift",
             norm_num_groups=norm_num_groups,
             dropout=dropout,
         )

@@ -91,6 +91,12 @@ class SDSeg(nn.Module):
         return nn.ModuleDict({**vision_encoder, "unet": self.unet})
 
     @property
+    def meaning(self) -> dict[str, str]:
+        """What the weights mean beyond their shapes: a training that goes on with other options would spoil them."""
+        names = ("prediction_type", "start_noise", "mask_latent")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def num_classes(self) -> int | None:
         """Number of classes of a class-conditional network, the background's included; None for a binary one."""
         return self.unet.config.num_class_embeds

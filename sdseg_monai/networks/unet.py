@@ -56,15 +56,7 @@ class DenoisingUNet(UNet2DModel):
         dropout: float = 0.0,
         num_class_embeds: int | None = None,
     ) -> None:
-        if len(attention_levels) != len(block_out_channels):
-            raise ValueError(
-                f"attention_levels has {len(attention_levels)} entries for the {len(block_out_channels)} levels of "
-                "block_out_channels: give one per level"
-            )
-        attending = [c for c, a in zip(block_out_channels, attention_levels, strict=True) if a]
-        for channels in (*attending, block_out_channels[-1]):
-            if channels % num_heads:
-                raise ValueError(f"num_heads={num_heads} does not divide the {channels} channels of an attention level")
+        check_attention(block_out_channels, attention_levels, num_heads)
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -106,3 +98,16 @@ class DenoisingUNet(UNet2DModel):
             [B, Z, h, w], float32.
         """
         return self(torch.cat([noisy_latent, image_latent], dim=1), timesteps, class_labels).sample
+
+
+def check_attention(block_out_channels: Sequence[int], attention_levels: Sequence[bool], num_heads: int) -> None:
+    """Raise :class:`ValueError` unless each level says whether it attends and the heads divide its channels."""
+    if len(attention_levels) != len(block_out_channels):
+        raise ValueError(
+            f"attention_levels has {len(attention_levels)} entries for the {len(block_out_channels)} levels of "
+            "block_out_channels: give one per level"
+        )
+    attending = [c for c, a in zip(block_out_channels, attention_levels, strict=True) if a]
+    for channels in (*attending, block_out_channels[-1]):  # the middle attends at the last level's channels
+        if num_heads < 1 or channels % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide the {channels} channels of an attention level")

@@ -48,7 +48,7 @@ class LoadVolumed(MapTransform):
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 MetaKeys.ORIGINAL_AFFINE: affine.clone(),
                 MetaKeys.SPATIAL_SHAPE: np.array(volume.array.shape),
-                MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
+                MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if is_picture(path) else "no_channel",
             }
             item[key] = MetaTensor(torch.from_numpy(channels), affine=affine, meta=meta)
         return item
@@ -76,13 +76,15 @@ class SaveMaskd(MapTransform):
         reference_key: the image.
 
     Raises:
-        InputError: the folder cannot be written, or it is the folder that the image lies in.
+        InputError: the folder cannot be written, or a mask would replace a file that the case was read from, a picture
+            beside it, or the mask of another image of the same name.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str | Path, reference_key: str = "image") -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
         self.reference_key = reference_key
+        self.references: dict[Path, Path] = {}  # of every mask written: two images of one name would share it
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write each mask; the data pass unchanged."""
@@ -90,14 +92,24 @@ class SaveMaskd(MapTransform):
         reference = Path(item[self.reference_key].meta[ImageMetaKey.FILENAME_OR_OBJ])
         for key in self.key_iterator(item):
             path = self.output_dir / (f"{reference.stem}.png" if is_picture(reference) else reference.name)
-            if path.resolve() == reference.resolve():
-                raise InputError(f"{path}: the mask would replace the image, name another output folder")
+            inputs = [Path(str(i.meta[ImageMetaKey.FILENAME_OR_OBJ])) for i in item.values() if _was_read(i)]
+            beside = is_picture(reference) and path.parent.resolve() == reference.parent.resolve()
+            if beside or path.resolve() in {path.resolve() for path in inputs}:
+                raise InputError(f"{path}: the mask would replace an input, name another output folder")
+            if self.references.setdefault(path, reference) != reference:
+                raise InputError(
+                    f"{path}: is the mask of {self.references[path]} and of {reference}, rename one of them"
+                )
             mask = mask_to_array(item[key])
             if is_picture(reference):
                 write_picture_mask(path, mask[..., 0])
             else:
                 write_volume(path, mask, reference)
         return item
+
+
+def _was_read(item: Any) -> bool:
+    return isinstance(item, MetaTensor) and ImageMetaKey.FILENAME_OR_OBJ in item.meta
 
 
 class WarnFieldOfViewd(MapTransform):
@@ -148,5 +160,11 @@ class WarnFieldOfViewd(MapTransform):
 
 
 def mask_to_array(mask: torch.Tensor) -> np.ndarray:
-    """Return ``mask`` [1, X, Y, Z] as an array [X, Y, Z] of ``uint8``."""
+    """Return ``mask`` [1, X, Y, Z] as an array [X, Y, Z] of ``uint8``.
+
+    Raises:
+        ValueError: it has several channels, as the scores of a class-conditional network have.
+    """
+    if len(mask) != 1:
+        raise ValueError(f"{len(mask)} channels, expected one: a score per class is no mask, take its argmax first")
     return torch.as_tensor(mask)[0].cpu().numpy().astype(np.uint8)

@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import MaskAutoencoder, SDSeg, TinyMaskAutoencoder
+from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import load_weights
-from sdseg_monai.weights.keymaps import autoencoder_source
+from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source
 from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.lightning import read_checkpoint
 from sdseg_monai.weights.pretrained import find_pretrained
 from sdseg_monai.weights.sizes import axis, encoder_sizes
 from sdseg_monai.weights.transfer import (
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
-PREFIX = "first_stage_model."
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+OPTIONS = ("act_fn", "shift_factor")
 TINY_SIZES = (
     "encoder_block_out_channels",
     "decoder_block_out_channels",
@@ -55,7 +55,8 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
             alone or of a pipeline that has it under ``vae``. ``random`` keeps the random start, for smoke tests.
 
     Raises:
-        InputError: there is no such file, folder or hub id, it lacks a tensor, or its sizes are not the network's.
+        InputError: there is no such file, folder or hub id, it lacks a tensor, or its sizes are not the network's; or
+            the vision encoder is frozen and would stay random.
     """
     if source == RANDOM:
         logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
@@ -67,15 +68,20 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
         _load_diffusers(network.autoencoder, str(source))
     trunk = network.vision_encoder.encoder
     pretrained = network.autoencoder.encoder.state_dict()
-    if {k: v.shape for k, v in trunk.state_dict().items()} == {k: v.shape for k, v in pretrained.items()}:
+    if shapes_of(trunk.state_dict()) == shapes_of(pretrained):
         trunk.load_state_dict(pretrained)
+    elif not network.train_vision_encoder and source != RANDOM:
+        raise InputError(
+            "the vision encoder is frozen but has other sizes than the mask autoencoder's and would stay random: "
+            "give both the same (sd_autoencoder.json, taesd.json), or train it"
+        )
     else:
         logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
 
 
 def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
     state = read_checkpoint(path)
-    state = strip_prefix(state, PREFIX) or state
+    state = strip_prefix(state, AUTOENCODER_PREFIX) or state
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
     try:
         if not any(name.startswith("encoder.layers." if is_tiny else "encoder.down.") for name in state):
@@ -117,10 +123,17 @@ def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -
 def _load_diffusers(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str) -> None:
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
     pretrained = find_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source, "vae")
-    # the number of groups changes no shape, so that strict loading would not notice it
+    # the number of groups and the rest of OPTIONS change no shape, so that strict loading would not notice them
     sizes, expected = (_sizes(model, TINY_SIZES if is_tiny else SIZES) for model in (pretrained, autoencoder))
     if sizes != expected:
         raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
+    options, own = (_sizes(model, OPTIONS) for model in (pretrained, autoencoder))
+    if options != own:
+        raise InputError(f"{source}: an autoencoder with {options}, expected {own}: another architecture")
+    try:
+        check_state(shapes_of(pretrained.state_dict()), shapes_of(autoencoder.state_dict()))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
 
 

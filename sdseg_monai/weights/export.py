@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-
-import torch
 
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.files import save_tensors
@@ -22,8 +19,3 @@ def save_inference(network: SDSeg, path: str | Path) -> None:
         InputError: the file cannot be written, or a weight is too large for float16.
     """
     save_tensors(Path(path), inference_state(network))
-
-
-def size_of(state: Mapping[str, torch.Tensor]) -> int:
-    """Return the bytes of the tensors of ``state``."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.inference import drop_mask_encoder, mask_encoder_names
+from sdseg_monai.weights.torch_files import is_plain, load_torch_file, reason
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected weights")
     try:
-        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):
-            raise ValueError(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler meets a damaged file in as many ways as there are bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a file of plain tensors ({reason})") from error
+        state = load_torch_file(path)
+    except Exception as error:
+        raise InputError(f"{path}: not a file of plain tensors ({reason(error)})") from error
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(state).__name__}, expected a state dict")
     return state
@@ -61,7 +58,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         InputError: the file cannot be read, or its names or shapes are not the network's.
     """
     state = read_tensors(path)
-    unusable = [name for name, value in state.items() if not _is_usable(name, value)]
+    integers = {name for name, value in network.state_dict().items() if not value.is_floating_point()}
+    unusable = [name for name, value in state.items() if name not in integers and not _is_usable(name, value)]
     if unusable:
         raise InputError(f"{path}: {unusable[0]} is no tensor of finite numbers, expected the weights of a network")
     if isinstance(network, SDSeg):
@@ -83,4 +81,6 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 def _is_usable(name: Any, value: Any) -> bool:
     if not (isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point()):
         return False
-    return bool(torch.isfinite(value).all()) and not (name == "scale_factor" and bool(value <= 0))
+    if not is_plain(value):
+        return False
+    return bool(torch.isfinite(value.float()).all()) and not (name == "scale_factor" and bool(value <= 0))

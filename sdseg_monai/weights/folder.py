@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,11 @@ from torch import nn
 
 from sdseg_monai import networks
 from sdseg_monai.errors import InputError
+from sdseg_monai.io import write_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.schedule import NoiseSchedule
+from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.inference import mask_encoder_names
-from sdseg_monai.weights.lightning import read_checkpoint
 from sdseg_monai.weights.transfer import check_state, plain, shapes_of, to_float32
 
 INDEX = "model_index.json"
@@ -32,7 +30,6 @@ PARTS = {
     "vision_encoder": ("VisionEncoder", "TinyVisionEncoder"),
     "unet": ("DenoisingUNet", "CrossAttentionUNet"),
 }
-SCHEDULE_OPTIONS = tuple(inspect.signature(NoiseSchedule).parameters)
 OPTIONS = tuple(name for name in inspect.signature(SDSeg).parameters if name not in (*PARTS, "schedule"))
 
 
@@ -54,7 +51,7 @@ def save_diffusers_folder(network: SDSeg, folder: str | Path) -> None:
         "_class_name": "SDSeg",
         **{name: ["sdseg_monai.networks", type(getattr(network, name)).__name__] for name in PARTS},
         "options": {name: getattr(network, name) for name in OPTIONS},
-        "schedule": {name: getattr(network.schedule, name) for name in SCHEDULE_OPTIONS},
+        "schedule": schedule_config(network.schedule),
         "scale_factor": float(network.scale_factor),
     }
 
@@ -90,7 +87,7 @@ def load_diffusers_folder(folder: str | Path) -> SDSeg:
         raise
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder / INDEX}: not the index of an SDSeg network ({error!r})") from error
-    if not float(state["scale_factor"]) > 0:
+    if not 0 < float(state["scale_factor"]) < math.inf:
         raise InputError(f"{folder / INDEX}: scale_factor is {index['scale_factor']}, expected a positive number")
     for name in PARTS:
         state.update(_read_part(folder / name / WEIGHTS, name, getattr(network, name)))
@@ -98,42 +95,15 @@ def load_diffusers_folder(folder: str | Path) -> SDSeg:
     return network.eval()
 
 
+def schedule_config(schedule: NoiseSchedule) -> dict[str, Any]:
+    """Return the constructor arguments of ``schedule``."""
+    return {name: getattr(schedule, name) for name in inspect.signature(NoiseSchedule).parameters}
+
+
 def part_config(part: ConfigMixin) -> dict[str, Any]:
     """Return the constructor arguments of ``part``, and its class as diffusers names it."""
     names = inspect.signature(type(part)).parameters
     return {"_class_name": type(part).__name__, **{name: plain(part.config[name]) for name in names}}
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` on a temporary folder beside ``folder`` and rename it to ``folder`` when that succeeded.
-
-    Raises:
-        InputError: ``folder`` exists and is not empty, or cannot be made or written.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists, expected the name of a new folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
-    try:
-        write(temporary)
-        for file in temporary.rglob("*.*"):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can open
-        temporary.replace(folder)
-    except (OSError, RuntimeError) as error:  # what safetensors makes of a full disk
-        raise InputError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _build_part(folder: Path, part: str, class_name: str) -> Any:

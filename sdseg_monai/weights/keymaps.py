@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+UNET_PREFIX = "model.diffusion_model."
+AUTOENCODER_PREFIX = "first_stage_model."
+VISION_ENCODER_PREFIX = "cond_stage_model."
 QKV_PARTS = {"to_q": 0, "to_k": 1, "to_v": 2}
 
 
@@ -70,11 +73,12 @@ def unet_source(name: str, layers_per_block: int, attention_levels: Sequence[boo
         raise ValueError(f"{name}: no tensor of the U-Net")
     layer = found["layer"]
     block = _unet_block(found, layers_per_block, attention_levels)
-    if found["kind"] != "attentions":
-        return Source(f"{block}.{UNET_RESNET[layer]}.{tensor}")
-    if layer in QKV_PARTS:
+    if found["kind"] == "attentions" and layer in QKV_PARTS:
         return Source(f"{block}.qkv.{tensor}", QKV_PARTS[layer])
-    return Source(f"{block}.{UNET_ATTENTION[layer]}.{tensor}")
+    layers = UNET_ATTENTION if found["kind"] == "attentions" else UNET_RESNET
+    if layer not in layers:
+        raise ValueError(f"{name}: no tensor of the U-Net")
+    return Source(f"{block}.{layers[layer]}.{tensor}")
 
 
 def _unet_block(found: re.Match[str], layers_per_block: int, attention_levels: Sequence[bool]) -> str:
@@ -82,9 +86,7 @@ def _unet_block(found: re.Match[str], layers_per_block: int, attention_levels: S
     if found["stage"] == "mid":
         return "middle_block.1" if kind == "attentions" else f"middle_block.{2 * index}"
     level = int(found["level"])
-    first = level * (
-        layers_per_block + 1
-    )  # a level has layers_per_block residual blocks and one that resamples or joins
+    first = level * (layers_per_block + 1)  # layers_per_block residual blocks and one that resamples or joins
     if found["stage"] == "down":
         position = 1 + first + (layers_per_block if kind == "downsamplers" else index)
         return f"input_blocks.{position}.{1 if kind == 'attentions' else 0}"

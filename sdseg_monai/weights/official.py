@@ -13,9 +13,17 @@ import torch
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
 from sdseg_monai.schedule import NoiseSchedule
-from sdseg_monai.weights.keymaps import Source, autoencoder_source, ema_name, unet_source
+from sdseg_monai.weights.checkpoints import read_checkpoint
+from sdseg_monai.weights.keymaps import (
+    AUTOENCODER_PREFIX,
+    UNET_PREFIX,
+    VISION_ENCODER_PREFIX,
+    Source,
+    autoencoder_source,
+    ema_name,
+    unet_source,
+)
 from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.lightning import read_checkpoint
 from sdseg_monai.weights.sizes import Shapes, axis, encoder_sizes, unet_sizes
 from sdseg_monai.weights.transfer import (
     ImportReport,
@@ -29,9 +37,6 @@ from sdseg_monai.weights.transfer import (
 
 logger = logging.getLogger(__name__)
 
-UNET = "model.diffusion_model."
-AUTOENCODER = "first_stage_model."
-VISION_ENCODER = "cond_stage_model."
 SCHEDULE_NAMES = ("betas", "alphas_cumprod")
 
 
@@ -105,17 +110,18 @@ def plan_official(shapes: Shapes, *, num_heads: int = 8, use_ema: bool = True) -
     Raises:
         InputError: as :func:`import_official`, without the file's name.
     """
-    unet, first_stage, cond_stage = (strip_prefix(shapes, prefix) for prefix in (UNET, AUTOENCODER, VISION_ENCODER))
+    unet, first_stage, cond_stage = (
+        strip_prefix(shapes, prefix) for prefix in (UNET_PREFIX, AUTOENCODER_PREFIX, VISION_ENCODER_PREFIX)
+    )
     if not unet or not first_stage or not any(name.startswith("encoder.") for name in cond_stage):
         raise InputError(f"looks like {describe_layout(shapes)}, expected an official SDSeg checkpoint")
     unet_options = {**unet_sizes(unet), "num_heads": num_heads}
     autoencoder_options = encoder_sizes(first_stage, axis(first_stage, "post_quant_conv.weight", 0, rank=4))
     vision_options = encoder_sizes(cond_stage, axis(cond_stage, "out.weight", 0, rank=4))
-    check_num_heads(unet_options)
     network = _build(autoencoder_options, vision_options, unet_options)
     sources = official_sources(network, use_ema=False)
     known = {source.name for source in sources.values()}
-    for prefix, part in ((UNET, unet), (AUTOENCODER, first_stage), (VISION_ENCODER, cond_stage)):
+    for prefix, part in ((UNET_PREFIX, unet), (AUTOENCODER_PREFIX, first_stage), (VISION_ENCODER_PREFIX, cond_stage)):
         # a loss beside the autoencoder is left over from its training
         refuse_unexpected((prefix + name for name in part if not name.startswith("loss.")), known)
     if use_ema:
@@ -135,12 +141,12 @@ def official_sources(network: SDSeg, *, use_ema: bool) -> dict[str, Source]:
     config = network.unet.config
     sources = {"scale_factor": Source("scale_factor")}
     for name in network.autoencoder.state_dict():
-        sources[f"autoencoder.{name}"] = Source(AUTOENCODER + autoencoder_source(name, autoencoder_levels).name)
+        sources[f"autoencoder.{name}"] = Source(AUTOENCODER_PREFIX + autoencoder_source(name, autoencoder_levels).name)
     for name in network.vision_encoder.state_dict():
-        sources[f"vision_encoder.{name}"] = Source(VISION_ENCODER + autoencoder_source(name, vision_levels).name)
+        sources[f"vision_encoder.{name}"] = Source(VISION_ENCODER_PREFIX + autoencoder_source(name, vision_levels).name)
     for name in network.unet.state_dict():
         source = unet_source(name, config.layers_per_block, config.attention_levels)
-        in_file = UNET + source.name
+        in_file = UNET_PREFIX + source.name
         sources[f"unet.{name}"] = Source(
             ema_name(in_file.removeprefix("model.")) if use_ema else in_file, source.qkv_part
         )
@@ -154,15 +160,6 @@ def check_ema_names(unet: Shapes) -> None:
         other = seen.setdefault(ema_name(name), name)
         if other != name:
             raise InputError(f"{other} and {name} share one averaged tensor ({ema_name(name)}), expected one each")
-
-
-def check_num_heads(unet_options: dict[str, Any]) -> None:
-    """Raise :class:`InputError` unless the number of heads divides the channels of every attention."""
-    num_heads, channels = unet_options["num_heads"], unet_options["block_out_channels"]
-    attending = [c for c, a in zip(channels, unet_options["attention_levels"], strict=True) if a]
-    for count in (*attending, channels[-1]):
-        if num_heads < 1 or count % num_heads:
-            raise InputError(f"{num_heads} heads do not divide the {count} channels of an attention, give a divisor")
 
 
 def read_schedule(state: dict[str, torch.Tensor]) -> NoiseSchedule:
@@ -200,5 +197,7 @@ def _build(autoencoder_options: dict[str, Any], vision_options: dict[str, Any], 
                 DenoisingUNet(**unet_options),
                 schedule,
             )
-    except ValueError as error:
-        raise InputError(f"its sizes fit no network ({error}); a tensor is misshapen") from error
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"its sizes fit no network ({error}): another number of heads, or a misshapen tensor"
+        ) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.weights.torch_files import reason
 from sdseg_monai.weights.transfer import to_float32
 
 
@@ -24,7 +25,7 @@ def find_pretrained(kind: Any, source: str, subfolder: str) -> Any:
     folders = [subfolder, None]
     if is_local:
         folders = [subfolder if Path(source, subfolder).is_dir() else None]
-    failure: Exception | None = None
+    failure: Exception = ValueError(source)
     for folder in folders:
         try:
             model, info = kind.from_pretrained(
@@ -37,7 +38,7 @@ def find_pretrained(kind: Any, source: str, subfolder: str) -> Any:
             return model.float()
     what = "autoencoder" if subfolder == "vae" else "U-Net"
     raise InputError(
-        f"{source}: no {what} there ({_reason(failure)}), expected a file, a diffusers folder or a hub id that can be "
+        f"{source}: no {what} there ({reason(failure)}), expected a file, a diffusers folder or a hub id that can be "
         "reached"
     ) from failure
 
@@ -52,7 +53,3 @@ def _check_whole(source: str, model: Any, info: dict[str, Any]) -> None:
             to_float32(name, tensor)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-
-
-def _reason(error: Exception | None) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -76,12 +76,14 @@ def encoder_sizes(shapes: Shapes, latent_channels: int) -> dict[str, Any]:
     pairs = {(int(match[1]), int(match[2])) for match in found if match}
     if not pairs:
         raise InputError("it has no encoder of CompVis' layout (encoder.down.*)")
-    levels = 1 + max(level for level, _ in pairs)
+    levels, layers = (1 + max(numbers) for numbers in zip(*pairs, strict=True))
+    if len(pairs) != levels * layers:
+        raise InputError(f"its encoder has {len(pairs)} blocks, expected {layers} in each of {levels} levels")
     return {
         "block_out_channels": [
             axis(shapes, f"encoder.down.{i}.block.0.norm2.weight", 0, rank=1) for i in range(levels)
         ],
-        "layers_per_block": 1 + max(layer for _, layer in pairs),
+        "layers_per_block": layers,
         "latent_channels": latent_channels,
         "norm_num_groups": NORM_NUM_GROUPS,
     }

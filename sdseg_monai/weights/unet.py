@@ -11,9 +11,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet
-from sdseg_monai.weights.keymaps import Source, unet_source
+from sdseg_monai.weights.checkpoints import read_checkpoint
+from sdseg_monai.weights.keymaps import UNET_PREFIX, Source, unet_source
 from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.lightning import read_checkpoint
 from sdseg_monai.weights.pretrained import find_pretrained
 from sdseg_monai.weights.sizes import sd_unet_sizes, unet_sizes
 from sdseg_monai.weights.transfer import (
@@ -31,7 +31,6 @@ from sdseg_monai.weights.transfer import (
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "model.diffusion_model."
 SD_HEADS = 8
 SIZES = ("out_channels", "block_out_channels", "attention_levels", "layers_per_block", "norm_num_groups")
 
@@ -140,7 +139,7 @@ def convert_sd_unet(state: dict[str, torch.Tensor]) -> UNet2DConditionModel:
             model = UNet2DConditionModel(**sizes, attention_head_dim=SD_HEADS)
     except ValueError as error:
         raise InputError(f"its sizes fit no Stable Diffusion 1.x U-Net ({error})") from error
-    converted = convert_ldm_unet_checkpoint({PREFIX + name: tensor for name, tensor in part.items()}, sizes)
+    converted = convert_ldm_unet_checkpoint({UNET_PREFIX + name: tensor for name, tensor in part.items()}, sizes)
     check_state(shapes_of(converted), shapes_of(model.state_dict()))
     tensors = {name: to_float32(name, tensor).clone() for name, tensor in converted.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
@@ -149,8 +148,8 @@ def convert_sd_unet(state: dict[str, torch.Tensor]) -> UNet2DConditionModel:
 
 def _find_unet(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor]]:
     """Return the U-Net's prefix in ``state``, and its tensors without it."""
-    part = strip_prefix(state, PREFIX)
-    prefix, part = (PREFIX, part) if part else ("", state)
+    part = strip_prefix(state, UNET_PREFIX)
+    prefix, part = (UNET_PREFIX, part) if part else ("", state)
     if not any(name.startswith("input_blocks.") for name in part):
         raise InputError(f"looks like {describe_layout(state)}, expected a CompVis U-Net")
     return prefix, part

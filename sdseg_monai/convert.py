@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from monai.bundle import ConfigParser
 
-from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.bundle import config_errors, find_bundle
+from sdseg_monai.errors import InputError
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.files import load_weights, save_tensors
-from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
+from sdseg_monai.weights.folder import (
+    OPTIONS,
+    PARTS,
+    load_diffusers_folder,
+    part_config,
+    save_diffusers_folder,
+    schedule_config,
+)
 from sdseg_monai.weights.inference import mask_encoder_names
 from sdseg_monai.weights.official import import_official
 
@@ -25,12 +32,22 @@ OFFICIAL_HEADS = 8
 
 
 class Conversion(NamedTuple):
-    """What :func:`convert` did: tensors of the source used and not, of the network left out, and bytes written."""
+    """What :func:`convert` did.
+
+    Attributes:
+        used: tensors of the source that were used.
+        unused: tensors of the source that were not.
+        missing: tensors of the network that were left out.
+        bytes: size of what was written.
+        network_def: what a bundle's configs must say to make the network: a state dict holds neither its sizes nor
+            its noise schedule or options.
+    """
 
     used: int
     unused: int
     missing: int
     bytes: int
+    network_def: dict[str, Any]
 
 
 def convert(
@@ -56,7 +73,7 @@ def convert(
         raw: take an official U-Net's raw weights instead of the averaged ones.
 
     Raises:
-        InputError: the source cannot be used, the output not be written, or the one would replace the other.
+        InputError: the source cannot be used, or the output cannot be written or exists.
     """
     for name, kind, kinds in (("source", source_kind, SOURCE_KINDS), ("target", target_kind, TARGET_KINDS)):
         if kind not in kinds:
@@ -77,7 +94,18 @@ def convert(
     elif not mask_encoder_names(network.state_dict()):
         raise InputError(f"{source}: holds an inference export without the mask encoder, expected the full weights")
     WRITERS[target_kind](network, output)
-    return Conversion(**{**counts, "missing": counts["missing"] + left_out}, bytes=_size(output))
+    counts["missing"] += left_out
+    return Conversion(**counts, bytes=_size(output), network_def=network_config(network))
+
+
+def network_config(network: SDSeg) -> dict[str, Any]:
+    """Return the ``network_def`` of a bundle's config that makes ``network``, its weights aside."""
+    config: dict[str, Any] = {"_target_": "sdseg_monai.networks.SDSeg"}
+    for name in PARTS:
+        part = part_config(getattr(network, name))
+        config[name] = {"_target_": f"sdseg_monai.networks.{part.pop('_class_name')}", **part}
+    schedule = {"_target_": "sdseg_monai.schedule.NoiseSchedule", **schedule_config(network.schedule)}
+    return {**config, "schedule": schedule, **{name: getattr(network, name) for name in OPTIONS}}
 
 
 def load_bundle_network(root: Path) -> SDSeg:
@@ -86,23 +114,15 @@ def load_bundle_network(root: Path) -> SDSeg:
     Raises:
         InputError: there is no such bundle, or it has no weights of its network.
     """
-    config = root / "configs" / "inference.json"
-    if not config.is_file():
-        raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
-    try:
+    config = find_bundle(root) / "configs" / "inference.json"
+    with config_errors(config):
         parser = ConfigParser()
         parser.read_config(config)
         parser["bundle_root"] = str(root)
         network = parser.get_parsed_content("network_def")
-        checkpoint = Path(parser.get_parsed_content("checkpoint"))
         if not isinstance(network, SDSeg):
             raise InputError(f"{config}: network_def is a {type(network).__name__}, expected an SDSeg")
-        load_weights(network, checkpoint)
-    except Exception as error:  # a config is a program: it fails in as many ways
-        input_error = find_input_error(error)
-        if input_error is not None:
-            raise input_error from error
-        raise InputError(f"{config}: cannot be used ({error!r}), expected a bundle of this kind") from error
+        load_weights(network, parser.get_parsed_content("checkpoint"))
     return network.eval()
 
 
@@ -120,15 +140,13 @@ WRITERS: Mapping[str, Callable[[SDSeg, Path], None]] = {
 def _check_output(source: Path, output: Path, target_kind: str) -> None:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    inputs = [source, *source.rglob("*")] if source.is_dir() else [source]
-    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
-    if os.path.realpath(output) in {os.path.realpath(path) for path in inputs}:
-        raise InputError(f"{output}: is an input and would be replaced, name another output")
     if target_kind == "diffusers":
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"{output}: exists, expected the name of a new folder")
-    elif output.suffix != ".pt" or output.is_dir():
+    elif output.suffix != ".pt":
         raise InputError(f"{output}: expected the name of a file ending in .pt")
+    elif output.exists():
+        raise InputError(f"{output}: exists, expected the name of a new file")
 
 
 def _size(path: Path) -> int:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.weights.torch_files import is_plain, load_torch_file, reason
 
 CALLBACKS = ("ModelCheckpoint", "EarlyStopping", "LearningRateMonitor", "Timer")
 CALLBACK_MODULES = ("model_checkpoint", "early_stopping", "lr_monitor", "timer")
@@ -53,8 +54,8 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise InputError(f"{path}: holds no tensors by name, expected a checkpoint with a state dict")
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
-            raise InputError(f"{path}: {name} is no plain tensor (sparse, nested or without values)")
+        if not is_plain(tensor):
+            raise InputError(f"{path}: {name} is no plain tensor (sparse, nested or without values of its own)")
     return tensors
 
 
@@ -62,31 +63,20 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # the library has its own exceptions, and torch's for an unknown dtype
-        raise InputError(f"{path}: not a readable safetensors file ({_reason(error)})") from error
+        raise InputError(f"{path}: not a readable safetensors file ({reason(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
-    is_zip = zipfile.is_zipfile(path)
     with path.open("rb") as file:
-        if not is_zip and file.read(2) == b"PK":
+        if file.read(2) == b"PK" and not zipfile.is_zipfile(path):
             raise InputError(f"{path}: the file is truncated, expected a whole checkpoint")
-    stand_ins: list[Any] = [
-        (type("Inert", (_Inert,), {}), name) for name in HARMLESS_GLOBALS
-    ]  # each its own: they key a dict
+    # each its own: they key a dict
+    stand_ins = [(type("Inert", (_Inert,), {}), name) for name in HARMLESS_GLOBALS]
     try:
-        if is_zip:
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"the checksum of {damaged} is wrong")
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # the restricted unpickler meets a damaged file in as many ways as there are bytes
+        return load_torch_file(path, stand_ins, mmap=True)
+    except Exception as error:
         if refused := re.search(r"(?:unsupported |Unsupported global: )GLOBAL (\S+)", str(error)):
             raise InputError(
                 f"{path}: names the Python object {refused[1]}, which is not loaded; expected tensors and plain values"
             ) from error
-        raise InputError(f"{path}: not a checkpoint, or damaged ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a checkpoint, or damaged ({reason(error)})") from error
