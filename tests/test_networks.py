@@ -50,7 +50,7 @@ def test_image_latent_has_influence_from_the_start():
     ).eval()
     z, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
     with torch.no_grad():
-        first, second = (network.predict_noise(z, torch.randn_like(z), t) for _ in range(2))
+        first, second = (network.unet.predict(z, torch.randn_like(z), t) for _ in range(2))
     assert not torch.allclose(first, second, atol=1e-3)
 
 
@@ -58,7 +58,7 @@ def test_score_is_the_composition_of_the_parts(network):
     z = torch.randn(1, 4, 8, 4)
     t = torch.full((3,), 999)
     noisy = z.expand(3, -1, -1, -1)
-    prediction = network.predict_noise(noisy, network.encode_image(IMAGE), t)
+    prediction = network.unet.predict(noisy, network.encode_image(IMAGE), t)
     decoded = network.decode(network.estimate_latent(noisy, prediction, t))
     score = network(IMAGE, z)
     assert score.shape == (3, 1, 32, 16)
@@ -190,7 +190,7 @@ def test_bfloat16_costs_little_because_the_last_steps_run_in_float32(network):
     def latent(conv):
         network.unet.conv_out = conv
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            prediction = network.predict_noise(z, image_latent, t)
+            prediction = network.unet.predict(z, image_latent, t)
             return prediction.dtype, network.estimate_latent(z, prediction, t)
 
     guarded = network.unet.conv_out
@@ -198,12 +198,12 @@ def test_bfloat16_costs_little_because_the_last_steps_run_in_float32(network):
     plain = torch.nn.Conv2d(guarded.in_channels, guarded.out_channels, 3, padding=1)
     plain.load_state_dict(guarded.state_dict())
     with torch.no_grad():
-        exact = network.estimate_latent(z, network.predict_noise(z, image_latent, t), t)
+        exact = network.estimate_latent(z, network.unet.predict(z, image_latent, t), t)
     guarded_dtype, with_guard = latent(guarded)
     plain_dtype, without_guard = latent(plain)
     assert guarded_dtype == torch.float32 and plain_dtype == torch.bfloat16
     # rounding the prediction to bfloat16 alone: an error of up to 2^-9 relative, times 38.66
-    rounded = network.estimate_latent(z, network.predict_noise(z, image_latent, t).bfloat16(), t)
+    rounded = network.estimate_latent(z, network.unet.predict(z, image_latent, t).bfloat16(), t)
     assert (rounded - exact).square().mean().sqrt() > 0.005
     assert (without_guard - exact).square().mean() > (with_guard - exact).square().mean()
 
@@ -213,8 +213,8 @@ def test_whole_network_in_bfloat16_still_ends_in_float32(network):
     low = network.bfloat16()
     assert all(map(torch.equal, low.schedule.coefficients(torch.tensor([999])), exact))
     z, t = torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([999])
-    assert low.predict_noise(z, z, t).dtype == torch.float32
-    assert low.estimate_latent(z, low.predict_noise(z, z, t), t).dtype == torch.float32
+    assert low.unet.predict(z, z, t).dtype == torch.float32
+    assert low.estimate_latent(z, low.unet.predict(z, z, t), t).dtype == torch.float32
     assert torch.isfinite(low(IMAGE.bfloat16())).all()
 
 
@@ -236,7 +236,7 @@ def test_reverse_process_is_that_of_diffusers_ddim(prediction_type, steps):
         ours = list(network.reverse(image_latent, noise))
         latent = noise
         for mine, t in zip(ours, scheduler.timesteps, strict=True):
-            step = scheduler.step(network.predict_noise(latent, image_latent, t[None]), t, latent)
+            step = scheduler.step(network.unet.predict(latent, image_latent, t[None]), t, latent)
             torch.testing.assert_close(mine, step.pred_original_sample, rtol=1e-3, atol=1e-3)
             latent = step.prev_sample
         expected = score_from_mask_image(network.decode(ours[-1]))
@@ -296,13 +296,13 @@ def test_cross_attention_sees_the_image_and_nothing_else_changes():
     network.scale_factor.fill_(0.5)
     z, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
     with torch.no_grad():
-        first = network.predict_noise(z, torch.randn_like(z), t)
-        assert first.shape == z.shape and not torch.allclose(first, network.predict_noise(z, torch.randn_like(z), t))
+        first = network.unet.predict(z, torch.randn_like(z), t)
+        assert first.shape == z.shape and not torch.allclose(first, network.unet.predict(z, torch.randn_like(z), t))
         # tokens carry no position: their order does not matter
         image_latent = torch.randn_like(z)
         shuffled = image_latent.flatten(2)[..., torch.randperm(64)].view_as(z)
         torch.testing.assert_close(
-            network.predict_noise(z, image_latent, t), network.predict_noise(z, shuffled, t), atol=1e-5, rtol=1e-4
+            network.unet.predict(z, image_latent, t), network.unet.predict(z, shuffled, t), atol=1e-5, rtol=1e-4
         )
     SDSegLoss()(network(IMAGE, mask=MASK, seeds=SEEDS), MASK).backward()
     with pytest.raises(ValueError, match="input and cross-attention channels"):

@@ -69,7 +69,7 @@ class TestParity:
         if timesteps is not T999:
             latent = expected["mask_posterior_mean"] * network.scale_factor
             noisy = network.schedule.add_noise(latent, noise, timesteps)
-        return network.predict_noise(noisy, expected["image_latent"], timesteps)
+        return network.unet.predict(noisy, expected["image_latent"], timesteps)
 
     @pytest.mark.parametrize(
         ("name", "timesteps"), [("noise_pred_t17_t500", torch.tensor([17, 500])), ("noise_pred_t999", T999)]

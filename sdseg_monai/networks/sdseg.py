@@ -135,23 +135,6 @@ class SDSeg(nn.Module):
         with torch.no_grad():
             return self.autoencoder.encode_latent(mask_image, noise).float() * self.scale_factor
 
-    def predict_noise(
-        self,
-        noisy_latent: torch.Tensor,
-        image_latent: torch.Tensor,
-        timesteps: torch.Tensor,
-        class_labels: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Run the U-Net: its prediction in the sense of ``prediction_type``, [B, Z, h, w], float32.
-
-        Args:
-            noisy_latent: z_t, [B, Z, h, w].
-            image_latent: z_c, [B, Z, h, w].
-            timesteps: [B], int64 in [0, T).
-            class_labels: [B], int64; for a class-conditional network.
-        """
-        return self.unet.predict(noisy_latent, image_latent, timesteps, class_labels)
-
     def estimate_latent(
         self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
@@ -224,7 +207,7 @@ class SDSeg(nn.Module):
         steps = self.schedule.reverse_timesteps(num_steps or self.num_inference_steps)
         for index, timestep in enumerate(steps):
             timesteps = torch.full((len(image_latent),), timestep, device=image_latent.device)
-            prediction = self.predict_noise(noisy_latent, image_latent, timesteps, class_labels)
+            prediction = self.unet.predict(noisy_latent, image_latent, timesteps, class_labels)
             latent = self.estimate_latent(noisy_latent, prediction, timesteps)
             yield latent
             if index + 1 < len(steps):
@@ -263,12 +246,12 @@ class SDSeg(nn.Module):
         if self.start_noise == "zeros":
             timesteps = torch.full((len(image),), self.schedule.num_timesteps - 1, device=image.device)
             noisy_latent = torch.zeros_like(latent)
-            prediction = self.predict_noise(noisy_latent, image_latent, timesteps)
+            prediction = self.unet.predict(noisy_latent, image_latent, timesteps)
             return SDSegOutput(latent, self.estimate_latent(noisy_latent, prediction, timesteps), None, None)
         timesteps = seeded_integers(seeds, self.schedule.num_timesteps).to(image.device)
         noise = seeded_normal(seeds, shape).to(latent)
         noisy_latent = self.schedule.add_noise(latent, noise, timesteps)
-        prediction = self.predict_noise(noisy_latent, image_latent, timesteps)
+        prediction = self.unet.predict(noisy_latent, image_latent, timesteps)
         latent_pred = self.estimate_latent(noisy_latent, prediction, timesteps)
         noise_pred = self.schedule.estimate_noise(noisy_latent, prediction, timesteps, self.prediction_type)
         return SDSegOutput(latent, latent_pred, None if noise_pred is None else noise, noise_pred)

@@ -95,7 +95,7 @@ class DenoisingUNet(UNet2DModel):
             class_labels: [B], int64; for a class-conditional network.
 
         Returns:
-            [B, Z, h, w], float32.
+            The prediction in the sense of the network's ``prediction_type``, [B, Z, h, w], float32.
         """
         return self(torch.cat([noisy_latent, image_latent], dim=1), timesteps, class_labels).sample
 
