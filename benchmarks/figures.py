@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 EXAMPLES = 4
-CONVERGENCE_STEPS = (1, 2, 5, 10, 20, 50)
+CONVERGENCE_STEPS = (1, 2, 5, 10, 20)
 REVERSE_STEPS = 10
 
 

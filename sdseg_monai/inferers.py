@@ -100,13 +100,14 @@ class SliceWiseInferer(Inferer):
     def _score(self, network: Any, image: torch.Tensor, case: str, start: int) -> torch.Tensor:
         if self.noise == "network":
             return network(image)
-        noises = (self._noise(network, image, case, start, sample) for sample in range(self.num_samples))
-        return torch.stack([network(image, noise) for noise in noises]).mean(0)
-
-    def _noise(self, network: Any, image: torch.Tensor, case: str, start: int, sample: int) -> torch.Tensor:
         sdseg: SDSeg = getattr(network, "module", network)  # inside DistributedDataParallel
-        seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
-        return seeded_normal(torch.tensor(seeds), sdseg.latent_shape(image)).to(image)
+        shape, image_latent = sdseg.latent_shape(image), sdseg.encode_image(image)
+        scores = []
+        for sample in range(self.num_samples):
+            seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
+            noise = seeded_normal(torch.tensor(seeds), shape).to(image)
+            scores.append(sdseg.segment_latent(image_latent, noise))
+        return torch.stack(scores).mean(0)
 
 
 def _case_names(inputs: torch.Tensor) -> list[str]:

@@ -180,7 +180,10 @@ class SDSeg(nn.Module):
         if mask is not None and seeds is not None:
             return self._training_forward(image, mask, seeds)
         self.latent_shape(image)  # checks
-        image_latent = self.encode_image(image)
+        return self.segment_latent(self.encode_image(image), noise)
+
+    def segment_latent(self, image_latent: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Segment from the image's latent z_c, [B, Z, h, w], as :meth:`forward`; several noises share one encoding."""
         if self.num_classes is None:
             *_, latent = self.reverse(image_latent, noise)
             return score_from_mask_image(self.decode(latent))
