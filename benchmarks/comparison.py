@@ -9,6 +9,7 @@ import torch
 from scipy.stats import bootstrap
 from study import Study, load_volume
 from tables import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
@@ -29,6 +30,13 @@ def score(study: Study, experiment: str, split: str) -> list[CaseMetrics]:
         predicted = inferer(data["image"][None].to(device), network)[0, 0].cpu() >= 0.5
         cases.append(compare_masks(image_stem(Path(item["image"])), predicted, data["label"][0] >= 0.5))
     return cases
+
+
+def training_minutes(study: Study, experiment: str) -> float:
+    """Return the time from the first step to the last that the training logged for TensorBoard, validation included."""
+    events = EventAccumulator(str(study.run_folder(experiment) / "logs"), size_guidance={"scalars": 0}).Reload()
+    times = [event.wall_time for event in events.Scalars("loss")]
+    return (max(times) - min(times)) / 60
 
 
 def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
@@ -52,12 +60,12 @@ def compare(study: Study) -> Table:
         for values in ([case.dice for case in test], [case.iou for case in test]):
             low, high = interval(values)
             row.append(f"{100 * np.mean(values):.1f} ({100 * low:.1f} to {100 * high:.1f})")
-        rows.append([*row, study.config_hash(experiment)])
+        rows.append([*row, f"{training_minutes(study, experiment):.0f}", study.config_hash(experiment)])
     cases = len(study.items("test"))
     return Table(
         "comparison",
         f"Tables 2, 3 and 6: mean over {cases} test cases in percent, 95 % bootstrap interval ({RESAMPLES} resamples)",
-        ["network", "trained parameters, M", "validation Dice", "test Dice", "test IoU", "config"],
+        ["network", "trained parameters, M", "validation Dice", "test Dice", "test IoU", "training, min", "config"],
         rows,
     )
 

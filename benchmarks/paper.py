@@ -92,8 +92,9 @@ def _check(options: argparse.Namespace, study: Study) -> None:
 
 
 def _keep(study: Study, table: Table) -> None:
-    table.write_csv(study.folder)
-    note = f"{hardware()}; commit {commit()}"
+    about = {"hardware": hardware(), "commit": commit(), "split": study.manifest(), "seed": study.seed()}
+    table.write_csv(study.folder, **about)
+    note = f"Measured on {about['hardware']}; commit {about['commit']}"
     (study.folder / f"{table.name}.md").write_text(f"{table.markdown()}\n\n{note}.\n")
 
 
@@ -101,9 +102,8 @@ def _report(study: Study) -> str:
     """Return the tables that were measured so far, each with where and at which commit it was."""
     found = [study.folder / f"{name}.md" for name in PARTS]
     parts = [path.read_text().strip() for path in found if path.is_file()]
-    seed = study.parser(next(iter(study.experiments)))["seed"]
     about = (
-        f"{study.name}. Split and its hash: {study.manifest()}; seed {seed}; "
+        f"{study.name}. Split and its hash: {study.manifest()}; seed {study.seed()}; "
         f"{_images_seen(study)} images seen by each network."
     )
     return "\n\n".join([about, *parts])

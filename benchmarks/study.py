@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from tables import ROOT
+from tables import ROOT, commit
 
 from sdseg_monai.data import read_datalist
 from sdseg_monai.weights import load_weights, read_tensors
 
 BUNDLE = ROOT / "bundles" / "sdseg"
-CONFIG_HASH = "config_hash.txt"
+STAMP = "trained_as.txt"
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,28 @@ class Study:
         content = {**parser.get(), **options}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
+    def stamp(self, experiment: str) -> str:
+        """Return what the weights of ``experiment`` depend on: the hashes of its configuration and of the split."""
+        return f"configuration {self.config_hash(experiment)}, split {self.manifest()}"
+
     def check_trained_as_configured(self, experiment: str) -> None:
-        """End with one line if the weights in the experiment's folder are of another configuration."""
-        path = self.run_folder(experiment) / CONFIG_HASH
-        found = path.read_text().strip() if path.is_file() else "none"
-        if found != self.config_hash(experiment):
+        """End with one line if the weights in the experiment's folder are of another configuration or split."""
+        path = self.run_folder(experiment) / STAMP
+        found = path.read_text().splitlines()[0] if path.is_file() else "nothing known"
+        if found != self.stamp(experiment):
             raise SystemExit(
-                f"{path}: trained with configuration {found}, now it is {self.config_hash(experiment)}: give the study "
-                "another --output, or remove the folder to train anew"
+                f"{path}: trained with {found}; now it is {self.stamp(experiment)}: give the study another "
+                "--output, or remove the folder to train anew"
             )
 
     def manifest(self) -> str:
         """Return the name of the split, as its datalist has it, and a hash."""
         content = self.datalist.read_bytes()
         return f"{json.loads(content).get('name', self.datalist.name)}, {hashlib.sha256(content).hexdigest()[:12]}"
+
+    def seed(self) -> int:
+        """Return the seed of the trainings, which all share."""
+        return self.parser(next(iter(self.experiments)))["seed"]
 
 
 def read_study(
@@ -140,7 +148,8 @@ def train(study: Study, experiment: str) -> None:
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         study.check_trained_as_configured(experiment)
-    (folder / CONFIG_HASH).write_text(study.config_hash(experiment) + "\n")
+    else:
+        (folder / STAMP).write_text(f"{study.stamp(experiment)}\ncommit {commit()}\n")
     if checkpoint.is_file() and (folder / "model.pt").is_file() and read_tensors(checkpoint)["epoch"] >= epochs:
         return
     options = {**study.overrides(), "ckpt_dir": folder, "log_dir": folder / "logs"}

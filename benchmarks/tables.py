@@ -27,23 +27,26 @@ class Table:
         """Return the title and the table."""
         return f"{self.title}.\n\n{markdown_table(self.head, self.rows)}"
 
-    def write_csv(self, folder: Path) -> None:
-        """Write the table to ``folder``/NAME.csv."""
+    def write_csv(self, folder: Path, **about: object) -> None:
+        """Write the table to ``folder``/NAME.csv, with ``about`` as further columns of every row."""
+        rows = [[*self.head, *about], *([*row, *about.values()] for row in self.rows)]
         with (folder / f"{self.name}.csv").open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([self.head, *self.rows])
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def commit() -> str:
     """Return the commit of the checkout, marked where the code was changed since."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else "unknown, no checkout of git"
 
 
 def hardware() -> str:
     """Return what computes, its threads, and torch's version."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} CPU ({capability}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

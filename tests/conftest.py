@@ -18,6 +18,8 @@ torch.set_num_threads(1)  # tiny tensors; two test processes fill two cores
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SDSEG_SHARED", ROOT.parent / "shared"))
+if "SDSEG_SHARED" in os.environ and not SHARED.is_dir():  # tests would skip that should not
+    raise pytest.UsageError(f"SDSEG_SHARED={SHARED} is no folder")
 OBLIQUE = np.array([[0.9, 0.2, 0.1, -20.0], [-0.25, 1.1, 0.3, 31.0], [0.05, -0.3, 1.6, 7.0], [0, 0, 0, 1]])
 
 

@@ -1,6 +1,7 @@
 """Every table and figure of the paper from one command, on real photographs, at toy size."""
 
 import csv
+import hashlib
 import json
 
 import numpy as np
@@ -12,7 +13,9 @@ from tests.conftest import ROOT, SHARED, run_process
 KVASIR = SHARED / "data" / "kvasir-seg-256"
 TAESD = SHARED / "weights" / "taesd-fp8" / "taesd_fp8_e4m3.safetensors"
 LPIPS = SHARED / "weights" / "lpips-alexnet" / "lpips_alexnet.safetensors"
-NAMES = ("SDSeg", "SDSeg, TAESD", "SDSeg, TAESD, no latent loss")
+TAESD_ROW = "SDSeg, TAESD"
+LAST_ABLATION = f"{TAESD_ROW}, no latent loss, frozen encoder, cross-attention"
+NAMES = ("SDSeg", TAESD_ROW, f"{TAESD_ROW}, no latent loss", LAST_ABLATION, "U-Net")
 UNET = {
     "network_def#unet#block_out_channels": [8, 16],
     "network_def#unet#attention_levels": [False, True],
@@ -35,6 +38,7 @@ def study(tmp_path):
         "networks": {
             "sdseg": {**networks["sdseg"], **UNET, **tiny},
             "sdseg_taesd": {**networks["sdseg_taesd"], **UNET},
+            "basic_unet": {"network_def#backbone#features": [4, 4, 8, 8, 16, 4]},
         },
         "experiments": {name: committed["experiments"][name] for name in names},
     }
@@ -57,7 +61,9 @@ def test_one_command_writes_every_table_and_figure(study):
     )
     assert process.returncode == 0, process.stderr[-3000:]
     report = (output / "report.md").read_text()
-    assert "4 images seen by each network" in report and "commit" in report and "Split and its hash" in report
+    digest = hashlib.sha256((study / "datalist.json").read_bytes()).hexdigest()[:12]
+    assert "4 images seen by each network" in report and "commit" in report
+    assert f"Split and its hash: datalist.json, {digest}; seed 0" in report
     for title in ("Tables 2, 3 and 6", "Table 4", "Table 5"):
         assert title in report
 
@@ -65,6 +71,7 @@ def test_one_command_writes_every_table_and_figure(study):
         return list(csv.DictReader((output / f"{name}.csv").open()))
 
     rows = table("comparison")
+    assert {row["split"] for row in rows} == {f"datalist.json, {digest}"} and all(row["hardware"] for row in rows)
     assert [row["network"] for row in rows] == list(NAMES)
     for row in rows:
         mean, low, high = (
@@ -87,11 +94,21 @@ def test_one_command_writes_every_table_and_figure(study):
         *("--datalist", study / "datalist.json", "--output", output, "--parts", "train"),
         *("--option", "taesd_weights", TAESD),
     )
-    assert again.returncode == 0 and logs == {path: path.stat().st_mtime_ns for path in logs}
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert logs == {path: path.stat().st_mtime_ns for path in logs}
     other = run_process(
         *("python", "benchmarks/paper.py", "--study", study / "study.json", "--dataset_dir", KVASIR),
         *("--datalist", study / "datalist.json", "--output", output, "--parts", "comparison", "--only", "SDSeg"),
         *("--option", "learning_rate", "0.9"),
+    )
+    assert other.returncode != 0 and "trained with configuration" in other.stderr and "Traceback" not in other.stderr
+    splits = json.loads((study / "datalist.json").read_text())
+    splits["training"], splits["test"] = splits["test"], splits["training"]
+    (study / "datalist.json").write_text(json.dumps(splits))
+    other = run_process(
+        *("python", "benchmarks/paper.py", "--study", study / "study.json", "--dataset_dir", KVASIR),
+        *("--datalist", study / "datalist.json", "--output", output, "--parts", "train"),
+        *("--option", "taesd_weights", TAESD),
     )
     assert other.returncode != 0 and "trained with configuration" in other.stderr and "Traceback" not in other.stderr
 

@@ -3,8 +3,11 @@
 import inspect
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.cli import main
@@ -16,7 +19,7 @@ from sdseg_monai.weights import drop_mask_encoder, load_official, load_weights, 
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from tests.compvis import size_of, tiny_official
-from tests.conftest import ROOT, make_network
+from tests.conftest import ROOT, make_network, write_case
 
 HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_sdseg"
 
@@ -236,6 +239,35 @@ class TestCommand:
         assert report["output"] == str(target) and report["bytes"] == target.stat().st_size
         assert report["missing"] == 0 and report["used"] == len(official.state_dict()) + 2 - 2 * 2 * 4
         load_weights(official, target)
+
+    def test_the_reported_network_def_makes_a_bundle(self, checkpoint, official, tmp_path, capsys):
+        """The mask of the bundle's inference with the converted file is that of the official network."""
+        code, out, _ = run(capsys, checkpoint, "-o", tmp_path / "model.pt", "--from", "official", "--to", "bundle")
+        network_def = json.loads(out)["network_def"]
+        (tmp_path / "network.json").write_text(json.dumps({"network_def": network_def, "size": [16, 16]}))
+        write_case(tmp_path, "a", shape=(16, 16, 3), affine=np.eye(4))
+        configs = ROOT / "bundles" / "sdseg" / "configs"
+        inference = ConfigWorkflow(
+            [
+                *(str(configs / f"{name}.json") for name in ("inference", "official_inference")),
+                str(tmp_path / "network.json"),
+            ],
+            run_id="inference",
+            workflow_type="infer",
+            meta_file=str(configs / "metadata.json"),
+            logging_file=False,
+            dataset_dir=str(tmp_path / "images"),
+            output_dir=str(tmp_path / "masks"),
+            checkpoint=str(tmp_path / "model.pt"),
+        )
+        inference.initialize()
+        inference.run()
+        image = inference.parser.get_parsed_content("preprocessing")({"image": str(tmp_path / "images" / "a.nii.gz")})
+        with torch.inference_mode():
+            slices = image["image"].as_tensor()[0].movedim(-1, 0)[:, None].expand(-1, 3, -1, -1)
+            expected = (official(slices)[:, 0] >= 0.5).movedim(0, -1)
+        mask = nib.load(tmp_path / "masks" / "a.nii.gz").get_fdata()
+        assert code == 0 and np.mean(mask != expected.numpy()) < 0.005
 
     def test_options_of_official_checkpoints(self, checkpoint, tmp_path, capsys):
         for name, options in (("a", ()), ("b", ("--raw",)), ("c", ("--num-heads", 2))):

@@ -132,6 +132,21 @@ def test_report_and_sizes_of_the_file(networks, caplog):
     assert all(p.requires_grad for p in network.unet.parameters())
 
 
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no folder {SHARED}; set SDSEG_SHARED")
+def test_the_generated_names_and_shapes_are_those_of_the_file():
+    """What the full size is checked with, ``tests/compvis.py``, agrees with a file of the official code."""
+    unet = {"channels": 32, "mult": (1, 2, 2, 4, 4), "layers": 1}
+    generated = official(unet, {"channels": 32, "mult": (1, 2, 4, 4), "layers": 1})
+    found = {name: tuple(tensor.shape) for name, tensor in read_checkpoint(CHECKPOINT).items()}
+    parts = ("model", "first_stage_model.", "cond_stage_model.")
+
+    def weights(shapes):
+        return {name: tuple(shape) for name, shape in shapes.items() if name.startswith(parts)}
+
+    assert weights(generated) == weights(found)
+
+
 def count(shapes, prefix):
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
 

@@ -90,12 +90,22 @@ class TestCompVisAutoencoder:
         fails(lambda: load_autoencoder(make_sdseg(), write(path, state)), "decoder.conv_in.bias is missing")
         state["decoder.conv_in.bias"] = torch.zeros(3)
         fails(lambda: load_autoencoder(make_sdseg(), write(path, state)), r"decoder.conv_in.bias has shape \(3,\)")
-        write(path, {f"first_stage_model.{k}": v for k, v in make_sdseg().autoencoder.state_dict().items()})
-        fails(lambda: load_autoencoder(make_sdseg(), path), "looks like an autoencoder of diffusers")
+        write(path, {"something.else": torch.zeros(1)})
+        fails(lambda: load_autoencoder(make_sdseg(), path), "looks like no layout known here, expected an autoencoder")
         fails(lambda: load_autoencoder(make_sdseg(), tmp_path / "none.ckpt"), "no such file")
 
 
 class TestDiffusersAutoencoder:
+    @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+    def test_a_single_file(self, tmp_path, prefix):
+        source, network = make_sdseg(), make_sdseg()
+        state = {name: torch.randn_like(tensor) for name, tensor in source.autoencoder.state_dict().items()}
+        path = write(tmp_path / "a.safetensors", {prefix + name: tensor for name, tensor in state.items()})
+        load_autoencoder(network, path)
+        assert all(torch.equal(network.autoencoder.state_dict()[name], state[name]) for name in state)
+        del state["decoder.conv_in.bias"]
+        fails(lambda: load_autoencoder(network, write(path, state)), "decoder.conv_in.bias is missing")
+
     @pytest.fixture
     def folder(self, tmp_path):
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
@@ -158,7 +168,10 @@ class TestTaesd:
         path = write(tmp_path / "a.safetensors", make_tiny().autoencoder.state_dict())
         load_autoencoder(make_tiny(), path)
         fails(lambda: load_autoencoder(make_tiny(blocks=(1, 1, 1)), path), "a.safetensors: .*(shape|not part|missing)")
-        fails(lambda: load_autoencoder(make_sdseg(), path), "looks like a TAESD .*expected a CompVis autoencoder")
+        fails(
+            lambda: load_autoencoder(make_sdseg(), path),
+            "looks like a TAESD .*expected an autoencoder of CompVis or diffusers",
+        )
         write(path, compvis.random_state(compvis.autoencoder(**VAE)))
         fails(lambda: load_autoencoder(make_tiny(), path), "looks like a CompVis autoencoder .*expected TAESD")
 

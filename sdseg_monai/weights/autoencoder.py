@@ -49,10 +49,14 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
     Args:
         network: its autoencoder is filled; its vision encoder starts from the autoencoder's encoder, as in the paper,
             if both have the same layers, else keeps its random start.
-        source: a ``.pt`` file of plain tensors that ``train_autoencoder.json`` wrote; a ``.ckpt`` or ``.safetensors``
-            file of CompVis (kl-f8, SD's VAE, or a whole model with it under ``first_stage_model``), or of TAESD for a
-            :class:`TinyMaskAutoencoder`, in any floating-point type; or a diffusers autoencoder, a folder or hub id,
-            alone or of a pipeline that has it under ``vae``. ``random`` keeps the random start, for smoke tests.
+        source: one of
+
+            - a ``.pt`` file of plain tensors that ``train_autoencoder.json`` wrote;
+            - a ``.ckpt`` or ``.safetensors`` file of CompVis (kl-f8, SD's VAE, or a whole model with it under
+              ``first_stage_model``), of diffusers, or of TAESD for a :class:`TinyMaskAutoencoder`, in any type of
+              float; a file of diffusers does not say how many groups its norms have: the network's are taken;
+            - a diffusers autoencoder, folder or hub id, alone or of a pipeline that has it under ``vae``;
+            - ``random``, which keeps the random start, for smoke tests.
 
     Raises:
         InputError: there is no such file, folder or hub id, it lacks a tensor, or its sizes are not the network's; or
@@ -83,21 +87,19 @@ def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -
     state = read_checkpoint(path)
     state = strip_prefix(state, AUTOENCODER_PREFIX) or state
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
+    own_names = "encoder.layers." if is_tiny else "encoder.down_blocks."  # diffusers', which are ours
     try:
-        if not any(name.startswith("encoder.layers." if is_tiny else "encoder.down.") for name in state):
-            raise InputError(
-                f"looks like {describe_layout(state)}, expected {'TAESD' if is_tiny else 'a CompVis autoencoder'}; of "
-                "a diffusers model give the folder"
-            )
-        tensors = _take_tiny(autoencoder, state) if is_tiny else take_compvis(autoencoder, state)
+        if any(name.startswith(own_names) for name in state):
+            check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
+            tensors = {name: to_float32(name, tensor) for name, tensor in state.items()}
+        elif is_tiny or not any(name.startswith("encoder.down.") for name in state):
+            expected = "TAESD" if is_tiny else "an autoencoder of CompVis or diffusers"
+            raise InputError(f"looks like {describe_layout(state)}, expected {expected}")
+        else:
+            tensors = take_compvis(autoencoder, state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     autoencoder.load_state_dict(tensors, strict=True)
-
-
-def _take_tiny(autoencoder: TinyMaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
-    return {name: to_float32(name, tensor) for name, tensor in state.items()}
 
 
 def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
