@@ -25,7 +25,8 @@ def test_wheel(tmp_path):
     for bundle in ("sdseg", "hippocampus_sdseg"):
         for name in ("LICENSE", "configs/metadata.json", "configs/train.json", "docs/data_license.txt"):
             assert f"sdseg_monai/bundles/{bundle}/{name}" in names
-    assert not any("checkpoint" in name or "tests" in name for name in names)
+    assert "sdseg_monai/bundles/sdseg/configs/datasets/kvasir.json" in names
+    assert not any(name.endswith("checkpoint.pt") or "tests" in name for name in names)
     run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "torch==2.13.0", cwd=tmp_path)
