@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from scipy.stats import bootstrap
-from study import Study, load_volume
+from study import Study, load_volume, segment
 from tables import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
@@ -19,16 +20,13 @@ RESAMPLES = 10_000
 
 
 @torch.inference_mode()
-def score(study: Study, experiment: str, split: str) -> list[CaseMetrics]:
-    """Return the metrics of each case of ``split``, on the case's own grid."""
-    parser = study.trained(experiment)
-    network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
-    device = parser.get_parsed_content("device")
+def score(study: Study, parser: ConfigParser, split: str) -> list[CaseMetrics]:
+    """Return the metrics of each case of ``split``, on the case's own grid, by the trained network of ``parser``."""
     cases = []
-    for item in tqdm(study.items(split), desc=f"{experiment}: {split}", leave=False):
+    for item in tqdm(study.items(split), desc=split, leave=False):
         data = load_volume(parser, item)
-        predicted = inferer(data["image"][None].to(device), network)[0, 0].cpu() >= 0.5
-        cases.append(compare_masks(image_stem(Path(item["image"])), predicted, data["label"][0] >= 0.5))
+        masks = (segment(parser, data) >= 0.5, data["label"][0] >= 0.5)
+        cases.append(compare_masks(image_stem(Path(item["image"])), *masks))
     return cases
 
 
@@ -53,9 +51,10 @@ def compare(study: Study) -> Table:
     """Score the test cases of every experiment; the model was chosen on the validation cases."""
     rows = []
     for experiment in study.experiments:
-        validation, test = (score(study, experiment, split) for split in ("validation", "test"))
+        parser = study.trained(experiment)
+        validation, test = (score(study, parser, split) for split in ("validation", "test"))
         write_csv(study.run_folder(experiment) / "test.csv", test)
-        parameters = sum(p.numel() for p in _trained_parts(study, experiment).parameters())
+        parameters = sum(p.numel() for p in parser.get_parsed_content("network_def").trained_parts.parameters())
         row = [experiment, f"{parameters / 1e6:.1f}", f"{100 * np.mean([case.dice for case in validation]):.1f}"]
         for values in ([case.dice for case in test], [case.iou for case in test]):
             low, high = interval(values)
@@ -68,7 +67,3 @@ def compare(study: Study) -> Table:
         ["network", "trained parameters, M", "validation Dice", "test Dice", "test IoU", "training, min", "config"],
         rows,
     )
-
-
-def _trained_parts(study: Study, experiment: str) -> torch.nn.Module:
-    return study.parser(experiment).get_parsed_content("network_def").trained_parts

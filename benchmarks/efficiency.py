@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from study import Study, load_volume
+from study import Study, load_volume, segment
 from tables import Table
 
 from sdseg_monai.evaluation import compare_masks
@@ -99,10 +99,10 @@ def time_inference(study: Study, experiment: str, num_steps: int, num_samples: i
     cases = [load_volume(parser, item) for item in study.items("test")]
     scores: list[torch.Tensor] = []
 
-    def segment() -> None:
-        scores[:] = [inferer(case["image"][None].to(device), network)[0, 0].cpu() for case in cases]
+    def segment_all() -> None:
+        scores[:] = [segment(parser, case) for case in cases]
 
-    seconds = _timed(segment, device, REPEATS)
+    seconds = _timed(segment_all, device, REPEATS)
     dice = [compare_masks("", s >= 0.5, c["label"][0] >= 0.5).dice for s, c in zip(scores, cases, strict=True)]
     return Cost(median(seconds), (min(seconds), max(seconds)), _peak_memory(device), float(np.mean(dice)))
 

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
-from study import Study, load_volume
+from study import Study, load_volume, segment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdseg_monai.evaluation import compare_masks
@@ -45,13 +45,12 @@ def convergence(study: Study, experiments: list[str], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(5, 3.5))
     for experiment in experiments:
         parser = study.trained(experiment)
-        network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
-        device = parser.get_parsed_content("device")
+        network = parser.get_parsed_content("network")
         cases = [load_volume(parser, item) for item in study.items("validation")]
         means = []
         for num_steps in CONVERGENCE_STEPS:
             network.num_inference_steps = num_steps
-            masks = [inferer(case["image"][None].to(device), network)[0, 0].cpu() >= 0.5 for case in cases]
+            masks = [segment(parser, case) >= 0.5 for case in cases]
             dice = [compare_masks("", m, c["label"][0] >= 0.5).dice for m, c in zip(masks, cases, strict=True)]
             means.append(100 * np.mean(dice))
         axes.plot(CONVERGENCE_STEPS, means, marker="o", label=experiment)

@@ -162,6 +162,13 @@ def train(study: Study, experiment: str) -> None:
         raise SystemExit(f"{experiment}: training ended with exit code {code}: {last}")
 
 
+def segment(parser: ConfigParser, case: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the score [X, Y, Z] of a case of :func:`load_volume`, on the CPU."""
+    network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
+    device = parser.get_parsed_content("device")
+    return inferer(case["image"][None].to(device), network)[0, 0].cpu()
+
+
 def load_volume(parser: ConfigParser, item: dict[str, str]) -> dict[str, torch.Tensor]:
     """Return ``image`` and ``label`` of a case as the network's bundle prepares them for validation."""
     return parser.get_parsed_content("validate#preprocessing")(item)

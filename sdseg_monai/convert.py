@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
 from sdseg_monai.bundle import config_errors, find_bundle
 from sdseg_monai.errors import InputError
+from sdseg_monai.io import check_new_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.files import load_weights, save_tensors
@@ -22,13 +23,10 @@ from sdseg_monai.weights.folder import (
     schedule_config,
 )
 from sdseg_monai.weights.inference import mask_encoder_names
-from sdseg_monai.weights.official import import_official
+from sdseg_monai.weights.official import OFFICIAL_HEADS, import_official
 
-SourceKind = Literal["official", "bundle", "diffusers"]
-TargetKind = Literal["bundle", "diffusers", "inference"]
-SOURCE_KINDS: tuple[str, ...] = get_args(SourceKind)
-TARGET_KINDS: tuple[str, ...] = get_args(TargetKind)
-OFFICIAL_HEADS = 8
+SOURCE_KINDS = ("official", "bundle", "diffusers")
+TARGET_KINDS = ("bundle", "diffusers", "inference")
 
 
 class Conversion(NamedTuple):
@@ -141,8 +139,7 @@ def _check_output(source: Path, output: Path, target_kind: str) -> None:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     if target_kind == "diffusers":
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise InputError(f"{output}: exists, expected the name of a new folder")
+        check_new_folder(output)
     elif output.suffix != ".pt":
         raise InputError(f"{output}: expected the name of a file ending in .pt")
     elif output.exists():

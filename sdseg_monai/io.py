@@ -156,14 +156,19 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
         temporary.unlink(missing_ok=True)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise :class:`InputError` if ``folder`` exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists, expected the name of a new folder")
+
+
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` on a temporary folder beside ``folder`` and rename it to ``folder`` when that succeeded.
 
     Raises:
         InputError: ``folder`` exists and is not empty, or cannot be made or written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists, expected the name of a new folder")
+    check_new_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder.parent))

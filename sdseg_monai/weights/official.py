@@ -37,6 +37,7 @@ from sdseg_monai.weights.transfer import (
 
 logger = logging.getLogger(__name__)
 
+OFFICIAL_HEADS = 8  # of the U-Net; no shape tells
 SCHEDULE_NAMES = ("betas", "alphas_cumprod")
 
 
@@ -61,12 +62,12 @@ class Plan:
         return shapes_of(self.network.state_dict())
 
 
-def load_official(path: str | Path, *, num_heads: int = 8, use_ema: bool = True) -> SDSeg:
+def load_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> SDSeg:
     """Return the network of an official checkpoint; see :func:`import_official`."""
     return import_official(path, num_heads=num_heads, use_ema=use_ema).network
 
 
-def import_official(path: str | Path, *, num_heads: int = 8, use_ema: bool = True) -> Imported:
+def import_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> Imported:
     """Read an official Lightning ``.ckpt`` into a network of its sizes, in float32 on the CPU, in evaluation mode.
 
     Every tensor of the network comes from the file. What the file has beyond, optimiser, the U-Net's other set of
@@ -99,7 +100,7 @@ def import_official(path: str | Path, *, num_heads: int = 8, use_ema: bool = Tru
     return Imported(plan.network.eval(), report)
 
 
-def plan_official(shapes: Shapes, *, num_heads: int = 8, use_ema: bool = True) -> Plan:
+def plan_official(shapes: Shapes, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> Plan:
     """Find the sizes of the network and the source of each of its tensors, and check that all fit.
 
     Args:
