@@ -8,11 +8,14 @@ DATALIST ?= bundles/hippocampus_sdseg/configs/datalist.json
 
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# sdists are built with the same torch: older pips take the first for that, newer ones the second
+LABEL_PIP = PIP_CONSTRAINT=constraints-label.txt PIP_BUILD_CONSTRAINT=constraints-label.txt \
+	.venv-label/bin/python -m pip --quiet --disable-pip-version-check
 RUN = $(BIN)/python -m monai.bundle run training --config_file
 HIPPOCAMPUS = bundles/hippocampus_sdseg/configs
 SDSEG = bundles/sdseg/configs
 
-.PHONY: demo test test-all check fix hippocampus clean
+.PHONY: demo test test-all check fix hippocampus label-env clean
 
 demo: .venv/installed
 	$(BIN)/sdseg demo
@@ -39,6 +42,18 @@ hippocampus: .venv/installed
 	$(RUN) $(HIPPOCAMPUS)/train.json --dataset_dir $(DATASET_DIR) --datalist $(DATALIST)
 	$(BIN)/python benchmarks/hippocampus.py --dataset_dir $(DATASET_DIR) --datalist $(DATALIST)
 
+# The MONAI Label server has an environment of its own: MONAI Label 0.8.5 pins numpy, pydicom and jsonschema to versions
+# that nothing else here needs. Its torchvision is used by MONAI Label's stock apps alone, and where pip's default torch is
+# a CPU build, pip's torchvision does not fit it: it then goes again, since diffusers would stumble over it.
+label-env: .venv-label/installed
+
+.venv-label/installed: setup.cfg pyproject.toml constraints-label.txt
+	$(PYTHON) -m venv .venv-label
+	$(LABEL_PIP) install torch==2.13.0 torchvision==0.28.0 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
+	$(LABEL_PIP) install -e .[label]
+	.venv-label/bin/python -c "import torchvision" 2> /dev/null || $(LABEL_PIP) uninstall --yes torchvision
+	touch $@
+
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
@@ -50,4 +65,4 @@ hippocampus: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info demo_output
+	rm -rf .venv .venv-label sdseg_label build dist *.egg-info demo_output

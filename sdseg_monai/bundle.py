@@ -37,6 +37,11 @@ def bundles_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "bundles"
 
 
+def shipped_bundles() -> list[str]:
+    """Return the names of the bundles that come with the package, with weights or without."""
+    return sorted(p.name for p in bundles_dir().iterdir() if (p / "configs").is_dir())
+
+
 def find_bundle(name_or_dir: str | Path) -> Path:
     """Return a bundle's folder, given that or the name of a shipped bundle.
 
@@ -47,11 +52,30 @@ def find_bundle(name_or_dir: str | Path) -> Path:
     is_name = Path(name_or_dir).name == str(name_or_dir)  # a folder of a shipped bundle's name is called ./NAME
     root = shipped if is_name and shipped.is_dir() else Path(name_or_dir)
     if not root.is_dir():
-        names = ", ".join(sorted(p.name for p in bundles_dir().iterdir() if (p / "configs").is_dir()))
+        names = ", ".join(shipped_bundles())
         raise InputError(f"{name_or_dir}: no bundle of that name and no such folder, expected {names} or a folder")
     if not (root / "configs" / "inference.json").is_file():
         raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
     return root
+
+
+def bundle_weights(root: Path) -> Path | None:
+    """Return the file of the weights of the bundle in ``root``, None where it has none.
+
+    Raises:
+        InputError: its config does not say.
+    """
+    config = root / "configs" / "inference.json"
+    with config_errors(config):
+        weights = Path(_read_config(config, root).get_parsed_content("checkpoint"))
+    return weights if weights.is_file() else None
+
+
+def _read_config(config: Path, root: Path) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(config)
+    parser["bundle_root"] = str(root)
+    return parser
 
 
 @contextmanager
@@ -75,6 +99,7 @@ class Segmenter:
         device: torch device; None for what the bundle chooses (CUDA where there is some).
         seed: seed of the start noise, where the network has some; None for the bundle's.
         batch_size: slices per forward pass; None for the bundle's.
+        weights: file to load instead of the bundle's own, the same network's.
 
     Raises:
         InputError: there is no such bundle or device, or the bundle has no weights of its network.
@@ -87,18 +112,19 @@ class Segmenter:
         device: str | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
+        weights: Path | None = None,
     ) -> None:
         root = find_bundle(bundle)
         config = root / "configs" / "inference.json"
         with config_errors(config):
-            self._build(config, root, device, batch_size)
+            self._build(config, root, device, batch_size, weights)
         if seed is not None:
             self.network.seed = self.inferer.seed = seed
 
-    def _build(self, config: Path, root: Path, device: str | None, batch_size: int | None) -> None:
-        parser = ConfigParser()
-        parser.read_config(config)
-        parser["bundle_root"] = str(root)
+    def _build(
+        self, config: Path, root: Path, device: str | None, batch_size: int | None, weights: Path | None
+    ) -> None:
+        parser = _read_config(config, root)
         if device is not None:
             parser["device"] = _device(device)
         if batch_size is not None:
@@ -106,12 +132,13 @@ class Segmenter:
         missing = [key for key in CONFIG_KEYS if key not in parser]
         if missing:
             raise InputError(f"{config}: no {', '.join(missing)}, expected a bundle of this kind")
-        checkpoint = Path(parser.get_parsed_content("checkpoint"))
-        if not checkpoint.is_file():
-            raise InputError(f"{checkpoint}: this bundle has no weights; train it first, see {root / 'docs/README.md'}")
+        if weights is None:
+            weights = Path(parser.get_parsed_content("checkpoint"))
+            if not weights.is_file():
+                raise InputError(f"{weights}: this bundle has no weights; train it first, see {root / 'docs/README.md'}")
         self.device: torch.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
-        load_weights(self.network, checkpoint)
+        load_weights(self.network, weights)
         self.network.eval()
         self.inferer = parser.get_parsed_content("inferer")
         self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
