@@ -23,7 +23,7 @@ demo: .venv/installed
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-all: check
+test-all: check label-env
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
 
 check: .venv/installed-dev

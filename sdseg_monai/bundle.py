@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.inferers import Inferer
 from monai.transforms import AsDiscreted, Compose
 
 from sdseg_monai.errors import InputError, find_input_error
@@ -67,11 +69,12 @@ def bundle_weights(root: Path) -> Path | None:
     """
     config = root / "configs" / "inference.json"
     with config_errors(config):
-        weights = Path(_read_config(config, root).get_parsed_content("checkpoint"))
+        weights = Path(read_config(config, root).get_parsed_content("checkpoint"))
     return weights if weights.is_file() else None
 
 
-def _read_config(config: Path, root: Path) -> ConfigParser:
+def read_config(config: Path, root: Path) -> ConfigParser:
+    """Return the parsed ``config`` of the bundle in ``root``."""
     parser = ConfigParser()
     parser.read_config(config)
     parser["bundle_root"] = str(root)
@@ -117,25 +120,28 @@ class Segmenter:
         root = find_bundle(bundle)
         config = root / "configs" / "inference.json"
         with config_errors(config):
-            self._build(config, root, device, batch_size, weights)
-        if seed is not None:
-            self.network.seed = self.inferer.seed = seed
+            self._build(config, root, device, weights)
+        self._own = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
+        self.configure(seed=seed, batch_size=batch_size)
 
-    def _build(
-        self, config: Path, root: Path, device: str | None, batch_size: int | None, weights: Path | None
-    ) -> None:
-        parser = _read_config(config, root)
+    def configure(self, *, seed: int | None = None, batch_size: int | None = None) -> None:
+        """Set the seed of the start noise and the slices per forward pass; None for the bundle's."""
+        network_seed, inferer_seed, own_batch_size = self._own
+        self.network.seed = network_seed if seed is None else seed
+        self.inferer.seed = inferer_seed if seed is None else seed
+        self.inferer.batch_size = own_batch_size if batch_size is None else batch_size
+
+    def _build(self, config: Path, root: Path, device: str | None, weights: Path | None) -> None:
+        parser = read_config(config, root)
         if device is not None:
             parser["device"] = _device(device)
-        if batch_size is not None:
-            parser["batch_size"] = batch_size
         missing = [key for key in CONFIG_KEYS if key not in parser]
         if missing:
             raise InputError(f"{config}: no {', '.join(missing)}, expected a bundle of this kind")
         if weights is None:
             weights = Path(parser.get_parsed_content("checkpoint"))
             if not weights.is_file():
-                raise InputError(f"{weights}: this bundle has no weights; train it first, see {root / 'docs/README.md'}")
+                raise InputError(f"{weights}: no weights in this bundle; train it first, see {root / 'docs/README.md'}")
         self.device: torch.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
         load_weights(self.network, weights)
@@ -153,18 +159,40 @@ class Segmenter:
         Raises:
             InputError: the file cannot be used.
         """
+        item = self.prepare(path)
+        return self.finish(item, self.predict(item["image"]))
+
+    def prepare(self, path: Path) -> dict[str, Any]:
+        """Read the volume file ``path`` and bring it to the network's orientation and intensities.
+
+        Returns:
+            Under ``image`` a MetaTensor [C, X, Y, Z], float32, which remembers the way back.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
         try:
-            item = self.preprocessing({"image": str(path)})
+            return self.preprocessing({"image": str(path)})
         except RuntimeError as error:  # MONAI wraps what a transform raises
             input_error = find_input_error(error)
             if input_error is None:
                 raise
             raise input_error from error
+
+    def predict(self, image: torch.Tensor, inferer: Inferer | None = None) -> torch.Tensor:
+        """Score a prepared ``image`` [C, X, Y, Z], with another ``inferer`` than the bundle's if one is given.
+
+        Returns:
+            Score [1, X, Y, Z] in [0, 1], float32, on the CPU.
+        """
         with torch.inference_mode():
-            item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
-        item = self.finish_score(item)
-        score = item["pred"][0].numpy()
-        return Segmentation(mask_to_array(self.finish_mask(item)["pred"]), np.asarray(score, dtype=np.float32))
+            return (inferer or self.inferer)(image[None].to(self.device), self.network)[0].cpu()
+
+    def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> Segmentation:
+        """Take a ``score`` of the prepared ``item`` back to the grid of its file, and cut it to a mask."""
+        done = self.finish_score({**item, "pred": score})
+        score_on_grid = done["pred"][0].numpy()
+        return Segmentation(mask_to_array(self.finish_mask(done)["pred"]), np.asarray(score_on_grid, dtype=np.float32))
 
     def segment_file(self, path: Path, output: Path, score_output: Path | None = None) -> Segmentation:
         """Segment ``path`` and write the mask, and the score if asked, on the input's grid.

@@ -94,6 +94,30 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--raw", action="store_true", help="an official U-Net's raw weights, not their average")
     convert.set_defaults(command=_convert)
 
+    label = commands.add_parser(
+        "label", help="start a MONAI Label server: segment, correct and retrain from the viewer", epilog=RESEARCH_ONLY
+    )
+    label.add_argument(
+        "--studies", required=True, metavar="DIR_OR_URL", help="folder of volumes or DICOM files, or a DICOMweb URL"
+    )
+    label.add_argument(
+        "--bundle",
+        action="append",
+        default=[],
+        metavar="NAME_OR_DIR",
+        help="bundle to serve; may be repeated (default: every installed bundle that has weights)",
+    )
+    label.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    label.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
+    label.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("sdseg_label"),
+        metavar="DIR",
+        help="folder for logs and fine-tuned weights (default: %(default)s)",
+    )
+    label.set_defaults(command=_label)
+
     demo = commands.add_parser("demo", help="segment a volume with the embedded bundle and draw the result")
     demo.add_argument(
         "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="folder for results"
@@ -234,6 +258,18 @@ def _convert(options: argparse.Namespace) -> int:
         raw=options.raw,
     )
     _report({"output": str(options.output), **done._asdict()})
+    return 0
+
+
+def _label(options: argparse.Namespace) -> int:
+    from sdseg_monai.label.start import prepare_server
+
+    url, serve = prepare_server(
+        options.studies, bundles=options.bundle, host=options.host, port=options.port, work_dir=options.work_dir
+    )
+    sys.stdout.write(f"serving {options.studies} at {url}, OHIF at {url}/ohif/; {RESEARCH_ONLY}\n")
+    sys.stdout.flush()
+    serve()
     return 0
 
 

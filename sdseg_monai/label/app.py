@@ -1,0 +1,124 @@
+"""The MONAI Label app: every installed bundle to segment with, to fine-tune, and to choose the next case by."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.tasks.activelearning.random import Random
+
+from sdseg_monai import __version__
+from sdseg_monai.errors import InputError, report_input_errors
+from sdseg_monai.io import volume_suffix
+from sdseg_monai.label.datastores import open_datastore
+from sdseg_monai.label.infer import SegmentTask
+from sdseg_monai.label.models import open_models
+from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
+from sdseg_monai.label.train import FineTuneTask
+
+logger = logging.getLogger(__name__)
+
+
+class SDSegApp(MONAILabelApp):
+    """Serve bundles to MONAI Label's clients.
+
+    Args:
+        app_dir: folder for what the server writes: logs, fine-tuned weights in ``model``, caches.
+        studies: folder of volumes or of DICOM files, or the URL of a DICOMweb server.
+        conf: ``bundles``, names or folders with commas between; every installed bundle with weights by default.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        report_input_errors()  # MONAI Label runs the app in processes of its own too
+        self.work_dir = Path(app_dir)
+        bundles = [bundle.strip() for bundle in conf.get("bundles", "").split(",") if bundle.strip()]
+        self.models = open_models(bundles, self.work_dir / "model")
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name=f"SDSeg ({__version__})",
+            description="Single-step latent diffusion segmentation. Research use only.",
+            version=__version__,
+        )
+
+    def init_datastore(self) -> Datastore:
+        """Open the studies."""
+        return open_datastore(self.studies, self.models.values(), self.work_dir / "cache")
+
+    def init_infers(self) -> dict[str, SegmentTask]:
+        """Return a task for each bundle."""
+        return {name: SegmentTask(model) for name, model in self.models.items()}
+
+    def init_trainers(self) -> dict[str, FineTuneTask]:
+        """Return a task for each bundle that has a training."""
+        tasks = {name: FineTuneTask(model) for name, model in self.models.items()}
+        return {name: task for name, task in tasks.items() if task.is_valid()}
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Return random choice, and the highest score of each scoring method."""
+        highest = {name: HighestScore(name, method.description) for name, method in self.init_scoring_methods().items()}
+        return {"random": Random(), **highest}
+
+    def init_scoring_methods(self) -> dict[str, DisagreementScoring]:
+        """Return each signal of each bundle."""
+        return {
+            f"{name}_{signal}": DisagreementScoring(model, signal)
+            for name, model in self.models.items()
+            for signal in model.signals
+        }
+
+    def init_batch_infer(self) -> BatchInferTask:
+        """Return MONAI Label's, with its default options made fit for a machine without a GPU."""
+        return BatchInfer()
+
+    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment an image of the datastore, or one that was uploaded.
+
+        Raises:
+            InputError: there is no such model or image, or an option cannot be used.
+        """
+        model, image = request.get("model"), request.get("image")
+        if model not in self.models:
+            raise InputError(f"model {model!r}: expected one of {', '.join(self.models)}")
+        if image in (datastore or self.datastore()).list_images():
+            return super().infer(request, datastore)
+        if not isinstance(image, str) or not self._is_uploaded(image):
+            raise InputError(f"image {image!r}: no such image in the studies")
+        with tempfile.TemporaryDirectory() as folder:
+            # start noise may be keyed by the file's name, and that of an upload is random
+            link = Path(folder, "upload" + volume_suffix(Path(image)))
+            link.symlink_to(image)
+            return super().infer({**request, "image": str(link)}, datastore)
+
+    def check_training(self, model: str, params: Mapping[str, Any]) -> None:
+        """Refuse a training that could not start.
+
+        Raises:
+            InputError: there is no such model, or an option cannot be used.
+        """
+        if model not in self._trainers:
+            raise InputError(f"model {model!r}: expected one of {', '.join(self._trainers)}")
+        self._trainers[model].read_options(params)
+
+    def _is_uploaded(self, image: str) -> bool:
+        path = Path(image).resolve()
+        sessions = self.sessions()
+        folders = [Path(tempfile.gettempdir()), *([] if sessions is None else [Path(sessions.store_path)])]
+        return path.is_file() and any(path.is_relative_to(folder.resolve()) for folder in folders)
+
+
+class BatchInfer(BatchInferTask):
+    """MONAI Label's batch inference divides by the number of GPUs, also where there is none."""
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
+        """Segment the images that ``request`` names; its ``device`` is used where there is no GPU."""
+        device = {} if torch.cuda.is_available() else {"multi_gpu": False}
+        return super().__call__({**request, **device}, datastore, infer)

@@ -1,0 +1,112 @@
+"""Which datastore serves the studies: a folder of volumes, a folder of DICOM files or a DICOMweb server."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dicomweb_client import DICOMwebClient
+from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
+from dicomweb_client.session_utils import create_session, create_session_from_user_pass
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX
+from pydicom.misc import is_dicom
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import VOLUME_SUFFIXES
+from sdseg_monai.label.dicom_folder import DicomFolder, dicom_candidates
+from sdseg_monai.label.dicom_seg import PROGRAM
+from sdseg_monai.label.dicom_store import DicomDatastore
+from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.volume_store import VolumeDatastore
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS, READ_SECONDS = 10, 120  # without an answer
+
+
+def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path) -> VolumeDatastore:
+    """Open the studies.
+
+    A folder with volumes (NIfTI, NRRD, MHA) directly in it is one of volumes, as is an empty one; labels go into its
+    ``labels/final``. A folder without, but with DICOM files anywhere below, is one of DICOM series; labels go into its
+    ``labels/final`` as DICOM SEG. All else about DICOM is kept in ``cache_dir``. MONAI Label's settings
+    (``MONAI_LABEL_DICOMWEB_*``, ``MONAI_LABEL_DATASTORE_AUTO_RELOAD``) count.
+
+    Args:
+        studies: folder, or URL of a DICOMweb server.
+        models: that are served; of DICOM series those of their modalities are listed, all if one states none.
+        cache_dir: for volumes and masks made of DICOM.
+
+    Raises:
+        InputError: there is no such folder, it cannot be used, the server does not answer, or dcmqi is not installed.
+    """
+    models = list(models)
+    if studies.startswith(("http://", "https://")):
+        store = _open_dicom(_client(studies.strip().rstrip("/")), models, cache_dir)
+        store.list_images()  # or the first request would be the one to find out
+        return store
+    folder = Path(studies)
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder.absolute()}, expected one with volumes or DICOM files, or a URL")
+    dicom = any(map(is_dicom, dicom_candidates(folder)))
+    if not any(path.name.lower().endswith(VOLUME_SUFFIXES) for path in folder.glob("[!.]*")):
+        if dicom:
+            return _open_dicom(DicomFolder(folder), models, cache_dir)
+    elif dicom:
+        logger.warning("%s: holds volumes and DICOM files; the volumes are served", folder)
+    try:
+        return VolumeDatastore(
+            str(folder),
+            extensions=[f"*{suffix}" for suffix in VOLUME_SUFFIXES],
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: cannot be used as a datastore ({error})") from error
+
+
+def _open_dicom(client: Any, models: list[ServedModel], cache_dir: Path) -> DicomDatastore:
+    if shutil.which(PROGRAM) is None:
+        raise InputError(f"{PROGRAM}, which makes DICOM SEGs of labels, is not on PATH: pip install dcmqi")
+    if not settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI:
+        raise InputError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI=false: DICOM is read as NIfTI here, leave it true")
+    folder = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or cache_dir
+    segments = [model.segments for model in models]
+    fetch_by_frame = settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME
+    try:
+        return DicomDatastore(client, _filters(models), segments, Path(folder), fetch_by_frame)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: cannot be used as a cache ({error})") from error
+
+
+def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
+    """Return what a series' header may say: what the setting wants, else the models' modalities, else anything."""
+    if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in settings.model_fields_set:
+        return [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
+    modalities = {model.modality for model in models}
+    return [{}] if "" in modalities else [{"Modality": modality} for modality in sorted(modalities)]
+
+
+def _client(url: str) -> DICOMwebClient:
+    """Return a client as MONAI Label makes it, but one that does not wait for ever."""
+    user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    google = "googleapis.com" in url
+    if google:
+        session = create_session_from_gcp_credentials()
+    else:
+        session = create_session_from_user_pass(user, password) if user and password else create_session()
+    session.request = partial(session.request, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    if google:
+        return DICOMwebClient(url=url, session=session)
+    return DICOMwebClientX(
+        url=url,
+        session=session,
+        qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+        wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+        stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+    )

@@ -1,0 +1,153 @@
+"""A folder of DICOM files, behind the few calls of a DICOMweb client that MONAI Label's datastore makes.
+
+dicomweb-client has a ``DICOMfileClient`` for this, but that of 0.60 reads no file in Implicit VR Little Endian, answers
+in no thread but the one that made it, and never forgets a file that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.misc import is_dicom
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import write_atomically
+
+logger = logging.getLogger(__name__)
+
+SCAN_SECONDS = 1.0  # a file that arrives is seen after this at the latest
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+# fmt: off
+HEADER = [
+    *UIDS, "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate", "StudyTime", "StudyDescription", "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription",
+    "BodyPartExamined", "Manufacturer", "ProtocolName",
+]
+# fmt: on
+
+
+class DicomFolder:
+    """The series of the DICOM files anywhere below ``folder``; files are known by content, hidden ones left out.
+
+    Methods are named and answer as those of dicomweb-client's ``DICOMwebClient``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.base_url = self.folder.as_uri()
+        self._lock = threading.Lock()
+        self._headers: dict[Path, tuple[tuple[int, int], Dataset | None]] = {}  # time and size when read
+        self._scanned = -math.inf
+
+    def search_for_series(self, search_filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Return what is known of each series whose header has these values, with ``*`` and ``?`` as wildcards."""
+        wanted = (search_filters or {}).items()
+        series: dict[str, list[Dataset]] = {}
+        for header in self._instances().values():
+            if all(fnmatchcase(str(header.get(keyword, "")), str(value)) for keyword, value in wanted):
+                series.setdefault(header.SeriesInstanceUID, []).append(header)
+        answers = []
+        for headers in series.values():
+            answer = Dataset()
+            answer.update(headers[0])
+            answer.NumberOfSeriesRelatedInstances = len(headers)
+            answers.append(answer.to_json_dict())
+        return answers
+
+    def retrieve_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Dataset]:
+        """Return the instances of a series."""
+        return self._read(study_instance_uid, series_instance_uid)
+
+    def retrieve_series_metadata(self, study_instance_uid: str, series_instance_uid: str) -> list[dict[str, Any]]:
+        """Return the instances of a series without their voxels, as DICOM's JSON."""
+        return [
+            instance.to_json_dict()
+            for instance in self._read(study_instance_uid, series_instance_uid, stop_before_pixels=True)
+        ]
+
+    def retrieve_instance(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Dataset:
+        """Return one instance.
+
+        Raises:
+            InputError: there is none.
+        """
+        for instance in self._read(study_instance_uid, series_instance_uid, sop_instance_uid):
+            return instance
+        raise InputError(f"{self.folder}: the DICOM file of {sop_instance_uid} is gone")
+
+    def store_instances(self, datasets: Sequence[Dataset]) -> Dataset:
+        """Write instances into ``labels/final`` of the folder, where a folder of volumes has its labels too.
+
+        Raises:
+            InputError: that cannot be written.
+        """
+        for dataset in datasets:
+            path = self.folder / "labels" / "final" / f"{dataset.SOPInstanceUID}.dcm"
+            write_atomically(path, _writer(dataset))
+        self._scanned = -math.inf
+        return Dataset()  # of failures; there is none
+
+    def _read(self, *uids: str, stop_before_pixels: bool = False) -> list[Dataset]:
+        """Return the instances of a study, a series in it or an instance in that."""
+        instances: list[Dataset] = []
+        for path, header in self._instances().items():
+            if all(header[keyword].value == uid for keyword, uid in zip(UIDS, uids, strict=False)):
+                try:
+                    instances.append(pydicom.dcmread(path, stop_before_pixels=stop_before_pixels))
+                except Exception as error:  # pydicom raises whatever a damaged element leads to
+                    raise InputError(f"{path}: not a readable DICOM file ({error})") from error
+        return instances
+
+    def _instances(self) -> dict[Path, Dataset]:
+        """Return the header of each instance; of two files of one instance the first counts."""
+        with self._lock:
+            if time.monotonic() - self._scanned > SCAN_SECONDS:
+                self._headers = dict(self._scan(self._headers.get))
+                self._scanned = time.monotonic()
+            unique: dict[str, tuple[Path, Dataset]] = {}
+            for path, (_, header) in self._headers.items():
+                if header is not None:
+                    unique.setdefault(header.SOPInstanceUID, (path, header))
+            return dict(unique.values())
+
+    def _scan(self, known: Callable[[Path], Any]) -> Any:
+        for path in dicom_candidates(self.folder):
+            try:
+                status = path.stat()
+                stamp = (status.st_mtime_ns, status.st_size)
+                last = known(path)
+                yield path, last if last and last[0] == stamp else (stamp, _read_header(path))
+            except OSError as error:  # it may have gone since it was listed
+                logger.warning("%s: cannot be read (%s)", path, error.strerror)
+
+
+def dicom_candidates(folder: Path) -> list[Path]:
+    """Return the visible files anywhere below ``folder``, sorted."""
+    paths = sorted(folder.rglob("*"))
+    return [p for p in paths if p.is_file() and not any(part[0] == "." for part in p.relative_to(folder).parts)]
+
+
+def _read_header(path: Path) -> Dataset | None:
+    """Return what a file says of its series, None where it is no DICOM file or belongs to none."""
+    if not is_dicom(path):
+        return None
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
+        header.to_json_dict()  # reads the values
+    except Exception as error:  # pydicom raises whatever a damaged element leads to
+        logger.warning("%s: not a readable DICOM file (%s)", path, error)
+        return None
+    return header if all(header.get(keyword) for keyword in UIDS) else None
+
+
+def _writer(dataset: Dataset) -> Callable[[Path], None]:
+    return lambda temporary: pydicom.dcmwrite(temporary, dataset, write_like_original=False)

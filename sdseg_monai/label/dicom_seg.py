@@ -1,0 +1,143 @@
+"""Masks as DICOM SEG and back: what a segment is called, and the grid it comes back on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom_seg
+import SimpleITK as sitk
+from monailabel.datastore.utils.convert import nifti_to_dicom_seg
+from pydicom.dataset import Dataset
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import read_volume
+from sdseg_monai.label.models import UNKNOWN_COLOUR, Segment
+
+logger = logging.getLogger(__name__)
+
+PROGRAM = "itkimage2segimage"  # of dcmqi; MONAI Label calls it
+ANATOMY = ("123037004", "SCT", "Anatomical Structure")  # category of every segment, DICOM's CID 7150
+UNKNOWN_STRUCTURE = ("91723000", "SCT", "Anatomical structure")
+LONGEST_NAME = 64  # DICOM's LO
+
+Segments = Mapping[int, Segment]  # by the mask's value
+
+
+def write_seg(mask: Path, series: Path, label_info: object, models: Iterable[Segments]) -> Path:
+    """Write ``mask``, a volume on the grid of the slices in the folder ``series``, as DICOM SEG.
+
+    Args:
+        mask: volume file of whole numbers.
+        series: folder with the slices; the SEG refers to them and takes over patient and study.
+        label_info: what the viewer says of the segments, see :func:`describe_segments`.
+        models: segments of each served model.
+
+    Returns:
+        The file, which is the caller's to remove.
+
+    Raises:
+        InputError: the mask is empty, ``label_info`` is no list of objects, or dcmqi cannot convert the mask.
+    """
+    values = [int(value) for value in np.unique(read_volume(mask).array) if value != 0]
+    if not values:
+        raise InputError("the label is empty: it holds no voxel to make a DICOM SEG of")
+    info = describe_segments(values, label_info, models)
+    seg = Path(nifti_to_dicom_seg(str(series), str(mask), info))
+    if not seg.is_file():
+        raise InputError(f"{PROGRAM} cannot make a DICOM SEG of the label; the server's log has its reason")
+    return seg
+
+
+def describe_segments(values: Sequence[int], label_info: object, models: Iterable[Segments]) -> list[dict[str, Any]]:
+    """Return ``label_info`` as MONAI Label reads it: an entry for each of ``values``, in their order, none left out.
+
+    Args:
+        values: that the mask holds, rising, without 0.
+        label_info: entries of the viewer with ``name``, ``description``, ``color`` and ``segmentAttribute`` (dcmqi's
+            terms), each optional: one for each of ``values``, or where there are more, one for each value from 1 on, as
+            Slicer sends them.
+        models: segments of each served model, which say what the entries do not.
+
+    Raises:
+        InputError: ``label_info`` is no list of objects, or a colour or attribute in it none.
+    """
+    entries = label_info or []
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError("label_info: expected a list of objects with names and values")
+    by_value = dict(zip(values if len(entries) <= len(values) else range(1, len(entries) + 1), entries, strict=False))
+    models = list(models)
+    try:
+        return [_describe(value, by_value.get(value, {}), models) for value in values]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"label_info: an entry cannot be used ({error})") from error
+
+
+def _describe(value: int, entry: Mapping[str, Any], models: Sequence[Segments]) -> dict[str, Any]:
+    segment = _known_segment(value, str(entry.get("name") or ""), models)
+    attribute = {
+        "SegmentLabel": segment.name[:LONGEST_NAME],
+        "SegmentDescription": str(entry.get("description") or segment.name)[:LONGEST_NAME],
+        "SegmentAlgorithmType": "SEMIAUTOMATIC",
+        "SegmentAlgorithmName": "SDSeg",
+        "SegmentedPropertyCategoryCodeSequence": _code(ANATOMY),
+        "SegmentedPropertyTypeCodeSequence": _code(segment.code or UNKNOWN_STRUCTURE),
+        "recommendedDisplayRGBValue": [int(level) for level in list(entry.get("color") or segment.colour)[:3]],
+        **entry.get("segmentAttribute", {}),
+        "labelID": value,
+    }
+    return {"model_name": "Segmentation", **entry, "name": segment.name, "segmentAttribute": attribute}
+
+
+def _code(code: tuple[str, str, str]) -> dict[str, str]:
+    return dict(zip(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), code, strict=True))
+
+
+def _known_segment(value: int, name: str, models: Sequence[Segments]) -> Segment:
+    """Return what is known of a segment by its name, or without one by its value if all models agree on that."""
+    if name:
+        same = [s for segments in models for s in segments.values() if s.name.casefold() == name.casefold()]
+        return same[0] if same else Segment(name, UNKNOWN_COLOUR, None)
+    same = [segments[value] for segments in models if value in segments]
+    return same[0] if len(set(same)) == 1 else Segment(f"Label {value}", UNKNOWN_COLOUR, None)
+
+
+def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> sitk.Image:
+    """Return the segments of a DICOM SEG as a mask on the grid of the volume file ``image``, by nearest neighbour.
+
+    Values are the served models' where they know all names, else the segments' numbers.
+
+    Raises:
+        InputError: it is of a kind that cannot be read (overlapping or fractional segments among them), or no segment
+            lies within the image.
+    """
+    reference = sitk.ReadImage(str(image))
+    name = f"DICOM SEG {seg.get('SOPInstanceUID')}"
+    try:
+        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.setdefault("SpacingBetweenSlices", reference.GetSpacing()[2])  # the thickness may be another
+        result = pydicom_seg.MultiClassReader().read(seg)
+        mask = result.image
+        labels = {number: str(info.SegmentLabel) for number, info in result.segment_infos.items()}
+    except Exception as error:  # each attribute that is missing or odd has an exception of its own
+        raise InputError(f"{name}: cannot be read as one mask ({error})") from error
+    resampled = sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    numbers = sitk.GetArrayFromImage(resampled)
+    if not numbers.any():
+        raise InputError(f"{name}: no segment lies within the image")
+    values = np.arange(max(labels) + 1, dtype=np.uint16)
+    known: dict[str, int] = {}
+    for segments in models:
+        for value, segment in segments.items():
+            known.setdefault(segment.name.casefold(), value)
+    if all(label.casefold() in known for label in labels.values()):
+        for number, label in labels.items():
+            values[number] = known[label.casefold()]
+    else:
+        logger.info("%s: segments %s are not all known by name, values are their numbers", name, labels)
+    renumbered = sitk.GetImageFromArray(values[numbers])
+    renumbered.CopyInformation(reference)
+    return renumbered

@@ -1,0 +1,270 @@
+"""DICOM series as MONAI Label's datastore, from a DICOMweb server or a folder; labels become DICOM SEG there."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import SimpleITK as sitk
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.dicom import dicom_web_download_series
+from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import Dataset
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import write_folder
+from sdseg_monai.label.dicom_seg import Segments, read_seg, write_seg
+from sdseg_monai.label.dicom_series import read_series
+from sdseg_monai.label.volume_store import VolumeDatastore
+
+logger = logging.getLogger(__name__)
+
+NOT_IMAGES = {"SEG", "SR", "PR", "KO", "AU", "DOC", "FID", "HC", "PLAN", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV"}
+# what a SEG's metadata must say here: SOP instance, study, date and time of the content, referenced series
+SEG_TAGS = ("00080018", "0020000D", "00080023", "00080033", "00081115")
+
+
+@dataclass(frozen=True)
+class _Segmentation:
+    """A DICOM SEG of the server, and the series it segments."""
+
+    image: str
+    study: str
+    series: str
+    instance: str
+    written: str  # date and time
+
+
+class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
+    """The image series of a DICOMweb server or a :class:`DicomFolder`; an image's id is its SeriesInstanceUID.
+
+    Series are asked for anew at every call, so one that arrives is seen at once. Volumes, and labels on their grid, are
+    kept in a cache; a final label is stored as DICOM SEG beside the series. Of several SEGs of one image the newest
+    that can be read is its label. What lies on the server is never removed from here.
+
+    Args:
+        client: of a DICOMweb server, or a :class:`DicomFolder`.
+        filters: values of a series' header; one filter must match. The one ``{}`` takes all series of images.
+        models: segments of each served model, for the SEGs' names.
+        cache_dir: folder for the cache.
+        fetch_by_frame: fetch the voxels frame by frame, for servers that want it.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        filters: Sequence[Mapping[str, Any]],
+        models: Sequence[Segments],
+        cache_dir: Path,
+        fetch_by_frame: bool = False,
+    ) -> None:
+        self._filters = filters
+        self._models = models
+        self._seg_series: dict[tuple[str, int | None], list[_Segmentation]] = {}
+        self._unusable: set[str] = set()
+        super().__init__(client, {}, cache_path=str(cache_dir), fetch_by_frame=fetch_by_frame)
+
+    def list_images(self) -> list[str]:
+        """Return the series that match now."""
+        return list(self._search())
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the series that a SEG refers to."""
+        segmented = self._segmentations()
+        return [image for image in self.list_images() if image in segmented]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the series that no SEG refers to."""
+        segmented = self._segmentations()
+        return [image for image in self.list_images() if image not in segmented]
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return a NIfTI file of the series, empty where there is no such series.
+
+        Raises:
+            InputError: the slices cannot be fetched or do not form a volume.
+        """
+        series = self._search(SeriesInstanceUID=image_id).get(image_id) if re.fullmatch(r"[\d.]+", image_id) else None
+        if series is None:
+            return ""
+        slices = Path(self._datastore.image_path()) / image_id
+        path = slices.with_name(f"{image_id}.nii.gz")
+        with self._mutex:
+            count = series.get("NumberOfSeriesRelatedInstances")
+            if slices.is_dir() and count is not None and count != len(list(slices.iterdir())):
+                logger.info("series %s has changed, it is fetched again", image_id)
+                self._forget(image_id)
+            if not slices.is_dir():
+                write_folder(slices, lambda folder: self._download(series.StudyInstanceUID, image_id, folder))
+            if not (path.is_file() and image_id in self._datastore.objects):
+                with tempfile.TemporaryDirectory() as folder:
+                    volume = Path(folder) / path.name
+                    sitk.WriteImage(read_series(slices), str(volume))
+                    with self._server():
+                        info = self._dicom_info(image_id)
+                    self._put_image(image_id, volume, info)
+        return str(path.resolve())
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Return a label's volume file, empty where there is none; the final one is that of the newest SEG."""
+        if label_tag == DefaultLabelTag.FINAL and self.get_image_uri(label_id):
+            self._fetch_label(label_id)
+        return LocalDatastore.get_label_uri(self, label_id, label_tag)
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Return the files of images and final labels; what cannot be read is left out with a warning."""
+        cases = []
+        for image_id in self.get_labeled_images():
+            try:
+                image = self.get_image_uri(image_id)
+                label = self.get_label_uri(image_id, DefaultLabelTag.FINAL)
+            except InputError as error:
+                logger.warning("image %s is left out: %s", image_id, error)
+                continue
+            if label:
+                cases.append({"image": image, "label": label})
+        return cases
+
+    def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any] | None) -> str:
+        """Refuse: images come as DICOM.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"images of this server are DICOM series, send them to {self.name()}")
+
+    def remove_image(self, image_id: str) -> None:
+        """Refuse: studies are not removed from here.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"images of this server are DICOM series, remove them at {self.name()}")
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label that is only in the cache.
+
+        Raises:
+            InputError: it is the final one, a DICOM SEG.
+        """
+        if label_tag == DefaultLabelTag.FINAL:
+            raise InputError(f"final labels of this server are DICOM SEGs, remove them at {self.name()}")
+        super().remove_label(label_id, label_tag)
+
+    def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
+        if tag == DefaultLabelTag.FINAL:
+            slices = Path(self._datastore.image_path()) / image_id
+            seg = write_seg(path, slices, info.get("label_info"), self._models)
+            try:
+                dataset = pydicom.dcmread(seg)
+                with self._server():
+                    answer = self._client.store_instances([dataset])
+            finally:
+                seg.unlink()
+            if answer.get("FailedSOPSequence"):
+                raise InputError(f"{self.name()}: the server did not take the DICOM SEG, see its log")
+            info |= {name: str(dataset[name].value) for name in ("SeriesInstanceUID", "SOPInstanceUID")}
+            image_info = self.get_image_info(image_id)
+            info |= {name: image_info.get(name) for name in ("Modality", "PatientID", "StudyInstanceUID")}
+        super()._store_label(image_id, path, tag, info)
+
+    def _fetch_label(self, image_id: str) -> None:
+        """Make the cache's final label that of the newest SEG that can be read, or of none if there is none."""
+        with self._mutex:
+            cached = self.get_label_info(image_id, DefaultLabelTag.FINAL).get("SOPInstanceUID")
+            for seg in self._segmentations().get(image_id, []):
+                if seg.instance == cached:
+                    return
+                if seg.instance in self._unusable:
+                    continue
+                with self._server():
+                    dataset = self._client.retrieve_instance(seg.study, seg.series, seg.instance)
+                try:
+                    mask = read_seg(dataset, Path(LocalDatastore.get_image_uri(self, image_id)), self._models)
+                except InputError as error:
+                    logger.warning("image %s: a label is left out: %s", image_id, error)
+                    self._unusable.add(seg.instance)
+                    continue
+                with tempfile.TemporaryDirectory() as folder:
+                    volume = Path(folder) / "label.nii.gz"
+                    sitk.WriteImage(mask, str(volume), True)
+                    info = {"SeriesInstanceUID": seg.series, "SOPInstanceUID": seg.instance}
+                    super()._store_label(image_id, volume, DefaultLabelTag.FINAL.value, info)
+                return
+            self._drop_label(image_id)
+
+    def _drop_label(self, image_id: str) -> None:
+        path = LocalDatastore.get_label_uri(self, image_id, DefaultLabelTag.FINAL)
+        if path:
+            Path(path).unlink(missing_ok=True)
+            self.refresh()
+
+    def _forget(self, image_id: str) -> None:
+        """Take an image and its labels out of the cache."""
+        shutil.rmtree(Path(self._datastore.image_path()) / image_id)
+        self._drop_label(image_id)
+        Path(self._datastore.image_path(), f"{image_id}.nii.gz").unlink(missing_ok=True)
+        self.refresh()
+
+    def _download(self, study: str, series: str, folder: Path) -> None:
+        with self._server():
+            dicom_web_download_series(study, series, str(folder), self._client, self._fetch_by_frame)
+
+    def _search(self, **header: str) -> dict[str, Dataset]:
+        """Return the matching series of images by their UIDs."""
+        found = {}
+        for values in self._filters:
+            with self._server():
+                for answer in self._client.search_for_series(search_filters={**values, **header}):
+                    series = Dataset.from_json(answer)
+                    if series.get("Modality") not in NOT_IMAGES:
+                        found[str(series.SeriesInstanceUID)] = series
+        return found
+
+    def _segmentations(self) -> dict[str, list[_Segmentation]]:
+        """Return the SEGs by the series they segment, the newest first."""
+        with self._server():
+            answers = self._client.search_for_series(search_filters={"Modality": "SEG"})
+        found: dict[str, list[_Segmentation]] = {}
+        for series in map(Dataset.from_json, answers):
+            key = (str(series.SeriesInstanceUID), series.get("NumberOfSeriesRelatedInstances"))
+            if key not in self._seg_series:
+                self._seg_series[key] = self._read_seg_series(str(series.StudyInstanceUID), key[0])
+            for seg in self._seg_series[key]:
+                found.setdefault(seg.image, []).append(seg)
+        return {image: sorted(segs, key=lambda seg: seg.written, reverse=True) for image, segs in found.items()}
+
+    def _read_seg_series(self, study: str, series: str) -> list[_Segmentation]:
+        with self._server():
+            answers = self._client.retrieve_series_metadata(study, series)
+        segs = []
+        for answer in answers:
+            metadata = Dataset.from_json({tag: answer[tag] for tag in SEG_TAGS if tag in answer})
+            written = f"{metadata.get('ContentDate')}{metadata.get('ContentTime')}"
+            references = metadata.get("ReferencedSeriesSequence")
+            if references:
+                image = str(references[0].SeriesInstanceUID)
+                segs.append(_Segmentation(image, study, series, str(metadata.SOPInstanceUID), written))
+            else:
+                logger.warning("DICOM SEG %s is left out: it names no series that it segments", series)
+        return segs
+
+    @contextmanager
+    def _server(self) -> Iterator[None]:
+        """Turn what the client raises into an :class:`InputError` that names the server."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # what is no DICOMweb server fails in as many ways as there are answers
+            cause = getattr(error.args[0], "reason", error) if error.args else error
+            raise InputError(f"{self.name()}: no usable answer from the DICOMweb server ({cause})") from error

@@ -1,0 +1,95 @@
+"""Inference from the viewer: what ``sdseg segment`` does, with the panel's options."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from sdseg_monai.bundle import Segmenter
+from sdseg_monai.io import volume_suffix
+from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.options import WEIGHTS, choice, whole_number
+
+logger = logging.getLogger(__name__)
+
+DIMENSION = 3  # of what is segmented; the network sees slices
+LARGEST_SEED = 2**63 - 1
+LARGEST_BATCH = 1024
+
+
+class SegmentTask(InferTask):
+    """Segment a volume with a bundle; the mask is ``uint8``, on the volume's grid.
+
+    The network stays in memory and is built anew when other weights come into service. One call at a time: the app's
+    queue sees to that.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        options = {"device": device_list(), "seed": "", "batch_size": "", "weights": list(WEIGHTS)}
+        super().__init__(InferType.SEGMENTATION, model.labels, DIMENSION, model.description, options)
+        self.model = model
+        self._segmenter: Segmenter | None = None
+        self._built_for: tuple[Any, ...] = ()
+
+    def is_valid(self) -> bool:
+        """Say whether there are weights."""
+        return self.model.weights is not None
+
+    def info(self) -> dict[str, Any]:
+        """Return what the viewer shows of the model."""
+        return {**super().info(), "version": self.model.version, "colors": self.model.colours}
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segment ``request["image"]``, a file.
+
+        Args:
+            request: ``device``, ``seed``, ``batch_size``, ``weights`` (``original``: not the fine-tuned ones) as in the
+                panel, empty for the bundle's; ``result_extension`` is that of the mask's file, else the image's.
+
+        Returns:
+            The mask's file, which is the caller's to remove, and the names, colours and seconds.
+
+        Raises:
+            InputError: the image or an option cannot be used, or the weights are not the network's.
+        """
+        start = time.monotonic()
+        image = Path(request["image"])
+        suffix = str(request.get("result_extension") or volume_suffix(image))
+        segmenter = self._ready(request)
+        loaded = time.monotonic()
+        with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
+            mask = Path(file.name)
+        try:
+            segmenter.segment_file(image, mask)
+        except BaseException:
+            mask.unlink(missing_ok=True)
+            raise
+        done = time.monotonic()
+        logger.info("%s: segmented %s in %.1f s", self.model.name, image.name, done - start)
+        seconds = {"load": loaded - start, "infer": done - loaded, "total": done - start}
+        return str(mask), {
+            "label_names": self.model.labels,
+            "label_colors": self.model.colours,
+            "latencies": {name: round(value, 2) for name, value in seconds.items()},
+            "centroids": {},  # OHIF's panel expects the key
+        }
+
+    def _ready(self, request: Mapping[str, Any]) -> Segmenter:
+        weights = self.model.chosen_weights(choice(request, "weights", WEIGHTS))
+        seed = whole_number(request, "seed", 0, LARGEST_SEED)
+        batch_size = whole_number(request, "batch_size", 1, LARGEST_BATCH)
+        device = name_to_device(request.get("device"))
+        wanted = (device, weights, weights.stat().st_mtime_ns)
+        if self._segmenter is None or wanted != self._built_for:
+            self._segmenter = None  # before the new one takes memory
+            self._segmenter = Segmenter(self.model.root, device=device, weights=weights)
+            self._built_for = wanted
+        self._segmenter.configure(seed=seed, batch_size=batch_size)
+        return self._segmenter

@@ -1,0 +1,107 @@
+"""Start MONAI Label's server with our app."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import check_folder
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
+
+
+def prepare_server(
+    studies: str, *, bundles: Sequence[str], host: str, port: int, work_dir: Path
+) -> tuple[str, Callable[[], None]]:
+    """Open studies and bundles and take the port; MONAI Label's settings are the environment's ``MONAI_LABEL_*``.
+
+    Args:
+        studies: folder of volumes or of DICOM files, or the URL of a DICOMweb server.
+        bundles: names or folders; none for every installed bundle with weights.
+        host: address to bind to.
+        port: 0 for any free one.
+        work_dir: folder for logs, fine-tuned weights and caches; made if need be.
+
+    Returns:
+        The server's URL, and what serves until it is interrupted.
+
+    Raises:
+        InputError: MONAI Label is not installed, or one of the arguments cannot be used.
+    """
+    if importlib.util.find_spec("monailabel") is None:
+        raise InputError(
+            "MONAI Label is not installed here; it has an environment of its own: make label-env, then "
+            ".venv-label/bin/sdseg label"
+        )
+    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+        raise InputError(f"{studies}: no such folder, expected one of volumes or DICOM files, or a DICOMweb URL")
+    check_folder(work_dir)
+    listener = _listen(host, port)
+    try:
+        port = listener.getsockname()[1]
+        _set_environment(work_dir, host, port)
+        return f"http://{host}:{port}", _server(studies, bundles, host, port, work_dir, listener)
+    except BaseException:
+        listener.close()
+        raise
+
+
+def _server(
+    studies: str, bundles: Sequence[str], host: str, port: int, work_dir: Path, listener: socket.socket
+) -> Callable[[], None]:
+    import uvicorn  # MONAI Label reads its settings from the environment when it is imported
+    from monailabel.interfaces.utils.app import app_instance
+    from monailabel.main import Main
+    from monailabel.utils.others.generic import init_log_config
+
+    shutil.copyfile(Path(__file__).with_name("main.py"), work_dir / "main.py")  # where MONAI Label looks for an app
+    main = Main(actions="start_server")
+    arguments = ["start_server", "--app", str(work_dir), "--studies", studies, "--host", host, "--port", str(port)]
+    for key, value in (("bundles", ",".join(bundles)), ("hosts", ",".join(_allowed_hosts(host)))):
+        arguments += ["--conf", key, value]
+    main.start_server_init_settings(main.args_parser().parse_args(arguments))
+    app_instance()  # here, where an error of the user's still ends the command
+    config = uvicorn.Config(
+        "sdseg_monai.label.server:app", log_config=init_log_config(None, str(work_dir), "app.log", "INFO")
+    )
+    return lambda: uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InputError(f"{host}:{port}: cannot be listened on ({error}), name another --host or --port") from error
+    return listener
+
+
+def _set_environment(work_dir: Path, host: str, port: int) -> None:
+    uploads = work_dir / "uploads"
+    uploads.mkdir(mode=0o700, exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(uploads)  # ours alone: what lies there is what clients sent
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # dcmqi's programs
+    defaults = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # training and scoring are processes beside the server, on the same cores
+        "MONAI_LABEL_TRACKING_ENABLED": "false",  # MLflow
+        "MONAI_LABEL_INFER_CONCURRENCY": "1",  # the others wait
+        "MONAI_LABEL_INFER_TIMEOUT": "3600",
+        "MONAI_LABEL_SESSION_PATH": str(work_dir / "sessions"),
+        "MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{host}:{port}"]),  # MONAI Label lets any page in
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _allowed_hosts(host: str) -> Sequence[str]:
+    return LOCAL_HOSTS if host in LOCAL_HOSTS else ("*",)

@@ -1,0 +1,188 @@
+"""Fine-tuning from the viewer: the bundle's own training, on the labels that were submitted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from sdseg_monai.bundle import config_errors
+from sdseg_monai.data import write_datalist
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import volume_stem, write_atomically
+from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.options import WEIGHTS, choice, real_number, whole_number
+from sdseg_monai.random import seed_from
+
+logger = logging.getLogger(__name__)
+
+MAX_EPOCHS = 10
+LARGEST_EPOCHS = 100_000
+VAL_SPLIT = 0.2
+LEARNING_RATE_FACTOR = 0.1  # of the bundle's learning rate, which is for a random start
+WARMUP_FRACTION = 0.1  # of all steps
+
+
+class TrainOptions(NamedTuple):
+    """Of one training: ``val_split`` is the part of the cases that validates, ``weights`` where it starts from."""
+
+    device: str
+    epochs: int
+    val_split: float
+    learning_rate: float
+    weights: Path
+
+
+class FineTuneTask(TrainTask):
+    """Train a bundle on from the weights in service, then put the best epoch into service.
+
+    MONAI Label runs it in a process of its own. A run writes into ``runs/TIME`` of the model's folder: the datalist,
+    TensorBoard events in ``logs``, the best epoch in ``model.pt``. Epoch 0, the weights it starts from, takes part, so
+    what comes into service is never worse on the validation cases than what was. Only a run that came to its end
+    replaces the weights in service, whole; one that was stopped or failed leaves them as they are.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        super().__init__(model.description)
+        self.model = model
+        self.train_config = model.root / "configs" / "train.json"
+
+    def is_valid(self) -> bool:
+        """Say whether the bundle can be trained."""
+        return self.train_config.is_file()
+
+    def config(self) -> dict[str, Any]:
+        """Return the panel's options."""
+        return {
+            "device": device_list(),
+            "max_epochs": MAX_EPOCHS,
+            "val_split": VAL_SPLIT,
+            "learning_rate": self._learning_rate(),
+            "weights": list(WEIGHTS),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the last finished training came to; empty where there was none."""
+        path = self._stats_file()
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Fine-tune on the final labels of ``datastore``.
+
+        Args:
+            request: ``device``, ``max_epochs``, ``val_split``, ``learning_rate`` and ``weights``, as in the panel.
+            datastore: where images and labels are.
+
+        Returns:
+            What :meth:`stats` returns from now on.
+
+        Raises:
+            InputError: an option cannot be used, there are fewer than two labelled cases, or one cannot be read.
+        """
+        begin = time.time()
+        options = self.read_options(request)
+        splits = split_cases(datastore.datalist(), options.val_split)
+        run = self.model.work_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
+        run.mkdir(parents=True)
+        write_datalist(run / "datalist.json", splits, name=self.model.name)
+        counts = {name: len(cases) for name, cases in splits.items()}
+        logger.info("%s: fine-tuning on %s cases, %s, into %s", self.model.name, counts, options, run)
+        overrides = {
+            "bundle_root": str(self.model.root),
+            "dataset_dir": str(run),
+            "datalist": str(run / "datalist.json"),
+            "ckpt_dir": str(run),
+            "log_dir": str(run / "logs"),
+            "device": f"$torch.device({options.device!r})",
+            "epochs": options.epochs,
+            "learning_rate": options.learning_rate,
+            "warmup_steps": f"$int({WARMUP_FRACTION} * @epochs * len(@train#dataloader))",
+            "train#dataloader#drop_last": False,  # a few slices may not fill a batch
+            "load_pretrained": {
+                "_target_": "sdseg_monai.weights.load_weights",
+                "network": "@network_def",
+                "path": str(options.weights),
+            },
+        }
+        with config_errors(self.train_config):
+            metrics = _train(self.train_config, overrides)
+        (run / "checkpoint.pt").unlink()  # for resuming, which a finished run does not
+        stats = {
+            **metrics,
+            "total_epochs": options.epochs,
+            "start_ts": int(begin),
+            "total_time": round(time.time() - begin),
+            "cases": counts,
+            "run": str(run),
+        }
+        self._put_into_service(run / "model.pt", stats)
+        return stats
+
+    def read_options(self, request: Mapping[str, Any]) -> TrainOptions:
+        """Return a request's options, the panel's defaults where they are empty.
+
+        Raises:
+            InputError: one cannot be used.
+        """
+        return TrainOptions(
+            device=name_to_device(request.get("device")),
+            epochs=whole_number(request, "max_epochs", 1, LARGEST_EPOCHS) or MAX_EPOCHS,
+            val_split=real_number(request, "val_split", 0.01, 0.99) or VAL_SPLIT,
+            learning_rate=real_number(request, "learning_rate", 1e-12, 1.0) or self._learning_rate(),
+            weights=self.model.chosen_weights(choice(request, "weights", WEIGHTS)),
+        )
+
+    def _put_into_service(self, weights: Path, stats: dict[str, Any]) -> None:
+        write_atomically(self.model.tuned_weights, lambda temporary: shutil.copyfile(weights, temporary))
+        text = json.dumps(stats, indent=1) + "\n"
+        write_atomically(self._stats_file(), lambda temporary: temporary.write_text(text))
+        logger.info("%s: %s is in service: %s", self.model.name, self.model.tuned_weights, stats)
+
+    def _stats_file(self) -> Path:
+        return self.model.work_dir / "train_stats.json"
+
+    def _learning_rate(self) -> float:
+        parser = ConfigParser()
+        parser.read_config(self.train_config)
+        return LEARNING_RATE_FACTOR * float(parser["learning_rate"])
+
+
+def _train(config: Path, overrides: dict[str, Any]) -> dict[str, float]:
+    """Validate the weights that the training starts from, train, and return the metrics of both."""
+    workflow = ConfigWorkflow(str(config), workflow_type="train", logging_file=False, **overrides)
+    workflow.initialize()
+    evaluator = workflow.parser.get_parsed_content("validate#evaluator")
+    evaluator.run()
+    state = evaluator.state
+    state.best_metric_epoch = 0
+    start_metric = float(state.best_metric)
+    workflow.run()
+    workflow.finalize()
+    return {"start_metric": start_metric, "best_metric": float(state.best_metric), "epoch": state.best_metric_epoch}
+
+
+def split_cases(cases: Sequence[Mapping[str, Any]], val_split: float) -> dict[str, list[dict[str, str]]]:
+    """Divide labelled cases into training and validation by a hash of their names.
+
+    A case stays on its side when more are labelled, unless that leaves a side empty.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    if len(cases) < 2:
+        raise InputError(f"{len(cases)} labelled images, expected at least two: one to train on and one to validate on")
+    draws = {str(case["image"]): seed_from(volume_stem(Path(case["image"]))) / 2**63 for case in cases}
+    order = sorted(cases, key=lambda case: (draws[str(case["image"])], str(case["image"])))
+    count = sum(draw < val_split for draw in draws.values())
+    count = min(max(count, 1), len(cases) - 1)
+    plain = [{key: str(case[key]) for key in ("image", "label")} for case in order]
+    return {"training": plain[count:], "validation": plain[:count]}

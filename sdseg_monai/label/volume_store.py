@@ -1,0 +1,211 @@
+"""A folder of volumes as MONAI Label's datastore: what enters is checked, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.utils.convert import binary_to_image
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import (
+    VOLUME_SUFFIXES,
+    Volume,
+    check_same_grid,
+    read_volume,
+    volume_stem,
+    volume_suffix,
+    write_atomically,
+)
+
+logger = logging.getLogger(__name__)
+
+BINARY_SUFFIX = ".bin"  # how OHIF sends a label: its voxels alone, uint8, the first axis fastest
+
+
+class VolumeDatastore(LocalDatastore):
+    """MONAI Label's folder: images in it, labels in ``labels/TAG``, what is known of both in ``datastore_v2.json``.
+
+    Every label passes :meth:`save_label`, so what it lets through is what a training may see. Arguments are those of
+    MONAI Label's ``LocalDatastore``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._mutex = threading.RLock()  # requests, the batch and the watcher of the folder are threads
+        super().__init__(*args, **kwargs)
+        if hasattr(self, "_handler"):
+            self._handler.on_moved = self._on_any_event  # a file that was written whole comes by its renaming
+
+    def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any] | None) -> str:
+        """Copy a volume into the folder, under ``image_id`` or else its own name, and return that.
+
+        An image of that name is replaced. Its labels stay, so the new one must lie on its grid if it has any.
+
+        Raises:
+            InputError: the name is not plain, or the file cannot be read, written or does not fit the labels.
+        """
+        path = Path(image_filename)
+        image_id = checked_name("image", image_id or volume_stem(path))
+        with _called(path, f"image {image_id}"):
+            volume = read_volume(path)
+        with self._mutex:
+            old = self._datastore.objects.get(image_id)
+            if old and old.labels:
+                old_path = Path(self.get_image_uri(image_id))
+                check_same_grid(old_path, read_volume(old_path), Path(f"image {image_id}"), volume)
+            self._put_image(image_id, path, _fields(image_info))
+        return image_id
+
+    def save_label(
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any] | None,
+        label_id: str = "",
+    ) -> str:
+        """Copy a label of a known image into ``labels/TAG`` in place of the one before; return the image's id.
+
+        Args:
+            image_id: of the image that was labelled.
+            label_filename: volume on the image's grid, or ``.bin``, its voxels alone (uint8, first axis fastest).
+            label_tag: ``final``, ``original`` or another plain name.
+            label_info: what the viewer says of the label.
+            label_id: not used; MONAI Label's DICOM datastore has it.
+
+        Raises:
+            InputError: the image is unknown, the tag is no plain name, or the label cannot be read, lies on another
+                grid, holds other than whole numbers from 0, or cannot be written. The label before then stays.
+        """
+        checked_name("tag", label_tag)
+        image_path = self.get_image_uri(image_id)
+        if not image_path:
+            raise InputError(f"{image_id!r}: there is no such image here, so it cannot have a label")
+        image = read_volume(Path(image_path))
+        name = f"label of {image_id}"
+        with _as_volume(Path(label_filename), Path(image_path), image, name) as path, _called(path, name):
+            label = read_volume(path)
+            check_same_grid(Path(image_path), image, path, label)
+            wrong = np.count_nonzero((label.array != np.rint(label.array)) | (label.array < 0))
+            if wrong:
+                raise InputError(f"{path}: {wrong} of {label.array.size} voxels are not whole numbers from 0")
+            self._store_label(image_id, path, label_tag, _fields(label_info))
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label's file; what is known of it goes at once."""
+        super().remove_label(label_id, label_tag)
+        self.refresh()
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image's file and labels; what is known of them goes at once."""
+        super().remove_image(image_id)
+        self.refresh()
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Return a ZIP file of the labelled images and their labels.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not self.datalist():
+            raise InputError("no image has a final label yet, so there is nothing to put into an archive")
+        return super().get_dataset_archive(limit_cases)
+
+    def _put_image(self, image_id: str, path: Path, info: dict[str, Any]) -> None:
+        suffix = volume_suffix(path)
+        with self._mutex, FileLock(self._lock_file):
+            objects = self._datastore.objects
+            old = objects.get(image_id)
+            data = self._replace(path, self._datastore.image_path(), image_id, suffix, old and old.image, info)
+            objects[image_id] = ImageLabelModel(image=data, labels=old.labels if old else {})
+            self._update_datastore_file(lock=False)
+
+    def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
+        suffix = volume_suffix(path)
+        with self._mutex, FileLock(self._lock_file):
+            labels = self._datastore.objects[image_id].labels
+            labels[tag] = self._replace(path, self._datastore.label_path(tag), image_id, suffix, labels.get(tag), info)
+            self._update_datastore_file(lock=False)
+
+    def _replace(
+        self, source: Path, folder: str, name: str, suffix: str, old: DataModel | None, info: dict[str, Any]
+    ) -> DataModel:
+        """Copy ``source`` to ``folder/name.suffix``; a file of that name with another suffix would come back later."""
+        target = Path(folder) / self._filename(name, suffix)
+        write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
+        if old and old.ext != suffix:
+            target.with_name(self._filename(name, old.ext)).unlink(missing_ok=True)
+        return DataModel(ext=suffix, info={**info, "ts": int(time.time()), "name": target.name})
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        return volume_stem(Path(file)), volume_suffix(Path(file))
+
+    def _list_files(self, path: str, patterns: object) -> dict[str, str]:
+        names = sorted(file.name for file in Path(path).iterdir())
+        return {name: name for name in names if name.lower().endswith(VOLUME_SUFFIXES) and name[0] != "."}
+
+    def _reconcile_datastore(self) -> None:
+        with self._mutex:
+            super()._reconcile_datastore()
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        path = Path(self._datastore_config_path)
+        with self._mutex, FileLock(self._lock_file) if lock else nullcontext():
+            text = json.dumps(self.json(), indent=2, default=str)
+            write_atomically(path, lambda temporary: temporary.write_text(text))
+            self._config_ts = path.stat().st_mtime
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return ``name``, which becomes part of a path.
+
+    Raises:
+        InputError: it is not plain.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise InputError(f"{kind} {name!r}: expected a plain name of letters, digits, '_', '-' and '.'")
+    return name
+
+
+def _fields(info: object) -> dict[str, Any]:
+    if not isinstance(info, Mapping | None):
+        raise InputError(f"params: {type(info).__name__}, expected an object with names and values")
+    return dict(info or {})
+
+
+@contextmanager
+def _called(path: Path, name: str) -> Iterator[None]:
+    """Let errors call a file by ``name``: the one that sent it has never seen the temporary ``path``."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), name)) from error
+
+
+@contextmanager
+def _as_volume(path: Path, image_path: Path, image: Volume, name: str) -> Iterator[Path]:
+    """Yield a volume file of the label: ``path`` itself, or for bare voxels one that is there meanwhile."""
+    if path.suffix != BINARY_SUFFIX:
+        yield path
+        return
+    size = path.stat().st_size
+    if size != image.array.size:
+        shape = " x ".join(map(str, image.array.shape))
+        raise InputError(f"{name}: {size} bytes, expected {image.array.size}, one for each of its {shape} voxels")
+    volume = Path(binary_to_image(str(image_path), str(path)))
+    try:
+        yield volume
+    finally:
+        volume.unlink()

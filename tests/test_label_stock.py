@@ -1,0 +1,76 @@
+"""Our bundle in MONAI Label's own ``monaibundle`` app, which knows nothing of us: what works, and what does not."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+
+from tests.conftest import ROOT, run_process
+from tests.label_server import BIN, needs_label_env
+
+pytestmark = [needs_label_env, pytest.mark.shared, pytest.mark.slow]
+
+MODEL, CASE = "hippocampus_sdseg", "hippocampus_001"
+# MONAI Label's stock apps import two functions of torchvision that they do not call for a bundle. Where make label-env
+# finds no torchvision that fits the torch at hand, they get names that cannot be called.
+WITHOUT_TORCHVISION = "make_grid = save_image = None\n"
+
+
+@pytest.fixture
+def url(hippocampus, tmp_path):
+    """The stock server, started as MONAI Label's documentation says."""
+    app, studies, modules = tmp_path / "app", tmp_path / "studies", tmp_path / "modules"
+    shutil.copytree(BIN.parent / "monailabel" / "sample-apps" / "monaibundle", app)
+    shutil.copytree(ROOT / "bundles" / MODEL, app / "model" / MODEL, ignore=shutil.ignore_patterns("logs", "eval"))
+    studies.mkdir()
+    shutil.copy(hippocampus / "images" / f"{CASE}.nii.gz", studies)
+    modules.mkdir()
+    if subprocess.run([BIN / "python", "-c", "import torchvision"], capture_output=True).returncode:
+        (modules / "torchvision").mkdir()
+        (modules / "torchvision" / "__init__.py").touch()
+        (modules / "torchvision" / "utils.py").write_text(WITHOUT_TORCHVISION)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--conf", "models", MODEL, "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    command = [BIN / "monailabel", "start_server", "--app", app, "--studies", studies, *options, *address]
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MONAI_LABEL_TRACKING_ENABLED": "false"}
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])  # as in an activated environment
+    env = {**os.environ, **quiet, "PYTHONPATH": str(modules), "PATH": path}
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=tmp_path)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            try:
+                requests.get(f"{url}/info/", timeout=60)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_bundle_in_the_stock_app(url, tmp_path):
+    model = requests.get(f"{url}/info/").json()["models"][MODEL]
+    assert model["labels"] == {"hippocampus": 1}
+    assert model["dimension"] == 2, "the limit that docs/label.md names is gone"
+    form = {"params": (None, "{}")}
+    response = requests.post(f"{url}/infer/{MODEL}", params={"image": CASE, "output": "image"}, files=form)
+    assert response.status_code == 200, (tmp_path / "log.txt").read_text()
+    (tmp_path / "mask.nii.gz").write_bytes(response.content)
+    image = tmp_path / "studies" / f"{CASE}.nii.gz"
+    assert run_process("sdseg", "segment", str(image), "-o", str(tmp_path / "own.nii.gz")).returncode == 0
+    mask, own = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / "own.nii.gz")
+    np.testing.assert_allclose(mask.affine, own.affine, atol=1e-5)
+    assert own.get_fdata().any() and np.array_equal(mask.get_fdata(), own.get_fdata())
