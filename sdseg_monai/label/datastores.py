@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dicomweb_client import DICOMwebClient
 from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
 from dicomweb_client.session_utils import create_session, create_session_from_user_pass
 from monailabel.config import settings
@@ -92,21 +91,27 @@ def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
     return [{}] if "" in modalities else [{"Modality": modality} for modality in sorted(modalities)]
 
 
-def _client(url: str) -> DICOMwebClient:
+class _Client(DICOMwebClientX):
+    """Takes series as they are stored: a server may keep compressed slices that it cannot decode."""
+
+    def retrieve_series(self, study_instance_uid: str, series_instance_uid: str) -> Any:
+        return super().retrieve_series(study_instance_uid, series_instance_uid, (("application/dicom", "*"),))
+
+
+def _client(url: str) -> _Client:
     """Return a client as MONAI Label makes it, but one that does not wait for ever."""
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-    google = "googleapis.com" in url
-    if google:
+    if "googleapis.com" in url:
         session = create_session_from_gcp_credentials()
     else:
         session = create_session_from_user_pass(user, password) if user and password else create_session()
     session.request = partial(session.request, timeout=(CONNECT_SECONDS, READ_SECONDS))
-    if google:
-        return DICOMwebClient(url=url, session=session)
-    return DICOMwebClientX(
+    client = _Client(
         url=url,
         session=session,
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
+    client.set_http_retry_params(retry=False)  # it would try for half a minute
+    return client

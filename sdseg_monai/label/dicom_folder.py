@@ -18,6 +18,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
+from pydicom.uid import MediaStorageDirectoryStorage, generate_uid
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
@@ -28,7 +29,7 @@ SCAN_SECONDS = 1.0  # a file that arrives is seen after this at the latest
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 # fmt: off
 HEADER = [
-    *UIDS, "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    *UIDS, "SOPClassUID", "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
     "StudyDate", "StudyTime", "StudyDescription", "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription",
     "BodyPartExamined", "Manufacturer", "ProtocolName",
 ]
@@ -38,7 +39,7 @@ HEADER = [
 class DicomFolder:
     """The series of the DICOM files anywhere below ``folder``; files are known by content, hidden ones left out.
 
-    Methods are named and answer as those of dicomweb-client's ``DICOMwebClient``.
+    Where de-identification has emptied the UIDs, files of one folder are a series. Methods are named and answer as those of dicomweb-client's ``DICOMwebClient``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,7 +103,7 @@ class DicomFolder:
         for path, header in self._instances().items():
             if all(header[keyword].value == uid for keyword, uid in zip(UIDS, uids, strict=False)):
                 try:
-                    instances.append(pydicom.dcmread(path, stop_before_pixels=stop_before_pixels))
+                    instances.append(_identified(pydicom.dcmread(path, stop_before_pixels=stop_before_pixels), path))
                 except Exception as error:  # pydicom raises whatever a damaged element leads to
                     raise InputError(f"{path}: not a readable DICOM file ({error})") from error
         return instances
@@ -137,16 +138,26 @@ def dicom_candidates(folder: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> Dataset | None:
-    """Return what a file says of its series, None where it is no DICOM file or belongs to none."""
+    """Return what a file says of its series, None where it is no DICOM file or a DICOMDIR."""
     if not is_dicom(path):
         return None
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
-        header.to_json_dict()  # reads the values
+        _identified(header, path).to_json_dict()  # reads the values
     except Exception as error:  # pydicom raises whatever a damaged element leads to
         logger.warning("%s: not a readable DICOM file (%s)", path, error)
         return None
-    return header if all(header.get(keyword) for keyword in UIDS) else None
+    return None if header.SOPClassUID == MediaStorageDirectoryStorage else header
+
+
+def _identified(dataset: Dataset, path: Path) -> Dataset:
+    """Fill in what de-identification may have emptied, the same each time: files of one folder are then one series."""
+    dataset.SOPClassUID = dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not dataset.get(keyword):
+            setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, str(path.parent)]))
+    return dataset
 
 
 def _writer(dataset: Dataset) -> Callable[[Path], None]:

@@ -9,10 +9,9 @@ import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
 
-LARGEST_UNEVENNESS = 0.01  # of the slices' spacing
-LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between their axes and the step to the next
-ORIENTATION = "0020|0037"  # direction cosines of a slice's rows and columns, with backslashes between
-UNEVEN = "ITK_non_uniform_sampling_deviation"  # set where slices are unevenly spaced
+LARGEST_OFFSET = 0.05  # of a slice from where even spacing would have it, in spacings
+LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between their normal and the way to the next
+POSITION, ORIENTATION = "0020|0032", "0020|0037"  # of a slice: numbers with backslashes between
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -30,19 +29,23 @@ def read_series(folder: Path) -> sitk.Image:
             return sitk.ReadImage(names[0])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(names)
-        reader.SetSpacingWarningRelThreshold(LARGEST_UNEVENNESS)
-        reader.ForceOrthogonalDirectionOff()
         reader.MetaDataDictionaryArrayUpdateOn()
         image = reader.Execute()
-        cosines = [reader.GetMetaData(slice_, ORIENTATION).split("\\") for slice_ in range(len(names))]
+        slices = range(len(names))
+        cosines, positions = (
+            np.array([reader.GetMetaData(index, key).split("\\") for index in slices], dtype=float)
+            for key in (ORIENTATION, POSITION)
+        )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{name}: its slices cannot be read as one volume ({reason})") from error
-    if np.ptp(np.array(cosines, dtype=float), axis=0).max() > LARGEST_TILT:
+    if np.ptp(cosines, axis=0).max() > LARGEST_TILT:
         raise InputError(f"{name}: its slices lie in several directions, expected one stack")
-    if UNEVEN in image.GetMetaDataKeys():
+    step = (positions[-1] - positions[0]) / (len(names) - 1)
+    spacing = np.linalg.norm(step)
+    offset = np.abs(positions - positions[0] - np.outer(slices, step)).max()
+    if offset >= LARGEST_OFFSET * spacing:
         raise InputError(f"{name}: its slices are not evenly spaced, expected one stack, none missing")
-    axes = np.reshape(image.GetDirection(), (3, 3))
-    if np.abs(axes.T @ axes - np.eye(3)).max() > LARGEST_TILT:
+    if np.linalg.norm(np.cross(np.cross(cosines[0, :3], cosines[0, 3:]), step / spacing)) > LARGEST_TILT:
         raise InputError(f"{name}: its slices are sheared (tilted gantry), expected a box")
     return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -17,9 +17,10 @@ PLAIN_NAME = re.compile(r"\w[\w .+@=-]{0,254}")
 
 
 class Guard:
-    """ASGI middleware: refuse bodies that are too large, and names that are paths, with a 4xx and a line in the log.
+    """ASGI middleware: refuse what would harm, with a 4xx and a line in the log.
 
-    MONAI Label joins ids, tags and session ids to folders as they come.
+    That is bodies that are too large; names that are paths, since MONAI Label joins ids, tags and session ids to
+    folders as they come; and requests that another site's page makes the user's browser send, which MONAI Label allows.
 
     Args:
         app: what is guarded.
@@ -56,11 +57,15 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return status and reason, None where nothing before the body speaks against the request."""
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             return 400, f"Content-Length {length!r}: expected a number"
         if int(length) > self.max_bytes:
             return 413, f"body of {int(length)} bytes: expected at most {self.max_bytes}"
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and urlsplit(origin).netloc != headers.get(b"host", b"").decode("latin-1"):
+            return 403, f"a page of {origin} asked, expected this server's own"
         if ".." in scope["path"].split("/"):
             return 400, f"path {scope['path']!r}: expected no '..'"
         query = parse_qsl(scope["query_string"].decode("latin-1"), encoding="utf-8", errors="replace")

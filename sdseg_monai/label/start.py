@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -47,7 +47,7 @@ def prepare_server(
     listener = _listen(host, port)
     try:
         port = listener.getsockname()[1]
-        _set_environment(work_dir, host, port)
+        _set_environment(work_dir)
         return f"http://{host}:{port}", _server(studies, bundles, host, port, work_dir, listener)
     except BaseException:
         listener.close()
@@ -69,10 +69,33 @@ def _server(
         arguments += ["--conf", key, value]
     main.start_server_init_settings(main.args_parser().parse_args(arguments))
     app_instance()  # here, where an error of the user's still ends the command
-    config = uvicorn.Config(
-        "sdseg_monai.label.server:app", log_config=init_log_config(None, str(work_dir), "app.log", "INFO")
-    )
-    return lambda: uvicorn.Server(config).run(sockets=[listener])
+    log_config = init_log_config(None, str(work_dir), "app.log", "INFO")  # a temporary file
+    config = uvicorn.Config("sdseg_monai.label.server:app", log_config=log_config)
+    Path(log_config).unlink()
+    server = uvicorn.Server(config)
+
+    def serve() -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does, children first
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:  # uvicorn has shut down and passes it on
+            pass
+        finally:
+            _stop_background_tasks()
+        if not server.started:
+            raise InputError(f"the server did not start, {work_dir / 'logs' / 'app.log'} says why")
+
+    return serve
+
+
+def _stop_background_tasks() -> None:
+    """End trainings and scorings: MONAI Label would let them go on, and begin those that wait."""
+    from monailabel.utils.async_tasks import utils
+
+    for executor in utils.background_executors.values():
+        executor.shutdown(wait=False, cancel_futures=True)
+    for method in utils.background_processes:
+        utils.stop_background_task(method)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -86,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _set_environment(work_dir: Path, host: str, port: int) -> None:
+def _set_environment(work_dir: Path) -> None:
     uploads = work_dir / "uploads"
     uploads.mkdir(mode=0o700, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(uploads)  # ours alone: what lies there is what clients sent
@@ -97,7 +120,6 @@ def _set_environment(work_dir: Path, host: str, port: int) -> None:
         "MONAI_LABEL_INFER_CONCURRENCY": "1",  # the others wait
         "MONAI_LABEL_INFER_TIMEOUT": "3600",
         "MONAI_LABEL_SESSION_PATH": str(work_dir / "sessions"),
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{host}:{port}"]),  # MONAI Label lets any page in
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
-from monailabel.datastore.utils.convert import binary_to_image
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import (
@@ -27,6 +27,7 @@ from sdseg_monai.io import (
     volume_stem,
     volume_suffix,
     write_atomically,
+    write_volume,
 )
 
 logger = logging.getLogger(__name__)
@@ -200,12 +201,12 @@ def _as_volume(path: Path, image_path: Path, image: Volume, name: str) -> Iterat
     if path.suffix != BINARY_SUFFIX:
         yield path
         return
-    size = path.stat().st_size
-    if size != image.array.size:
-        shape = " x ".join(map(str, image.array.shape))
-        raise InputError(f"{name}: {size} bytes, expected {image.array.size}, one for each of its {shape} voxels")
-    volume = Path(binary_to_image(str(image_path), str(path)))
-    try:
+    voxels = np.fromfile(path, dtype=np.uint8)
+    shape = image.array.shape
+    if voxels.size != image.array.size:
+        size = " x ".join(map(str, shape))
+        raise InputError(f"{name}: {voxels.size} bytes, expected {image.array.size}, one for each of its {size} voxels")
+    with tempfile.TemporaryDirectory() as folder:
+        volume = Path(folder) / "label.nii.gz"
+        write_volume(volume, voxels.reshape(shape, order="F"), image_path)
         yield volume
-    finally:
-        volume.unlink()

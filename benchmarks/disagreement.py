@@ -1,0 +1,138 @@
+"""Does the disagreement between flips rank the true error of the embedded hippocampus model?
+
+The axes are chosen on the validation split, the test split is then scored once. Writes models/disagreement.json and the
+table in docs/label_disagreement.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from hippocampus import BUNDLE
+from monai.utils import convert_to_dst_type
+from scipy.ndimage import gaussian_filter
+from scipy.stats import bootstrap, spearmanr
+from tables import ROOT, commit, hardware, markdown_table, replace_section
+from tqdm import tqdm
+
+from sdseg_monai.bundle import Segmenter
+from sdseg_monai.data import read_datalist
+from sdseg_monai.disagreement import flip_scores, mask_disagreement
+from sdseg_monai.evaluation import compare_masks
+from sdseg_monai.io import read_volume
+
+AXES = {"left-right": (0,), "inferior-superior": (2,), "mean of both": (0, 2)}  # the third only reorders the slices
+HIGHEST = 5
+RESAMPLES = 10_000
+BLURS = (0.0, 0.5, 1.0, 1.5, 2.0)  # standard deviation, voxels
+NOISES = (0.0, 0.1, 0.2, 0.3)  # standard deviation, of intensities in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How disagreement and Dice of the same cases go together."""
+
+    dice: np.ndarray
+    disagreement: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        """Return the rank correlation with the error, its interval, and what taking the highest first would find."""
+        pairs = (self.disagreement, 1 - self.dice)
+        low, high = bootstrap(
+            pairs, _rank_correlation, n_resamples=RESAMPLES, paired=True, vectorized=False, method="percentile", rng=0
+        ).confidence_interval
+        highest = np.argsort(-self.disagreement)[:HIGHEST]
+        values = {
+            "spearman": _rank_correlation(*pairs),
+            "low": low,
+            "high": high,
+            "disagreement": self.disagreement.mean(),
+            "dice": self.dice.mean(),
+            "dice_of_highest": self.dice[highest].mean(),
+            "dice_of_worst": np.sort(self.dice)[:HIGHEST].mean(),
+        }
+        return {name: round(float(value), 4) for name, value in values.items()}
+
+
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    return spearmanr(one, other).statistic
+
+
+def measure(
+    segmenter: Segmenter, items: Sequence[dict[str, str]], candidates: Sequence[str], worse: bool = False
+) -> dict[str, Ranking]:
+    """Segment ``items``, made worse if asked, and rank them by the mean over the axes of each candidate."""
+    dice, by_candidate = [], {name: [] for name in candidates}
+    for number, data in enumerate(tqdm(items, leave=False)):
+        item = segmenter.prepare(Path(data["image"]))
+        image = make_worse(item["image"], number) if worse else item["image"]
+        by_axis = {}
+        for axis in sorted({axis for name in candidates for axis in AXES[name]}):
+            masks = [segmenter.finish(item, score).mask for score in flip_scores(segmenter, image, axis)]
+            by_axis[axis] = mask_disagreement(masks)
+        label = read_volume(Path(data["label"])).array > 0
+        dice.append(compare_masks("", torch.from_numpy(masks[0]) > 0, torch.from_numpy(label)).dice)
+        for name, values in by_candidate.items():
+            values.append(np.mean([by_axis[axis] for axis in AXES[name]]))
+    return {name: Ranking(np.array(dice), np.array(values)) for name, values in by_candidate.items()}
+
+
+def make_worse(image: torch.Tensor, number: int) -> torch.Tensor:
+    """Blur ``image`` [C, X, Y, Z] and add noise; 20 cases in a row get every combination of the two once."""
+    blur = BLURS[number % len(BLURS)]
+    noise = NOISES[number // len(BLURS) % len(NOISES)]
+    array = gaussian_filter(image.numpy(), (0, blur, blur, blur))
+    array += np.random.default_rng(number).normal(0, noise, array.shape)
+    return convert_to_dst_type(array, image)[0]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
+    options = parser.parse_args()
+    segmenter = Segmenter(BUNDLE, device="cpu")
+    validation, test = (
+        read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")
+    )
+    summaries = {name: r.summary() for name, r in measure(segmenter, validation, list(AXES)).items()}
+    rows = [_row("validation", "as they are", name, summary) for name, summary in summaries.items()]
+    chosen = max(summaries, key=lambda name: summaries[name]["spearman"])
+    results = {"validation": summaries, "chosen": chosen}
+    for split, images, items, worse in (
+        ("validation", "made worse", validation, True),
+        ("test", "as they are", test, False),
+        ("test", "made worse", test, True),
+    ):
+        summary = measure(segmenter, items, [chosen], worse)[chosen].summary()
+        results[f"{split}, {images}"] = summary
+        rows.append(_row(split, images, chosen, summary))
+    about = {"data": "MSD Task04 hippocampus, label > 0", "split": "hippocampus_180_20_20", "seed": 0}
+    about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/disagreement.py"}
+    (BUNDLE / "models" / "disagreement.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    of = f"mean Dice of {len(validation)}"
+    head = ["split", "images", "mirrored", "rank correlation (95 %)", "mean disagreement", of]
+    head += [f"of the {HIGHEST} highest scores", f"of the {HIGHEST} worst cases"]
+    note = (
+        f"Spearman's correlation of disagreement and 1 - Dice, bootstrap interval ({RESAMPLES} resamples). Data "
+        f"{about['data']}; split {about['split']}; {about['hardware']}; commit {about['commit']}; {about['command']}."
+    )
+    document = ROOT / "docs" / "label_disagreement.md"
+    replace_section(document, "disagreement", f"{markdown_table(head, rows)}\n\n{note}")
+
+
+def _row(split: str, images: str, name: str, summary: dict[str, float]) -> list[str]:
+    correlation = f"{summary['spearman']:.2f} ({summary['low']:.2f} to {summary['high']:.2f})"
+    means = [f"{summary[key]:.3f}" for key in ("disagreement", "dice", "dice_of_highest", "dice_of_worst")]
+    return [split, images, name, correlation, *means]
+
+
+if __name__ == "__main__":
+    main()

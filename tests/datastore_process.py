@@ -1,0 +1,108 @@
+"""Datastores at work in the environment that has MONAI Label, asked by tests in the one that has not.
+
+One JSON object a line: ``method`` and ``args`` come in, ``result`` or ``refused`` or ``crashed`` goes out, with the
+``warnings`` that were logged. ``DatastoreProcess`` is the tests' end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PYTHON = ROOT / ".venv-label" / "bin" / "python"
+NO_PYTHON = "no environment with MONAI Label; make label-env makes one"
+
+
+class Refused(Exception):
+    """An ``InputError`` of the other side."""
+
+
+class DatastoreProcess:
+    """The process; its methods are those of the datastore that was opened last, and those of :func:`serve`."""
+
+    def __init__(self) -> None:
+        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        path = f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"
+        self._process = subprocess.Popen(
+            [str(PYTHON), str(Path(__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads, "PATH": path, "PYTHONPATH": str(ROOT)},
+        )
+        self.warnings: list[str] = []
+
+    def __call__(self, method: str, *args: Any) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps({"method": method, "args": args}, default=str) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        self.warnings = answer["warnings"]
+        if "refused" in answer:
+            raise Refused(answer["refused"])
+        assert "crashed" not in answer, answer["crashed"]
+        return answer["result"]
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def serve() -> None:
+    from monailabel.config import settings
+
+    from sdseg_monai.errors import InputError
+    from sdseg_monai.label.datastores import open_datastore
+    from sdseg_monai.label.models import Segment, ServedModel
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # dcmqi writes to stdout
+    warnings: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(record.getMessage())
+
+    logging.getLogger().addHandler(Collector(logging.WARNING))
+    store: Any = None
+
+    def open_store(studies: str, cache: str, modality: str = "MR") -> str:
+        nonlocal store
+        segments = {
+            1: Segment("anterior", (0, 255, 0), ("10200004", "SCT", "Liver")),
+            2: Segment("posterior", (0, 0, 255), None),
+        }
+        model = ServedModel("model", Path("model"), Path(cache), segments, modality, "a model", "1")
+        store = open_datastore(studies, [model], Path(cache))
+        return type(store).__name__
+
+    def limit_file_size(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    own = {"open": open_store, "set": lambda name, value: setattr(settings, name, value), "limit": limit_file_size}
+    for line in sys.stdin:
+        request = json.loads(line)
+        warnings.clear()
+        answer: dict[str, Any] = {"warnings": warnings}
+        try:
+            method = own.get(request["method"]) or getattr(store, request["method"])
+            answer["result"] = method(*request["args"])
+        except InputError as error:
+            answer["refused"] = str(error)
+        except BaseException:
+            answer["crashed"] = traceback.format_exc()
+        answers.write(json.dumps(answer, default=str) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
