@@ -1,13 +1,12 @@
 """Does the disagreement between flips rank the true error of the embedded hippocampus model?
 
-The axes are chosen on the validation split, the test split is then scored once. Writes models/disagreement.json and the
-table in docs/label_disagreement.md.
+The axes are chosen on the validation split, the test split is then scored once. Writes the table in
+docs/label_disagreement.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,23 +40,26 @@ class Ranking:
     dice: np.ndarray
     disagreement: np.ndarray
 
-    def summary(self) -> dict[str, float]:
-        """Return the rank correlation with the error, its interval, and what taking the highest first would find."""
-        pairs = (self.disagreement, 1 - self.dice)
+    @property
+    def correlation(self) -> float:
+        """Spearman's, of the disagreement and the error."""
+        return _rank_correlation(self.disagreement, 1 - self.dice)
+
+    def cells(self) -> list[str]:
+        """Return the correlation with its interval, the means, and what taking the highest first would find."""
         low, high = bootstrap(
-            pairs, _rank_correlation, n_resamples=RESAMPLES, paired=True, vectorized=False, method="percentile", rng=0
+            (self.disagreement, 1 - self.dice),
+            _rank_correlation,
+            n_resamples=RESAMPLES,
+            paired=True,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(0),
         ).confidence_interval
-        highest = np.argsort(-self.disagreement)[:HIGHEST]
-        values = {
-            "spearman": _rank_correlation(*pairs),
-            "low": low,
-            "high": high,
-            "disagreement": self.disagreement.mean(),
-            "dice": self.dice.mean(),
-            "dice_of_highest": self.dice[highest].mean(),
-            "dice_of_worst": np.sort(self.dice)[:HIGHEST].mean(),
-        }
-        return {name: round(float(value), 4) for name, value in values.items()}
+        highest = self.dice[np.argsort(-self.disagreement)[:HIGHEST]]
+        worst = np.sort(self.dice)[:HIGHEST]
+        means = [f"{values.mean():.3f}" for values in (self.disagreement, self.dice, highest, worst)]
+        return [str(len(self.dice)), f"{self.correlation:.2f} ({low:.2f} to {high:.2f})", *means]
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -102,36 +104,25 @@ def main() -> None:
     validation, test = (
         read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")
     )
-    summaries = {name: r.summary() for name, r in measure(segmenter, validation, list(AXES)).items()}
-    rows = [_row("validation", "as they are", name, summary) for name, summary in summaries.items()]
-    chosen = max(summaries, key=lambda name: summaries[name]["spearman"])
-    results = {"validation": summaries, "chosen": chosen}
+    rankings = measure(segmenter, validation, list(AXES))
+    rows = [["validation", "as they are", name, *ranking.cells()] for name, ranking in rankings.items()]
+    chosen = max(rankings, key=lambda name: rankings[name].correlation)
     for split, images, items, worse in (
         ("validation", "made worse", validation, True),
         ("test", "as they are", test, False),
         ("test", "made worse", test, True),
     ):
-        summary = measure(segmenter, items, [chosen], worse)[chosen].summary()
-        results[f"{split}, {images}"] = summary
-        rows.append(_row(split, images, chosen, summary))
-    about = {"data": "MSD Task04 hippocampus, label > 0", "split": "hippocampus_180_20_20", "seed": 0}
-    about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/disagreement.py"}
-    (BUNDLE / "models" / "disagreement.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    of = f"mean Dice of {len(validation)}"
-    head = ["split", "images", "mirrored", "rank correlation (95 %)", "mean disagreement", of]
+        ranking = measure(segmenter, items, [chosen], worse)[chosen]
+        rows.append([split, images, chosen, *ranking.cells()])
+    head = ["split", "images", "mirrored", "cases", "rank correlation (95 %)", "mean disagreement", "mean Dice"]
     head += [f"of the {HIGHEST} highest scores", f"of the {HIGHEST} worst cases"]
     note = (
-        f"Spearman's correlation of disagreement and 1 - Dice, bootstrap interval ({RESAMPLES} resamples). Data "
-        f"{about['data']}; split {about['split']}; {about['hardware']}; commit {about['commit']}; {about['command']}."
+        f"Spearman's correlation of disagreement and 1 - Dice, bootstrap interval ({RESAMPLES} resamples). Data MSD "
+        f"Task04 hippocampus, label > 0; split hippocampus_180_20_20; {hardware()}; commit {commit()}; "
+        "benchmarks/disagreement.py."
     )
     document = ROOT / "docs" / "label_disagreement.md"
     replace_section(document, "disagreement", f"{markdown_table(head, rows)}\n\n{note}")
-
-
-def _row(split: str, images: str, name: str, summary: dict[str, float]) -> list[str]:
-    correlation = f"{summary['spearman']:.2f} ({summary['low']:.2f} to {summary['high']:.2f})"
-    means = [f"{summary[key]:.3f}" for key in ("disagreement", "dice", "dice_of_highest", "dice_of_worst")]
-    return [split, images, name, correlation, *means]
 
 
 if __name__ == "__main__":

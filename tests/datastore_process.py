@@ -52,18 +52,20 @@ class DatastoreProcess:
         return answer["result"]
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(30)
+        self._process.terminate()
+        self._process.communicate()
 
 
 def serve() -> None:
     from monailabel.config import settings
 
     from sdseg_monai.errors import InputError
+    from sdseg_monai.label import dicom_folder
     from sdseg_monai.label.datastores import open_datastore
+    from sdseg_monai.label.dicom_seg import describe_segments
     from sdseg_monai.label.models import Segment, ServedModel
 
+    dicom_folder.SCAN_SECONDS = 0  # tests do not wait
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # dcmqi writes to stdout
     warnings: list[str] = []
@@ -88,7 +90,16 @@ def serve() -> None:
     def limit_file_size(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    own = {"open": open_store, "set": lambda name, value: setattr(settings, name, value), "limit": limit_file_size}
+    def describe(values: list[int], label_info: list[dict[str, Any]], models: list[dict[str, str]]) -> Any:
+        segments = [{int(value): Segment(name, (1, 2, 3), None) for value, name in model.items()} for model in models]
+        return describe_segments(values, label_info, segments)
+
+    own: dict[str, Any] = {
+        "open": open_store,
+        "set": lambda name, value: setattr(settings, name, value),
+        "limit": limit_file_size,
+        "describe": describe,
+    }
     for line in sys.stdin:
         request = json.loads(line)
         warnings.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -222,8 +221,8 @@ class TestVolumes:
         assert Path(store("get_image_uri", "c")).read_bytes() == (tmp_path / "other.nii.gz").read_bytes()
 
     def test_sees_what_others_bring(self, studies, store, tmp_path):
-        shutil.copy(studies / "a.nii.gz", tmp_path / "studies" / ".incoming")
-        os.replace(tmp_path / "studies" / ".incoming", studies / "late.nii.gz")
+        shutil.copy(studies / "a.nii.gz", studies / ".incoming")
+        (studies / ".incoming").replace(studies / "late.nii.gz")
         end = time.monotonic() + SOON
         while "late" not in store("list_images") and time.monotonic() < end:
             time.sleep(0.05)
@@ -303,8 +302,11 @@ def check_seg(seg: hd.seg.Segmentation, label: Path, files: list[Path], numbers:
         indices = positions[positions[:, 3] == number - 1][:, :3]
         found = sort_points(volume.map_indices_to_reference(indices) * [-1, -1, 1])  # LPS to RAS
         assert np.allclose(found, points(label, value), atol=1e-3)
-    source = {pydicom.dcmread(file).SOPInstanceUID for file in files}
-    assert {uid for _, _, uid in seg.get_source_image_uids()} <= source
+    slices = {slice_.SOPInstanceUID: slice_ for slice_ in map(pydicom.dcmread, files)}
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        position = slices[source.ReferencedSOPInstanceUID].ImagePositionPatient
+        assert np.allclose(frame.PlanePositionSequence[0].ImagePositionPatient, position, atol=1e-3)
     (reference,) = seg.ReferencedSeriesSequence
     first = pydicom.dcmread(files[0])
     assert reference.SeriesInstanceUID == first.SeriesInstanceUID
@@ -343,6 +345,29 @@ def make_seg(path: Path, label: Path, files: list[Path], names: list[str], stack
     )
     seg.save_as(path)
     return path
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("models", "names"),
+        [
+            ([{1: "liver", 2: "spleen"}], ["spleen", "Label 3"]),
+            ([{2: "spleen"}, {2: "spleen", 3: "aorta"}], ["spleen", "aorta"]),
+            ([{2: "spleen"}, {2: "kidney"}], ["Label 2", "Label 3"]),
+        ],
+        ids=["one model", "models that agree", "models that do not"],
+    )
+    def test_of_segments_that_the_viewer_does_not_name(self, store, models, names):
+        entries = store("describe", [2, 3], [], models)
+        assert [entry["segmentAttribute"]["SegmentLabel"] for entry in entries] == names
+        assert [entry["segmentAttribute"]["labelID"] for entry in entries] == [2, 3]
+
+    def test_what_the_viewer_says_stays(self, store):
+        attribute = {"SegmentLabel": "own", "labelID": 9}
+        (entry,) = store("describe", [2], [{"name": "SPLEEN", "segmentAttribute": attribute}], [{1: "x", 5: "spleen"}])
+        assert entry["segmentAttribute"]["SegmentLabel"] == "own"
+        assert entry["segmentAttribute"]["labelID"] == 2  # or dcmqi would not find it
+        assert entry["segmentAttribute"]["recommendedDisplayRGBValue"] == [1, 2, 3]  # the model's, by its name
 
 
 def find_segs(folder: Path) -> list[Path]:
@@ -411,6 +436,39 @@ class TestDicomFolder:
         assert [[s.SegmentLabel for s in seg.SegmentSequence] for seg in segs] == [["Cyst"], ["Lesion"]]
         assert segs[0].SegmentSequence[0].SegmentDescription == "a cyst"
 
+    def test_names_come_as_dicom_can_hold_them(self, dicom, store, tmp_path):
+        uid, _, _ = dicom["oblique"]
+        label = write_label(tmp_path / "label.nii.gz", Path(store("get_image_uri", uid)), TWO_BOXES)
+        store(
+            "save_label",
+            uid,
+            label,
+            "final",
+            {"label_info": [{"name": "L\u00e4sion\\" + "x" * 99}, {"name": "\u809d"}]},
+        )
+        (path,) = find_segs(tmp_path / "dicom")
+        assert [s.SegmentLabel for s in read_seg(path).SegmentSequence] == ["Lasion/" + "x" * 57, "Label 2"]
+
+    def test_of_two_labels_in_a_second_the_later_counts(self, dicom, store, tmp_path):
+        uid, _, _ = dicom["oblique"]
+        label = tmp_path / "label.nii.gz"
+        for boxes in (ONE_BOX, TWO_BOXES, UPPER_BOX, TWO_BOXES, ONE_BOX):
+            write_label(label, Path(store("get_image_uri", uid)), boxes)
+            store("save_label", uid, label, "final", {})
+            (case,) = store("datalist")
+            assert np.array_equal(voxels(case["label"]), voxels(label))
+        assert len(find_segs(tmp_path / "dicom")) == 5
+
+    def test_a_cache_in_the_folder_is_not_part_of_it(self, dicom, store, tmp_path):
+        folder = tmp_path / "dicom"
+        store("open", folder, folder / "sdseg_label")
+        uid, files, _ = dicom["oblique"]
+        store("get_image_uri", uid)
+        for file in files:
+            file.unlink()
+        store("open", folder, folder / "sdseg_label")
+        assert store("list_images") == [dicom["reversed"][0]]
+
     def test_refuses_what_cannot_be_a_seg(self, dicom, store, tmp_path):
         uid, _, _ = dicom["oblique"]
         image = Path(store("get_image_uri", uid))
@@ -434,10 +492,9 @@ class TestDicomFolder:
         check_seg(read_seg(path), label, files, {1: 1, 2: 2})
 
     def test_segs_of_others_come_on_the_images_grid(self, dicom, store, tmp_path):
-        uid, files, volume = dicom["reversed"]
+        _, files, volume = dicom["reversed"]
         label = write_label(tmp_path / "label.nii.gz", volume, ONE_BOX)
         make_seg(tmp_path / "dicom" / "others", label, files, ["Posterior"])
-        time.sleep(1.1)
         (case,) = store("datalist")
         assert voxels(case["label"]).shape == voxels(case["image"]).shape
         assert np.allclose(nib.load(case["label"]).affine, nib.load(case["image"]).affine, atol=1e-4)
@@ -450,21 +507,17 @@ class TestDicomFolder:
         frames = voxels(label).transpose(2, 1, 0)
         overlapping = np.stack([frames, frames], -1)
         make_seg(tmp_path / "dicom" / "overlapping", label, files, ["a", "b"], overlapping)
-        time.sleep(1.1)
         assert store("datalist") == []
         assert any("left out" in warning for warning in store.warnings)
         assert store("get_labeled_images") == [uid]
 
     def test_sees_files_come_and_go(self, dicom, store, tmp_path):
         uid, files, _ = make_dicom(tmp_path / "dicom", OBLIQUE, "late")
-        time.sleep(1.1)
         assert uid in store("list_images")
         store("get_image_uri", uid)
         files[-1].unlink()
-        time.sleep(1.1)
         assert voxels(store("get_image_uri", uid)).shape == (*SHAPE[:2], SHAPE[2] - 1)
         files[2].unlink()
-        time.sleep(1.1)
         with pytest.raises(Refused, match="not evenly spaced"):
             store("get_image_uri", uid)
 
@@ -475,14 +528,25 @@ class TestDicomFolder:
                 store(*call)
 
     def test_settings(self, dicom, store, tmp_path):
-        for name, value in (("CONVERT_TO_NIFTI", False),):
-            store("set", f"MONAI_LABEL_DICOMWEB_{name}", value)
+        store("set", "MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI", False)
+        try:
             with pytest.raises(Refused, match="CONVERT_TO_NIFTI"):
                 store("open", tmp_path / "dicom", tmp_path / "cache")
-            store("set", f"MONAI_LABEL_DICOMWEB_{name}", True)
+        finally:
+            store("set", "MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI", True)
+        store("set", "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "elsewhere"))
+        try:
+            store("open", tmp_path / "dicom", tmp_path / "cache")
+            assert store("get_image_uri", dicom["oblique"][0]).startswith(str(tmp_path / "elsewhere"))
+        finally:
+            store("set", "MONAI_LABEL_DICOMWEB_CACHE_PATH", "")
+
+    def test_a_modality_without_series_is_told(self, dicom, store, tmp_path):
+        store("open", tmp_path / "dicom", tmp_path / "cache", "PT")
+        assert any("no series of images" in warning for warning in store.warnings)
 
     def test_any_modality_leaves_segmentations_out(self, dicom, store, tmp_path):
-        uid, files, volume = dicom["oblique"]
+        _, files, volume = dicom["oblique"]
         make_seg(tmp_path / "dicom" / "seg", write_label(tmp_path / "l.nii.gz", volume, ONE_BOX), files, ["anterior"])
         store("open", tmp_path / "dicom", tmp_path / "cache", "")
         assert set(store("list_images")) == {series[0] for series in dicom.values()}
@@ -520,6 +584,27 @@ class TestRealDicom:
             strict=True,
         ):
             assert np.allclose(one, other, atol=1e-4)
+
+    def test_a_hippocampus_goes_out_and_comes_back(self, hippocampus, store, tmp_path):
+        volume = hippocampus / "images" / "hippocampus_001.nii.gz"
+        files = write_mr_series(volume, tmp_path / "dicom")
+        store("open", tmp_path / "dicom", tmp_path / "cache")
+        (uid,) = store("list_images")
+        image = nib.load(store("get_image_uri", uid))
+        canonical = nib.as_closest_canonical(nib.load(volume))
+        assert np.array_equal(nib.as_closest_canonical(image).get_fdata(), canonical.get_fdata())
+        assert np.allclose(nib.as_closest_canonical(image).affine, canonical.affine, atol=1e-5)
+        source = nib.load(hippocampus / "labels" / "hippocampus_001.nii.gz")
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(source.affine), nib.orientations.io_orientation(image.affine)
+        )
+        nib.save(source.as_reoriented(turn), tmp_path / "label.nii.gz")
+        store("save_label", uid, tmp_path / "label.nii.gz", "final", {})
+        (path,) = find_segs(tmp_path / "dicom")
+        check_seg(read_seg(path), tmp_path / "label.nii.gz", files, {1: 1, 2: 2})
+        store("open", tmp_path / "dicom", tmp_path / "another_cache")
+        (case,) = store("datalist")
+        assert np.array_equal(voxels(case["label"]), voxels(tmp_path / "label.nii.gz"))
 
     def test_a_seg_of_dcmqi_comes_back(self, store, tmp_path):
         folder = SHARED / "data" / "dcmqi-ct-3slice"
@@ -617,6 +702,7 @@ class TestOrthanc:
                 assert store("list_images") == []
             finally:
                 store("set", "MONAI_LABEL_DICOMWEB_USERNAME", "")
+                store("set", "MONAI_LABEL_DICOMWEB_PASSWORD", "")
         with pytest.raises(Refused, match="no usable answer"):
             store("list_images")  # it is gone
 

@@ -13,11 +13,10 @@ from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_creden
 from dicomweb_client.session_utils import create_session, create_session_from_user_pass
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
-from pydicom.misc import is_dicom
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES
-from sdseg_monai.label.dicom_folder import DicomFolder, dicom_candidates
+from sdseg_monai.label.dicom_folder import DicomFolder
 from sdseg_monai.label.dicom_seg import PROGRAM
 from sdseg_monai.label.dicom_store import DicomDatastore
 from sdseg_monai.label.models import ServedModel
@@ -26,6 +25,7 @@ from sdseg_monai.label.volume_store import VolumeDatastore
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS, READ_SECONDS = 10, 120  # without an answer
+AS_STORED = (("application/dicom", "*"),)  # media type and transfer syntax
 
 
 def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path) -> VolumeDatastore:
@@ -45,18 +45,16 @@ def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path)
         InputError: there is no such folder, it cannot be used, the server does not answer, or dcmqi is not installed.
     """
     models = list(models)
+    cache_dir = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or cache_dir)
     if studies.startswith(("http://", "https://")):
-        store = _open_dicom(_client(studies.strip().rstrip("/")), models, cache_dir)
-        store.list_images()  # or the first request would be the one to find out
-        return store
+        return _open_dicom(_client(studies.strip().rstrip("/")), models, cache_dir)
     folder = Path(studies)
     if not folder.is_dir():
         raise InputError(f"no folder at {folder.absolute()}, expected one with volumes or DICOM files, or a URL")
-    dicom = any(map(is_dicom, dicom_candidates(folder)))
-    if not any(path.name.lower().endswith(VOLUME_SUFFIXES) for path in folder.glob("[!.]*")):
-        if dicom:
-            return _open_dicom(DicomFolder(folder), models, cache_dir)
-    elif dicom:
+    dicom = DicomFolder(folder, leave_out=cache_dir)
+    if dicom.search_for_series():
+        if not any(path.name.lower().endswith(VOLUME_SUFFIXES) for path in folder.glob("[!.]*")):
+            return _open_dicom(dicom, models, cache_dir)
         logger.warning("%s: holds volumes and DICOM files; the volumes are served", folder)
     try:
         return VolumeDatastore(
@@ -74,13 +72,15 @@ def _open_dicom(client: Any, models: list[ServedModel], cache_dir: Path) -> Dico
         raise InputError(f"{PROGRAM}, which makes DICOM SEGs of labels, is not on PATH: pip install dcmqi")
     if not settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI:
         raise InputError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI=false: DICOM is read as NIfTI here, leave it true")
-    folder = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or cache_dir
+    filters = _filters(models)
     segments = [model.segments for model in models]
-    fetch_by_frame = settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME
     try:
-        return DicomDatastore(client, _filters(models), segments, Path(folder), fetch_by_frame)
+        store = DicomDatastore(client, filters, segments, cache_dir, settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: cannot be used as a cache ({error})") from error
+        raise InputError(f"{cache_dir}: cannot be used as a cache ({error})") from error
+    if not store.list_images():  # this is also where a server that does not answer is found out
+        logger.warning("%s: no series of images there that matches %s", store.name(), filters)
+    return store
 
 
 def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
@@ -92,10 +92,13 @@ def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
 
 
 class _Client(DICOMwebClientX):
-    """Takes series as they are stored: a server may keep compressed slices that it cannot decode."""
+    """Takes files as they are stored: a server may keep compressed ones that it cannot decode."""
 
     def retrieve_series(self, study_instance_uid: str, series_instance_uid: str) -> Any:
-        return super().retrieve_series(study_instance_uid, series_instance_uid, (("application/dicom", "*"),))
+        return super().retrieve_series(study_instance_uid, series_instance_uid, AS_STORED)
+
+    def retrieve_instance(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Any:
+        return super().retrieve_instance(study_instance_uid, series_instance_uid, sop_instance_uid, AS_STORED)
 
 
 def _client(url: str) -> _Client:

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -29,24 +29,33 @@ SCAN_SECONDS = 1.0  # a file that arrives is seen after this at the latest
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 # fmt: off
 HEADER = [
-    *UIDS, "SOPClassUID", "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-    "StudyDate", "StudyTime", "StudyDescription", "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription",
-    "BodyPartExamined", "Manufacturer", "ProtocolName",
+    *UIDS, "SOPClassUID", "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID",
+    "AccessionNumber", "StudyDate", "StudyTime", "StudyDescription", "SeriesNumber", "SeriesDate", "SeriesTime",
+    "SeriesDescription", "BodyPartExamined", "ProtocolName", "Manufacturer",
 ]
 # fmt: on
+
+
+_Header = tuple[tuple[int, int], Dataset | None]  # time and size of the file when it was read; None: no instance
 
 
 class DicomFolder:
     """The series of the DICOM files anywhere below ``folder``; files are known by content, hidden ones left out.
 
-    Where de-identification has emptied the UIDs, files of one folder are a series. Methods are named and answer as those of dicomweb-client's ``DICOMwebClient``.
+    Where de-identification has emptied the UIDs, files of one folder are a series. Methods are named and answer as
+    those of dicomweb-client's ``DICOMwebClient``.
+
+    Args:
+        folder: with the files.
+        leave_out: folder whose files do not count, should it lie in that one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, leave_out: Path) -> None:
         self.folder = folder.resolve()
+        self._leave_out = leave_out
         self.base_url = self.folder.as_uri()
         self._lock = threading.Lock()
-        self._headers: dict[Path, tuple[tuple[int, int], Dataset | None]] = {}  # time and size when read
+        self._headers: dict[Path, _Header] = {}
         self._scanned = -math.inf
 
     def search_for_series(self, search_filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -103,7 +112,8 @@ class DicomFolder:
         for path, header in self._instances().items():
             if all(header[keyword].value == uid for keyword, uid in zip(UIDS, uids, strict=False)):
                 try:
-                    instances.append(_identified(pydicom.dcmread(path, stop_before_pixels=stop_before_pixels), path))
+                    instance = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+                    instances.append(self._identified(instance, path))
                 except Exception as error:  # pydicom raises whatever a damaged element leads to
                     raise InputError(f"{path}: not a readable DICOM file ({error})") from error
         return instances
@@ -112,7 +122,7 @@ class DicomFolder:
         """Return the header of each instance; of two files of one instance the first counts."""
         with self._lock:
             if time.monotonic() - self._scanned > SCAN_SECONDS:
-                self._headers = dict(self._scan(self._headers.get))
+                self._headers = dict(self._scan(self._headers))
                 self._scanned = time.monotonic()
             unique: dict[str, tuple[Path, Dataset]] = {}
             for path, (_, header) in self._headers.items():
@@ -120,44 +130,49 @@ class DicomFolder:
                     unique.setdefault(header.SOPInstanceUID, (path, header))
             return dict(unique.values())
 
-    def _scan(self, known: Callable[[Path], Any]) -> Any:
-        for path in dicom_candidates(self.folder):
+    def _scan(self, known: Mapping[Path, _Header]) -> Iterator[tuple[Path, _Header]]:
+        for path in _visible_files(self.folder, self._leave_out):
             try:
                 status = path.stat()
                 stamp = (status.st_mtime_ns, status.st_size)
-                last = known(path)
-                yield path, last if last and last[0] == stamp else (stamp, _read_header(path))
+                last = known.get(path)
+                yield path, last if last and last[0] == stamp else (stamp, self._read_header(path))
             except OSError as error:  # it may have gone since it was listed
                 logger.warning("%s: cannot be read (%s)", path, error.strerror)
 
+    def _read_header(self, path: Path) -> Dataset | None:
+        """Return what a file says of its series, None where it is no DICOM file or a DICOMDIR."""
+        if not is_dicom(path):
+            return None
+        try:
+            header = self._identified(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER)), path)
+            header.to_json_dict()  # reads the values
+        except Exception as error:  # pydicom raises whatever a damaged element leads to
+            logger.warning("%s: not a readable DICOM file (%s)", path, error)
+            return None
+        return None if header.SOPClassUID == MediaStorageDirectoryStorage else header
 
-def dicom_candidates(folder: Path) -> list[Path]:
-    """Return the visible files anywhere below ``folder``, sorted."""
-    paths = sorted(folder.rglob("*"))
-    return [p for p in paths if p.is_file() and not any(part[0] == "." for part in p.relative_to(folder).parts)]
+    def _identified(self, dataset: Dataset, path: Path) -> Dataset:
+        """Fill in UIDs that de-identification has emptied, the same each time, wherever ``folder`` is moved."""
+        dataset.SOPClassUID = dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID
+        dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+            if not dataset.get(keyword):
+                source = str(path.parent.relative_to(self.folder))
+                setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, source]))
+        return dataset
 
 
-def _read_header(path: Path) -> Dataset | None:
-    """Return what a file says of its series, None where it is no DICOM file or a DICOMDIR."""
-    if not is_dicom(path):
-        return None
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
-        _identified(header, path).to_json_dict()  # reads the values
-    except Exception as error:  # pydicom raises whatever a damaged element leads to
-        logger.warning("%s: not a readable DICOM file (%s)", path, error)
-        return None
-    return None if header.SOPClassUID == MediaStorageDirectoryStorage else header
-
-
-def _identified(dataset: Dataset, path: Path) -> Dataset:
-    """Fill in what de-identification may have emptied, the same each time: files of one folder are then one series."""
-    dataset.SOPClassUID = dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
-        if not dataset.get(keyword):
-            setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, str(path.parent)]))
-    return dataset
+def _visible_files(folder: Path, leave_out: Path) -> list[Path]:
+    """Return the files anywhere below ``folder``, sorted, without hidden ones and those of the folder ``leave_out``."""
+    folder, leave_out = folder.resolve(), leave_out.resolve()
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not any(part[0] == "." for part in path.relative_to(folder).parts)
+        and not path.is_relative_to(leave_out)
+        and path.is_file()
+    ]
 
 
 def _writer(dataset: Dataset) -> Callable[[Path], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 PROGRAM = "itkimage2segimage"  # of dcmqi; MONAI Label calls it
 ANATOMY = ("123037004", "SCT", "Anatomical Structure")  # category of every segment, DICOM's CID 7150
 UNKNOWN_STRUCTURE = ("91723000", "SCT", "Anatomical structure")
-LONGEST_NAME = 64  # DICOM's LO
+LONGEST_NAME = 64  # characters of DICOM's LO
 
 Segments = Mapping[int, Segment]  # by the mask's value
 
@@ -77,11 +78,11 @@ def describe_segments(values: Sequence[int], label_info: object, models: Iterabl
 
 
 def _describe(value: int, entry: Mapping[str, Any], models: Sequence[Segments]) -> dict[str, Any]:
-    segment = _known_segment(value, str(entry.get("name") or ""), models)
+    segment = _known_segment(value, str(entry.get("name") or "").strip(), models)
     attribute = {
-        "SegmentLabel": segment.name[:LONGEST_NAME],
-        "SegmentDescription": str(entry.get("description") or segment.name)[:LONGEST_NAME],
-        "SegmentAlgorithmType": "SEMIAUTOMATIC",
+        "SegmentLabel": _text(segment.name) or f"Label {value}",
+        "SegmentDescription": _text(str(entry.get("description") or segment.name)) or f"Label {value}",
+        "SegmentAlgorithmType": "SEMIAUTOMATIC",  # a person has seen it
         "SegmentAlgorithmName": "SDSeg",
         "SegmentedPropertyCategoryCodeSequence": _code(ANATOMY),
         "SegmentedPropertyTypeCodeSequence": _code(segment.code or UNKNOWN_STRUCTURE),
@@ -90,6 +91,12 @@ def _describe(value: int, entry: Mapping[str, Any], models: Sequence[Segments]) 
         "labelID": value,
     }
     return {"model_name": "Segmentation", **entry, "name": segment.name, "segmentAttribute": attribute}
+
+
+def _text(text: str) -> str:
+    """Return ``text`` as dcmqi takes it: ASCII, letters without their accents, no backslash."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return " ".join(plain.replace("\\", "/").split())[:LONGEST_NAME]
 
 
 def _code(code: tuple[str, str, str]) -> dict[str, str]:
@@ -120,11 +127,10 @@ def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> sitk.Imag
         measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         measures.setdefault("SpacingBetweenSlices", reference.GetSpacing()[2])  # the thickness may be another
         result = pydicom_seg.MultiClassReader().read(seg)
-        mask = result.image
-        labels = {number: str(info.SegmentLabel) for number, info in result.segment_infos.items()}
+        resampled = sitk.Resample(result.image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        labels = {number: _text(str(info.SegmentLabel)).casefold() for number, info in result.segment_infos.items()}
     except Exception as error:  # each attribute that is missing or odd has an exception of its own
         raise InputError(f"{name}: cannot be read as one mask ({error})") from error
-    resampled = sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     numbers = sitk.GetArrayFromImage(resampled)
     if not numbers.any():
         raise InputError(f"{name}: no segment lies within the image")
@@ -132,10 +138,10 @@ def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> sitk.Imag
     known: dict[str, int] = {}
     for segments in models:
         for value, segment in segments.items():
-            known.setdefault(segment.name.casefold(), value)
-    if all(label.casefold() in known for label in labels.values()):
+            known.setdefault(_text(segment.name).casefold(), value)
+    if all(label in known for label in labels.values()):
         for number, label in labels.items():
-            values[number] = known[label.casefold()]
+            values[number] = known[label]
     else:
         logger.info("%s: segments %s are not all known by name, values are their numbers", name, labels)
     renumbered = sitk.GetImageFromArray(values[numbers])

@@ -36,7 +36,7 @@ def read_series(folder: Path) -> sitk.Image:
             np.array([reader.GetMetaData(index, key).split("\\") for index in slices], dtype=float)
             for key in (ORIENTATION, POSITION)
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{name}: its slices cannot be read as one volume ({reason})") from error
     if np.ptp(cosines, axis=0).max() > LARGEST_TILT:

@@ -29,8 +29,9 @@ from sdseg_monai.label.volume_store import VolumeDatastore
 logger = logging.getLogger(__name__)
 
 NOT_IMAGES = {"SEG", "SR", "PR", "KO", "AU", "DOC", "FID", "HC", "PLAN", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV"}
-# what a SEG's metadata must say here: SOP instance, study, date and time of the content, referenced series
-SEG_TAGS = ("00080018", "0020000D", "00080023", "00080033", "00081115")
+# what of a SEG's metadata counts here: SOP instance, date and time of the content, referenced series
+SEG_TAGS = ("00080018", "00080023", "00080033", "00081115")
+REFERENCES = "ReferencedSeriesSequence"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         Raises:
             InputError: the slices cannot be fetched or do not form a volume.
         """
-        series = self._search(SeriesInstanceUID=image_id).get(image_id) if re.fullmatch(r"[\d.]+", image_id) else None
+        series = self._search(SeriesInstanceUID=image_id).get(image_id) if re.fullmatch(r"\d[\d.]*", image_id) else None
         if series is None:
             return ""
         slices = Path(self._datastore.image_path()) / image_id
@@ -181,7 +182,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         """Make the cache's final label that of the newest SEG that can be read, or of none if there is none."""
         with self._mutex:
             cached = self.get_label_info(image_id, DefaultLabelTag.FINAL).get("SOPInstanceUID")
-            for seg in self._segmentations().get(image_id, []):
+            segs = self._segmentations().get(image_id, [])  # times are in seconds: of two the cached one is the newer
+            for seg in sorted(segs, key=lambda seg: (seg.written, seg.instance == cached), reverse=True):
                 if seg.instance == cached:
                     return
                 if seg.instance in self._unusable:
@@ -217,7 +219,11 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
 
     def _download(self, study: str, series: str, folder: Path) -> None:
         with self._server():
-            dicom_web_download_series(study, series, str(folder), self._client, self._fetch_by_frame)
+            if self._fetch_by_frame:
+                dicom_web_download_series(study, series, str(folder), self._client, True)
+                return
+            for index, instance in enumerate(self._client.retrieve_series(study, series)):
+                instance.save_as(folder / f"{index:05}.dcm")  # not by its UID, in which there may be anything
 
     def _search(self, **header: str) -> dict[str, Dataset]:
         """Return the matching series of images by their UIDs."""
@@ -231,31 +237,34 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         return found
 
     def _segmentations(self) -> dict[str, list[_Segmentation]]:
-        """Return the SEGs by the series they segment, the newest first."""
+        """Return the SEGs by the series they segment."""
         with self._server():
             answers = self._client.search_for_series(search_filters={"Modality": "SEG"})
-        found: dict[str, list[_Segmentation]] = {}
-        for series in map(Dataset.from_json, answers):
+            found = list(map(Dataset.from_json, answers))
+        segmentations: dict[str, list[_Segmentation]] = {}
+        for series in found:
             key = (str(series.SeriesInstanceUID), series.get("NumberOfSeriesRelatedInstances"))
-            if key not in self._seg_series:
-                self._seg_series[key] = self._read_seg_series(str(series.StudyInstanceUID), key[0])
+            try:
+                if key not in self._seg_series:
+                    self._seg_series[key] = self._read_seg_series(str(series.StudyInstanceUID), key[0])
+            except InputError as error:
+                logger.warning("DICOM SEG %s is left out: %s", key[0], error)
+                continue
             for seg in self._seg_series[key]:
-                found.setdefault(seg.image, []).append(seg)
-        return {image: sorted(segs, key=lambda seg: seg.written, reverse=True) for image, segs in found.items()}
+                segmentations.setdefault(seg.image, []).append(seg)
+        return segmentations
 
     def _read_seg_series(self, study: str, series: str) -> list[_Segmentation]:
-        with self._server():
-            answers = self._client.retrieve_series_metadata(study, series)
         segs = []
-        for answer in answers:
-            metadata = Dataset.from_json({tag: answer[tag] for tag in SEG_TAGS if tag in answer})
-            written = f"{metadata.get('ContentDate')}{metadata.get('ContentTime')}"
-            references = metadata.get("ReferencedSeriesSequence")
-            if references:
-                image = str(references[0].SeriesInstanceUID)
-                segs.append(_Segmentation(image, study, series, str(metadata.SOPInstanceUID), written))
-            else:
-                logger.warning("DICOM SEG %s is left out: it names no series that it segments", series)
+        with self._server():
+            for answer in self._client.retrieve_series_metadata(study, series):
+                metadata = Dataset.from_json({tag: answer[tag] for tag in SEG_TAGS if tag in answer})
+                image = next((item.get("SeriesInstanceUID") for item in metadata.get(REFERENCES) or []), None)
+                written = f"{metadata.get('ContentDate', '')}{metadata.get('ContentTime', '')}"
+                if image:
+                    segs.append(_Segmentation(str(image), study, series, str(metadata.SOPInstanceUID), written))
+                else:
+                    logger.warning("DICOM SEG %s is left out: it does not say which series it segments", series)
         return segs
 
     @contextmanager
