@@ -491,10 +491,17 @@ class TestDicomFolder:
         (path,) = find_segs(tmp_path / "dicom")
         check_seg(read_seg(path), label, files, {1: 1, 2: 2})
 
-    def test_segs_of_others_come_on_the_images_grid(self, dicom, store, tmp_path):
+    @pytest.mark.parametrize("says_spacing", [True, False])
+    def test_segs_of_others_come_on_the_images_grid(self, dicom, store, tmp_path, says_spacing):
         _, files, volume = dicom["reversed"]
         label = write_label(tmp_path / "label.nii.gz", volume, ONE_BOX)
-        make_seg(tmp_path / "dicom" / "others", label, files, ["Posterior"])
+        path = make_seg(tmp_path / "dicom" / "others", label, files, ["Posterior"])
+        if not says_spacing:
+            seg = pydicom.dcmread(path)
+            (measures,) = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+            measures.SliceThickness = 7
+            del measures.SpacingBetweenSlices
+            seg.save_as(path)
         (case,) = store("datalist")
         assert voxels(case["label"]).shape == voxels(case["image"]).shape
         assert np.allclose(nib.load(case["label"]).affine, nib.load(case["image"]).affine, atol=1e-4)

@@ -13,6 +13,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.tasks.activelearning.random import Random
+from monailabel.utils.async_tasks.utils import processes
 
 from sdseg_monai import __version__
 from sdseg_monai.errors import InputError, report_input_errors
@@ -97,6 +98,19 @@ class SDSegApp(MONAILabelApp):
             link = Path(folder, "upload" + volume_suffix(Path(image)))
             link.symlink_to(image)
             return super().infer({**request, "image": str(link)}, datastore)
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
+        """Start the scoring of that name, or each that has something to do and is not under way.
+
+        MONAI Label asks for all of them when it starts, after a training and after each next sample; each is a process,
+        which takes seconds to find that there is nothing to do.
+        """
+        if method:
+            return super().async_scoring(method, params)
+        if processes("scoring"):
+            return {}
+        due = [name for name, task in self._scoring_methods.items() if task.due(self.datastore())]
+        return {name: super(SDSegApp, self).async_scoring(name, params) for name in due}
 
     def check_training(self, model: str, params: Mapping[str, Any]) -> None:
         """Refuse a training that could not start.

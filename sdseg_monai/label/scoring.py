@@ -54,17 +54,16 @@ class DisagreementScoring(ScoringMethod):
             datastore: of the images.
 
         Returns:
-            Number of images ``unlabelled``, and of those ``scored`` now and ``failed``.
+            Number of images ``scored`` and ``failed``.
 
         Raises:
             InputError: there are no weights, or the device or the signal cannot be used with this model.
         """
         # before they are loaded: should others come into service meanwhile, the scores count as outdated, not as theirs
         weights = _digest(self.model.chosen_weights("latest"))
-        images = datastore.get_unlabeled_images()
-        due = [image for image in images if _stored(datastore, image, self.key).get("weights") != weights]
+        due = self.due(datastore, weights)
         if not due:
-            return {"unlabelled": len(images), "scored": 0, "failed": 0}
+            return {"scored": 0, "failed": 0}
         segmenter = self.model.segmenter(device=name_to_device(request.get("device")))
         check_signal(segmenter, self.signal)
         failed = 0
@@ -77,7 +76,13 @@ class DisagreementScoring(ScoringMethod):
                 logger.warning("%s: not scored (%s)", image, error, exc_info=not isinstance(error, InputError))
             else:
                 logger.info("%s: %s %.4f, %d of %d", image, self.key, score, number, len(due))
-        return {"unlabelled": len(images), "scored": len(due) - failed, "failed": failed}
+        return {"scored": len(due) - failed, "failed": failed}
+
+    def due(self, datastore: Datastore, weights: str | None = None) -> list[str]:
+        """Return the unlabelled images without a score of these ``weights``, a digest; None for those in service."""
+        weights = weights or _digest(self.model.chosen_weights("latest"))
+        images = datastore.get_unlabeled_images()
+        return [image for image in images if _stored(datastore, image, self.key).get("weights") != weights]
 
 
 class HighestScore(Strategy):
