@@ -98,6 +98,7 @@ def serve() -> None:
         "open": open_store,
         "set": lambda name, value: setattr(settings, name, value),
         "limit": limit_file_size,
+        "path": lambda value: os.environ.update(PATH=value),
         "describe": describe,
     }
     for line in sys.stdin:

@@ -269,6 +269,5 @@ def test_scoring_seeds_of_a_network_without_start_noise_is_refused(scored):
 
 
 @pytest.mark.shared
-@pytest.mark.xfail(strict=True, reason="the datastore writes what it read when it was opened")
 def test_two_processes_change_one_datastore_and_lose_nothing(scored):
     assert scored["two_processes"] == {"kept": 50, "label": "viewer"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -547,6 +548,14 @@ class TestDicomFolder:
             assert store("get_image_uri", dicom["oblique"][0]).startswith(str(tmp_path / "elsewhere"))
         finally:
             store("set", "MONAI_LABEL_DICOMWEB_CACHE_PATH", "")
+
+    def test_dcmqi_must_be_there(self, dicom, store, tmp_path):
+        store("path", "/nowhere")
+        try:
+            with pytest.raises(Refused, match="pip install dcmqi"):
+                store("open", tmp_path / "dicom", tmp_path / "cache")
+        finally:
+            store("path", f"{PYTHON.parent}:{os.environ['PATH']}")
 
     def test_a_modality_without_series_is_told(self, dicom, store, tmp_path):
         store("open", tmp_path / "dicom", tmp_path / "cache", "PT")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import (
@@ -104,6 +104,31 @@ class VolumeDatastore(LocalDatastore):
             self._store_label(image_id, path, label_tag, _fields(label_info))
         return image_id
 
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Add to what is known of an image.
+
+        Raises:
+            InputError: the image is unknown, or the folder cannot be written.
+        """
+        with self._changing():
+            if image_id not in self._datastore.objects:
+                raise InputError(f"{image_id!r}: there is no such image here")
+            self._datastore.objects[image_id].image.info.update(info)
+            self._update_datastore_file(lock=False)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Add to what is known of a label.
+
+        Raises:
+            InputError: the label is unknown, or the folder cannot be written.
+        """
+        with self._changing():
+            label = self._datastore.label(label_id, label_tag)
+            if label is None:
+                raise InputError(f"{label_id!r}: there is no such label of tag {label_tag!r} here")
+            label.info.update(info)
+            self._update_datastore_file(lock=False)
+
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label's file; what is known of it goes at once."""
         super().remove_label(label_id, label_tag)
@@ -124,9 +149,20 @@ class VolumeDatastore(LocalDatastore):
             raise InputError("no image has a final label yet, so there is nothing to put into an archive")
         return super().get_dataset_archive(limit_cases)
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other threads and processes out, and start from the file: a scoring or training may have written it."""
+        path = Path(self._datastore_config_path)
+        with self._mutex, FileLock(self._lock_file):
+            if path.is_file():  # whatever its time says: two changes may fall into one tick of the clock
+                stored = LocalDatastoreModel.model_validate_json(path.read_text())
+                stored.base_path = self._datastore_path
+                self._datastore = stored
+            yield
+
     def _put_image(self, image_id: str, path: Path, info: dict[str, Any]) -> None:
         suffix = volume_suffix(path)
-        with self._mutex, FileLock(self._lock_file):
+        with self._changing():
             objects = self._datastore.objects
             old = objects.get(image_id)
             data = self._replace(path, self._datastore.image_path(), image_id, suffix, old and old.image, info)
@@ -135,7 +171,7 @@ class VolumeDatastore(LocalDatastore):
 
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
         suffix = volume_suffix(path)
-        with self._mutex, FileLock(self._lock_file):
+        with self._changing():
             labels = self._datastore.objects[image_id].labels
             labels[tag] = self._replace(path, self._datastore.label_path(tag), image_id, suffix, labels.get(tag), info)
             self._update_datastore_file(lock=False)
