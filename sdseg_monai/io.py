@@ -108,10 +108,11 @@ def check_same_grid(path: Path, volume: Volume, other_path: Path, other: Volume)
         )
 
 
-def write_volume(path: Path, array: np.ndarray, reference: Path) -> None:
+def write_volume(path: Path, array: np.ndarray, reference: Path, compress: bool = True) -> None:
     """Write ``array`` [X, Y, Z] on the grid of the file ``reference``: affine, sform and qform codes, spacing.
 
-    The file appears under its name only when it is complete.
+    NRRD and MHA are compressed or not; NIfTI as its suffix says. The file appears under its name only when it is
+    complete.
 
     Raises:
         InputError: the suffix is unknown or the folder cannot be written.
@@ -125,7 +126,7 @@ def write_volume(path: Path, array: np.ndarray, reference: Path) -> None:
 
         def write(temporary: Path) -> None:
             try:
-                sitk.WriteImage(itk_image, str(temporary), True)
+                sitk.WriteImage(itk_image, str(temporary), compress)
                 check_itk_file(temporary)  # ITK does not notice a full disk
             except RuntimeError as error:
                 raise OSError(_itk_reason(error)) from error

@@ -82,13 +82,9 @@ class View:
         self.pixels = np.asarray(Image.open(file).convert("RGB"), dtype=float)
 
     def sample(self, points: np.ndarray) -> np.ndarray:
-        """Return the colours [N, RGB] at ``points`` [N, 3], NaN outside the picture."""
+        """Return the colours [N, RGB] at ``points`` [N, 3], which must be in the picture."""
         columns, rows = np.rint(self._zero + points @ self._axes).astype(int).T
-        height, width = self.pixels.shape[:2]
-        visible = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        colours = np.full((len(points), 3), np.nan)
-        colours[visible] = self.pixels[rows[visible], columns[visible]]
-        return colours
+        return self.pixels[rows, columns]
 
     def depth(self, points: np.ndarray) -> np.ndarray:
         """Return the distances [N] of ``points`` [N, 3] from the plane that is shown, in mm."""
@@ -118,6 +114,7 @@ class Ohif:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
         self.driver = Chrome(options=options, service=ChromeService(DRIVER))
+        self.driver.set_script_timeout(SECONDS)
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", WINDOW)
         return self
 
@@ -172,19 +169,18 @@ class Ohif:
         """Open the list of studies."""
         self.driver.get(f"{self.url}/ohif/")
         self.wait_for_text("Study List")
-        self._hide_notice()
 
     def open_study(self, study: str, mode: str = "monai-label") -> None:
         """Open a study in a mode and wait for its images."""
         self.driver.get(f"{self.url}/ohif/{mode}?StudyInstanceUIDs={study}")
         self.wait_for_images()
-        self._hide_notice()
 
     def wait_for_images(self) -> None:
-        """Wait until the images of the MONAI Label mode's study are there."""
+        """Wait until the study's images are there."""
         self.wait(lambda: self.driver.execute_script(LOADED), "the images")
 
-    def _hide_notice(self) -> None:
+    def hide_notice(self) -> None:
+        """Confirm that this is for investigational use, as OHIF asks once."""
         self.click("//button[contains(., 'Confirm and Hide')]")
 
     def connect(self) -> None:

@@ -2,21 +2,26 @@
 
 import gzip
 import importlib.util
+import io
 import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import highdicom
 import nibabel as nib
 import numpy as np
 import psutil
+import pydicom
 import pytest
 import requests
 import SimpleITK as sitk
+from pydicom.uid import generate_uid
 from scipy.ndimage import binary_dilation
 
 from tests.conftest import OBLIQUE, run_process
+from tests.dicom import write_mr_series
 from tests.label_server import BIN, LabelServer, needs_label_env
 
 pytestmark = [needs_label_env, pytest.mark.shared]
@@ -173,6 +178,35 @@ def wait_for_training(server, timeout=600):
             return state
         time.sleep(0.5)
     raise TimeoutError(state)
+
+
+def test_dicom_folder(hippocampus, tmp_path):
+    """A study in a folder: segmented as the volume it was made of, and answered with a DICOM SEG."""
+    study, volume, image = tmp_path / "study", hippocampus / "images" / f"{CASES[0]}.nii.gz", generate_uid()
+    slices = write_mr_series(volume, study / "series", SeriesInstanceUID=image)
+    assert run_process("sdseg", "segment", str(volume), "-o", str(tmp_path / "own.nii.gz")).returncode == 0
+    own = sitk.ReadImage(str(tmp_path / "own.nii.gz"))
+    with LabelServer(study, tmp_path / "work") as server:
+        mask = sitk.ReadImage(str(read_mask(infer(server, image=image), tmp_path)))
+        on_own_grid = sitk.Resample(mask, own, sitk.Transform(), sitk.sitkNearestNeighbor)
+        assert np.array_equal(sitk.GetArrayFromImage(on_own_grid), sitk.GetArrayFromImage(own))
+
+        response = infer(server, image=image, output="dicom_seg")
+        assert response.status_code == 200 and response.headers["content-type"] == "application/dicom", response.text
+        seg = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(response.content)))
+        assert seg.get_segment_description(1).segment_label == "hippocampus"
+        assert {uid for _, _, uid in seg.get_source_image_uids()} <= {
+            pydicom.dcmread(path).SOPInstanceUID for path in slices
+        }
+        assert seg.pixel_array.sum() == sitk.GetArrayFromImage(own).sum()
+
+        label = tmp_path / "mask.nii.gz"
+        submit(server, image, label)
+        (stored,) = (study / "labels" / "final").glob("*.dcm")
+        assert pydicom.dcmread(stored).Modality == "SEG"
+        assert requests.post(f"{server.url}/activelearning/random", json={}).json() == {}, "it has its label"
+        upload = infer(server, upload=volume, output="dicom_seg")
+        assert upload.status_code == 422, upload.text
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sdseg_monai.io import volume_suffix
 from sdseg_monai.label.datastores import open_datastore
 from sdseg_monai.label.infer import SegmentTask
 from sdseg_monai.label.models import open_models
+from sdseg_monai.label.options import read_option
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
 from sdseg_monai.label.train import FineTuneTask
 
@@ -50,6 +52,11 @@ class SDSegApp(MONAILabelApp):
             version=__version__,
         )
 
+    def info(self) -> dict[str, Any]:
+        """Return what clients show; viewers take empty statistics for a training that is done."""
+        info = super().info()
+        return {**info, "train_stats": {name: stats for name, stats in info["train_stats"].items() if stats}}
+
     def init_datastore(self) -> Datastore:
         """Open the studies."""
         return open_datastore(self.studies, self.models.values(), self.work_dir / "cache")
@@ -66,7 +73,7 @@ class SDSegApp(MONAILabelApp):
     def init_strategies(self) -> dict[str, Any]:
         """Return random choice, and the highest score of each scoring method."""
         highest = {name: HighestScore(name, method.description) for name, method in self.init_scoring_methods().items()}
-        return {"random": Random(), **highest}
+        return {"random": RandomChoice(), **highest}
 
     def init_scoring_methods(self) -> dict[str, DisagreementScoring]:
         """Return each signal of each bundle."""
@@ -89,6 +96,7 @@ class SDSegApp(MONAILabelApp):
         model, image = request.get("model"), request.get("image")
         if model not in self.models:
             raise InputError(f"model {model!r}: expected one of {', '.join(self.models)}")
+        request = {**request, "device": read_option(request, "device")}  # MONAI Label wants no list
         if image in (datastore or self.datastore()).list_images():
             return super().infer(request, datastore)
         if not isinstance(image, str) or not self._is_uploaded(image):
@@ -97,7 +105,10 @@ class SDSegApp(MONAILabelApp):
             # start noise may be keyed by the file's name, and that of an upload is random
             link = Path(folder, "upload" + volume_suffix(Path(image)))
             link.symlink_to(image)
-            return super().infer({**request, "image": str(link)}, datastore)
+            try:
+                return super().infer({**request, "image": str(link)}, datastore)
+            except InputError as error:
+                raise InputError(str(error).replace(str(link), "upload")) from error
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
         """Start the scoring of that name, or each that has something to do and is not under way.
@@ -112,27 +123,61 @@ class SDSegApp(MONAILabelApp):
         due = [name for name, task in self._scoring_methods.items() if task.due(self.datastore())]
         return {name: super(SDSegApp, self).async_scoring(name, params) for name in due}
 
-    def check_training(self, model: str, params: Mapping[str, Any]) -> None:
-        """Refuse a training that could not start.
-
-        Raises:
-            InputError: there is no such model, or an option cannot be used.
-        """
-        if model not in self._trainers:
-            raise InputError(f"model {model!r}: expected one of {', '.join(self._trainers)}")
-        self._trainers[model].read_options(params)
+    def task_names(self) -> dict[str, Sequence[str]]:
+        """Return what may follow the first part of a URL that names a task."""
+        return {
+            "infer": list(self._infers),
+            "batch": list(self._infers),
+            "train": list(self._trainers),
+            "scoring": list(self._scoring_methods),
+            "activelearning": list(self._strategies),
+        }
 
     def _is_uploaded(self, image: str) -> bool:
         path = Path(image).resolve()
         sessions = self.sessions()
         folders = [Path(tempfile.gettempdir()), *([] if sessions is None else [Path(sessions.store_path)])]
-        return path.is_file() and any(path.is_relative_to(folder.resolve()) for folder in folders)
+        return (
+            Path(image).is_absolute()
+            and path.is_file()
+            and any(path.is_relative_to(folder.resolve()) for folder in folders)
+        )
+
+
+class RandomChoice(Random):
+    """MONAI Label's random choice fails where each image was served within this second, such as the only one twice."""
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Return ``id`` and ``weight`` of an image without a label, sooner one that was not served for long."""
+        try:
+            return super().__call__(request, datastore)
+        except ValueError:
+            return {"id": random.choice(datastore.get_unlabeled_images()), "weight": 0}
 
 
 class BatchInfer(BatchInferTask):
-    """MONAI Label's batch inference divides by the number of GPUs, also where there is none."""
+    """MONAI Label's batch inference divides by the number of GPUs, even of none, and stops at a bad image."""
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
-        """Segment the images that ``request`` names; its ``device`` is used where there is no GPU."""
+        """Segment the images that ``request`` names; its ``device`` is used where there is no GPU.
+
+        Returns:
+            What ``infer`` returns for each image, or under ``error`` why it could not be segmented.
+
+        Raises:
+            InputError: none could.
+        """
+
+        def infer_or_log(image_request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+            try:
+                return infer(image_request, datastore)
+            except InputError as error:
+                logger.warning("%s: not segmented (%s)", image_request["image"], error)
+                return {"error": str(error)}
+
         device = {} if torch.cuda.is_available() else {"multi_gpu": False}
-        return super().__call__({**request, **device}, datastore, infer)
+        results = super().__call__({**request, **device}, datastore, infer_or_log)
+        errors = [result["error"] for result in results.values() if "error" in result]
+        if errors and len(errors) == len(results):
+            raise InputError(f"none of {len(errors)} images could be segmented, the first: {errors[0]}")
+        return results

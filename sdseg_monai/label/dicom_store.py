@@ -161,10 +161,20 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             raise InputError(f"final labels of this server are DICOM SEGs, remove them at {self.name()}")
         super().remove_label(label_id, label_tag)
 
+    def make_seg(self, image_id: str, mask: Path, label_info: object) -> Path:
+        """Return a DICOM SEG of a mask of an image, see :func:`write_seg`; it is the caller's to remove.
+
+        Raises:
+            InputError: there is no such image, the mask is empty, ``label_info`` is no list of objects, or dcmqi cannot
+                convert the mask.
+        """
+        if not self.get_image_uri(image_id):
+            raise InputError(f"{image_id!r}: there is no such series here that a DICOM SEG could refer to")
+        return write_seg(mask, Path(self._datastore.image_path()) / image_id, label_info, self._models)
+
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
         if tag == DefaultLabelTag.FINAL:
-            slices = Path(self._datastore.image_path()) / image_id
-            seg = write_seg(path, slices, info.get("label_info"), self._models)
+            seg = self.make_seg(image_id, path, info.get("label_info"))
             try:
                 dataset = pydicom.dcmread(seg)
                 with self._server():

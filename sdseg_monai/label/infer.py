@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list, name_to_device
+from monailabel.utils.others.generic import device_list
 
 from sdseg_monai.bundle import Segmenter
-from sdseg_monai.io import volume_suffix
+from sdseg_monai.io import volume_suffix, write_volume
 from sdseg_monai.label.models import ServedModel
-from sdseg_monai.label.options import WEIGHTS, choice, whole_number
+from sdseg_monai.label.options import WEIGHTS, read_option
 
 logger = logging.getLogger(__name__)
 
 DIMENSION = 3  # of what is segmented; the network sees slices
-LARGEST_SEED = 2**63 - 1
-LARGEST_BATCH = 1024
 
 
 class SegmentTask(InferTask):
@@ -51,7 +49,8 @@ class SegmentTask(InferTask):
 
         Args:
             request: ``device``, ``seed``, ``batch_size``, ``weights`` (``original``: not the fine-tuned ones) as in the
-                panel, empty for the bundle's; ``result_extension`` is that of the mask's file, else the image's.
+                panel, empty for the bundle's; ``result_extension`` is that of the mask's file, else the image's;
+                ``result_compress`` false for a raw NRRD, which is all that OHIF can read.
 
         Returns:
             The mask's file, which is the caller's to remove, and the names, colours and seconds.
@@ -61,13 +60,14 @@ class SegmentTask(InferTask):
         """
         start = time.monotonic()
         image = Path(request["image"])
-        suffix = str(request.get("result_extension") or volume_suffix(image))
+        suffix = read_option(request, "result_extension") or volume_suffix(image)
+        compress = read_option(request, "result_compress") is not False
         segmenter = self._ready(request)
         loaded = time.monotonic()
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             mask = Path(file.name)
         try:
-            segmenter.segment_file(image, mask)
+            write_volume(mask, segmenter.segment(image).mask, image, compress=compress)
         except BaseException:
             mask.unlink(missing_ok=True)
             raise
@@ -82,14 +82,12 @@ class SegmentTask(InferTask):
         }
 
     def _ready(self, request: Mapping[str, Any]) -> Segmenter:
-        weights = self.model.chosen_weights(choice(request, "weights", WEIGHTS))
-        seed = whole_number(request, "seed", 0, LARGEST_SEED)
-        batch_size = whole_number(request, "batch_size", 1, LARGEST_BATCH)
-        device = name_to_device(request.get("device"))
+        weights = self.model.chosen_weights(read_option(request, "weights"))
+        device = read_option(request, "device")
         wanted = (device, weights, weights.stat().st_mtime_ns)
         if self._segmenter is None or wanted != self._built_for:
             self._segmenter = None  # before the new one takes memory
             self._segmenter = Segmenter(self.model.root, device=device, weights=weights)
             self._built_for = wanted
-        self._segmenter.configure(seed=seed, batch_size=batch_size)
+        self._segmenter.configure(seed=read_option(request, "seed"), batch_size=read_option(request, "batch_size"))
         return self._segmenter

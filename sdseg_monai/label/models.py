@@ -103,7 +103,7 @@ class ServedModel:
         starts_from_noise = network["_target_"].endswith(".SDSeg") and network.get("start_noise", "shared") != "zeros"
         return [signal for signal in SIGNALS if signal != "seeds" or starts_from_noise]
 
-    def chosen_weights(self, choice: str) -> Path:
+    def chosen_weights(self, choice: str | None) -> Path:
         """Return the weights in service, or the bundle's for the choice ``original``.
 
         Raises:

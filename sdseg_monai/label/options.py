@@ -2,53 +2,150 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import torch
+from monailabel.utils.others.generic import name_to_device
+
 from sdseg_monai.errors import InputError
+from sdseg_monai.io import VOLUME_SUFFIXES
+from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
 
 WEIGHTS = ("latest", "original")  # in service; those that came with the bundle
+LARGEST_SEED = 2**63 - 1
+LARGEST_BATCH = 32  # 170 MB a slice of the full-size network; more is no faster
+LARGEST_EPOCHS = 100_000
+# what the URL says, or the server: from a body they would override it. MONAI Label runs Python files in bundle_path
+RESERVED = {"bundle_path", "description", "image", "label", "method", "model", "session", "strategy", "timeout"}
 
 
-def whole_number(request: Mapping[str, Any], name: str, lowest: int, highest: int) -> int | None:
-    """Return a whole number, None where the option is empty.
-
-    Raises:
-        InputError: it is none, or out of range.
-    """
-    number = real_number(request, name, lowest, highest)
-    if number is not None and number != int(number):
-        raise InputError(f"{name}={number}: expected a whole number")
-    return None if number is None else int(str(request[name]).removesuffix(".0"))
-
-
-def real_number(request: Mapping[str, Any], name: str, lowest: float, highest: float) -> float | None:
-    """Return a number, None where the option is empty.
+def read_option(request: Mapping[str, Any], name: str) -> Any:
+    """Return one of :data:`OPTIONS` as its type, None where it is empty.
 
     Raises:
-        InputError: it is none, or out of range.
+        InputError: it cannot be used.
     """
     value = request.get(name)
-    if value is None or value == "":
+    if value is None or value in ("", []):
         return None
     try:
-        number = float(str(value))
+        return OPTIONS[name](value)
     except ValueError as error:
-        raise InputError(f"{name}={value!r}: expected a number") from error
-    if not lowest <= number <= highest or math.isnan(number):
-        raise InputError(f"{name}={value}: expected {lowest} to {highest}")
+        raise InputError(f"{name}={value!r}: expected {error}") from error
+
+
+def check_options(options: object, tasks: Collection[str] = ()) -> None:
+    """Refuse options of a task, or of several by the names of ``tasks``, that none could use.
+
+    Raises:
+        InputError: they are no object, one cannot be used, or one is not for clients to set.
+    """
+    if not isinstance(options, Mapping):
+        raise InputError(f"options {options!r}: expected an object with names and values")
+    for name, value in options.items():
+        if name in RESERVED:
+            raise InputError(f"{name}={value!r}: expected no such option, it is not for clients to set")
+        if name in OPTIONS:
+            read_option(options, name)
+        elif name in tasks:
+            check_options(value)
+
+
+def _whole(lowest: int, highest: int) -> Callable[[Any], int]:
+    def read(value: object) -> int:
+        number = _decimal(value)
+        if not lowest <= number <= highest or number != int(number):  # NaN is in no range
+            raise ValueError(f"a whole number from {lowest} to {highest}")
+        return int(number)
+
+    return read
+
+
+def _real(lowest: float, highest: float) -> Callable[[Any], float]:
+    def read(value: object) -> float:
+        number = _decimal(value)
+        if not lowest <= number <= highest:
+            raise ValueError(f"a number from {lowest} to {highest}")
+        return float(number)
+
+    return read
+
+
+def _decimal(value: object) -> Decimal:
+    """Return a number with all its digits, which a float would lose."""
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation as error:
+        raise ValueError("a number") from error
+    if number.is_nan():
+        raise ValueError("a number")
     return number
 
 
-def choice(request: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
-    """Return one of ``choices``, the first where the option is empty.
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        chosen = value[0] if isinstance(value, list) else value
+        if chosen not in choices:
+            raise ValueError(" or ".join(choices))
+        return chosen
 
-    Raises:
-        InputError: it is none of them.
-    """
-    value = request.get(name) or choices[0]
-    value = value[0] if isinstance(value, list) else value
-    if value not in choices:
-        raise InputError(f"{name}={value!r}: expected {' or '.join(choices)}")
+    return read
+
+
+def _device(value: Any) -> str:
+    name = value[0] if isinstance(value, list) else value
+    if not isinstance(name, str):
+        raise ValueError("a device's name")
+    device = name_to_device(name)  # of a GPU, as the panel shows it
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise ValueError("cpu, or cuda where there is some") from error
+    return device
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not is_plain_name(value):
+        raise ValueError(PLAIN_NAME)
     return value
+
+
+def _exactly(kind: type, meaning: str) -> Callable[[Any], Any]:
+    """For options that only MONAI Label's code reads, which takes no text for a number."""
+
+    def read(value: object) -> object:
+        if type(value) is not kind:
+            raise ValueError(meaning)
+        return value
+
+    return read
+
+
+def _names(value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError("a list of images")
+    return [_name(image) for image in value]
+
+
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "batch_size": _whole(1, LARGEST_BATCH),
+    "device": _device,
+    "learning_rate": _real(1e-12, 1.0),
+    "max_epochs": _whole(1, LARGEST_EPOCHS),
+    "result_compress": _exactly(bool, "true or false"),
+    "result_extension": _choice(*VOLUME_SUFFIXES),
+    "seed": _whole(0, LARGEST_SEED),
+    "val_split": _real(0.01, 0.99),
+    "weights": _choice(*WEIGHTS),
+    # of MONAI Label
+    "client_id": _exactly(str, "a text"),
+    "gpus": _exactly(str, "numbers with commas between"),
+    "images": _names,
+    "label_tag": _name,
+    "max_batch_size": _exactly(int, "a whole number"),
+    "max_workers": _exactly(int, "a whole number"),
+    "multi_gpu": _exactly(bool, "true or false"),
+    "save_label": _exactly(bool, "true or false"),
+}

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any
 
 import monailabel.app
-from fastapi import BackgroundTasks, Depends, FastAPI, File, Form, Request, UploadFile
-from fastapi.responses import JSONResponse, Response
+import requests
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    info,
+    login,
+    logs,
+    ohif,
+    proxy,
+    scoring,
+    session,
+)
+from monailabel.endpoints import train as training
 from monailabel.endpoints.infer import ResultType, run_inference
-from monailabel.endpoints.train import run_model
-from monailabel.endpoints.user.auth import RBAC
+from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from monailabel.utils.others.generic import remove_file
+from starlette.exceptions import HTTPException
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.label.guard import Guard
+from sdseg_monai.io import volume_stem
+from sdseg_monai.label.checks import check_proxy, check_request, parse_object
+from sdseg_monai.label.guard import Guard, refuse
 
-logger = logging.getLogger(__name__)
-
-MAX_BYTES = 2 << 30  # of a request's body
-ERRORS = {  # what MONAI Label leaves to become a 500
+MAX_FORM = 2 << 30  # bytes
+MAX_BODY = 16 << 20
+FORM_LIMITS = {"max_files": 1, "max_fields": 16}  # fields are held in memory
+MAX_WAITING = 32  # inferences; each holds one of the server's 40 threads
+STATUS: dict[type[Exception], int] = {  # of what would become a 500 with a traceback
     InputError: 422,
-    json.JSONDecodeError: 400,
     ImageNotFoundException: 404,
     LabelNotFoundException: 404,
     MONAILabelException: 400,
+    FileNotFoundError: 404,
+    requests.RequestException: 502,
 }
 
-stock = monailabel.app.app
-app = FastAPI(lifespan=stock.router.lifespan_context, openapi_url=None)
+waiting = threading.BoundedSemaphore(MAX_WAITING)
+ours = APIRouter()
 
 
-@app.post("/infer/{model}", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))])
+@ours.post("/infer/{model}", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))])
 def infer(
     background_tasks: BackgroundTasks,
     model: str,
@@ -44,41 +66,103 @@ def infer(
     session_id: str = "",
     params: Annotated[str, Form()] = "{}",
     file: Annotated[UploadFile | None, File()] = None,
-    label: Annotated[UploadFile | None, File()] = None,
-    output: ResultType | None = None,
+    output: ResultType = ResultType.all,
 ) -> Response:
-    """Run MONAI Label's inference in a thread: a server that segments still answers."""
-    if not isinstance(json.loads(params or "{}"), dict):
-        raise InputError(f"params {params[:80]!r}: expected a JSON object")
+    """Run MONAI Label's inference, unless too many others wait for it; a DICOM SEG is made as that of a label is."""
     if not (image or session_id or file):
         raise InputError("no image, session_id or file: expected one of them")
-    return run_inference(background_tasks, model, image, session_id, params, file, label, output)
+    if not waiting.acquire(blocking=False):
+        raise HTTPException(429, f"{MAX_WAITING} inferences are waiting already, try again later")
+    try:
+        as_seg = output == ResultType.dicom_seg
+        kind = ResultType.image if as_seg else output
+        response = run_inference(background_tasks, model, image, session_id, params, file, None, kind)
+        if not as_seg:
+            return response
+        seg = app_instance().datastore().make_seg(image, Path(response.path), parse_object(params).get("label_info"))
+        background_tasks.add_task(remove_file, str(seg))
+        return FileResponse(seg, media_type="application/dicom", filename=f"{image}.dcm")
+    finally:
+        waiting.release()
 
 
-@app.post("/train/{model}", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))])
-def train(
-    model: str, params: dict[str, Any] | None = None, run_sync: bool = False, enqueue: bool = False
-) -> dict[str, Any]:
-    """Start a training as MONAI Label does, and refuse at once what could only fail later."""
-    app_instance().check_training(model, params or {})
-    return run_model(model, params, run_sync, enqueue)
+@ours.put("/datastore/")
+@ours.put("/datastore/image")
+def add_image(
+    background_tasks: BackgroundTasks,
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))],
+    file: UploadFile,
+    image: str = "",
+    params: Annotated[str, Form()] = "{}",
+) -> dict[str, str]:
+    """Add an image, by its file's name if no other is given: MONAI Label would make ``scan`` of ``scan.1.nii.gz``."""
+    image = image or volume_stem(Path(file.filename or ""))
+    return datastore.add_image(background_tasks, image, params, file, user.username)
 
 
-def _answer(status: int) -> Callable[[Request, Exception], Response]:
-    def answer(request: Request, error: Exception) -> Response:
-        reason = str(getattr(error, "msg", "") or error)
-        logger.warning("refused %s %s: %s", request.method, request.url.path, reason)
-        return JSONResponse({"detail": reason}, status)
+@ours.get("/datastore/dataset", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))])
+def download_dataset(background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
+    """Send the labelled images and their labels; MONAI Label would leave the archive on its disk."""
+    response = datastore.download_dataset(limit_cases)
+    background_tasks.add_task(remove_file, response.path)
+    return response
 
-    return answer
+
+def _in_threads(stock: Any) -> APIRouter:
+    """Return routes that do in a thread what MONAI Label does in the event loop, where all others have to wait."""
+    router = APIRouter()
+    for route in stock.routes:
+        options = {name: getattr(route, name) for name in ("name", "methods", "summary", "tags", "include_in_schema")}
+        router.add_api_route(route.path, _in_thread(route.endpoint), **options)
+    return router
 
 
-app.mount("/", stock)
-for application in (app, stock):
-    for error, status in ERRORS.items():
-        application.add_exception_handler(error, _answer(status))
-app.add_middleware(Guard, max_bytes=MAX_BYTES)
-# a page that a name of its own leads here must not read patients' images
+def _in_thread(endpoint: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    def run(**arguments: Any) -> Any:
+        return asyncio.run(endpoint(**arguments))
+
+    run.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+    return run
+
+
+def _answer(status: int) -> Callable[[Request, Any], Response]:
+    return lambda request, error: refuse(request.scope, status, str(getattr(error, "msg", error)))
+
+
+def _answer_http(request: Request, error: Any) -> Response:
+    status = 422 if error.status_code == 500 else error.status_code  # MONAI Label says 500 to a client's mistakes too
+    return refuse(request.scope, status, str(error.detail))
+
+
+def _answer_invalid(request: Request, error: Any) -> Response:
+    reasons = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+    return refuse(request.scope, 422, "; ".join(reasons))
+
+
+app = FastAPI(
+    title=settings.MONAI_LABEL_PROJECT_NAME,
+    lifespan=monailabel.app.lifespan,
+    docs_url="/",
+    redoc_url="/docs",
+    form_limits=FORM_LIMITS,
+)
+checked = [Depends(check_request)]
+app.include_router(ours, dependencies=checked)
+# not those of model files, which anyone could replace, of whole-slide images, and /reload, which keeps the old app
+for module in (info, batch_infer, training, activelearning, scoring, datastore, logs, ohif, session):
+    app.include_router(_in_threads(module.router), dependencies=checked)
+app.include_router(_in_threads(proxy.router), dependencies=[Depends(check_proxy)])
+if settings.MONAI_LABEL_AUTH_ENABLE:
+    app.include_router(login.router, dependencies=checked)
+app.add_api_route("/favicon.ico", monailabel.app.favicon, include_in_schema=False)
+app.mount("/static", StaticFiles(directory=monailabel.app.static_dir))
+for kind, status in STATUS.items():
+    app.add_exception_handler(kind, _answer(status))
+app.add_exception_handler(HTTPException, _answer_http)
+app.add_exception_handler(RequestValidationError, _answer_invalid)
 app.add_middleware(
-    TrustedHostMiddleware, allowed_hosts=settings.MONAI_LABEL_APP_CONF.get("hosts", "127.0.0.1,localhost").split(",")
+    Guard,
+    hosts=settings.MONAI_LABEL_APP_CONF.get("hosts", "127.0.0.1,localhost").split(","),
+    max_form=MAX_FORM,
+    max_body=MAX_BODY,
 )

@@ -41,8 +41,10 @@ def prepare_server(
             "MONAI Label is not installed here; it has an environment of its own: make label-env, then "
             ".venv-label/bin/sdseg label"
         )
-    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
-        raise InputError(f"{studies}: no such folder, expected one of volumes or DICOM files, or a DICOMweb URL")
+    if not studies.startswith(("http://", "https://")) and not (studies and Path(studies).is_dir()):
+        raise InputError(
+            f"{studies or 'no studies'}: no such folder, expected one of volumes or DICOM files, or a DICOMweb URL"
+        )
     check_folder(work_dir)
     listener = _listen(host, port)
     try:
@@ -99,6 +101,8 @@ def _stop_background_tasks() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not host:  # to the operating system that is every network
+        raise InputError("no --host, expected an address, such as 127.0.0.1")
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

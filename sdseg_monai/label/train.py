@@ -20,13 +20,12 @@ from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import volume_stem, write_atomically
 from sdseg_monai.label.models import ServedModel
-from sdseg_monai.label.options import WEIGHTS, choice, real_number, whole_number
+from sdseg_monai.label.options import WEIGHTS, read_option
 from sdseg_monai.random import seed_from
 
 logger = logging.getLogger(__name__)
 
 MAX_EPOCHS = 10
-LARGEST_EPOCHS = 100_000
 VAL_SPLIT = 0.2
 LEARNING_RATE_FACTOR = 0.1  # of the bundle's learning rate, which is for a random start
 WARMUP_FRACTION = 0.1  # of all steps
@@ -134,11 +133,11 @@ class FineTuneTask(TrainTask):
             InputError: one cannot be used.
         """
         return TrainOptions(
-            device=name_to_device(request.get("device")),
-            epochs=whole_number(request, "max_epochs", 1, LARGEST_EPOCHS) or MAX_EPOCHS,
-            val_split=real_number(request, "val_split", 0.01, 0.99) or VAL_SPLIT,
-            learning_rate=real_number(request, "learning_rate", 1e-12, 1.0) or self._learning_rate(),
-            weights=self.model.chosen_weights(choice(request, "weights", WEIGHTS)),
+            device=read_option(request, "device") or name_to_device(None),
+            epochs=read_option(request, "max_epochs") or MAX_EPOCHS,
+            val_split=read_option(request, "val_split") or VAL_SPLIT,
+            learning_rate=read_option(request, "learning_rate") or self._learning_rate(),
+            weights=self.model.chosen_weights(read_option(request, "weights")),
         )
 
     def _put_into_service(self, weights: Path, stats: dict[str, Any]) -> None:

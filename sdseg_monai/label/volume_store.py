@@ -104,6 +104,14 @@ class VolumeDatastore(LocalDatastore):
             self._store_label(image_id, path, label_tag, _fields(label_info))
         return image_id
 
+    def make_seg(self, image_id: str, mask: Path, label_info: object) -> Path:
+        """Refuse: there are no slices that a DICOM SEG could refer to.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("images here are volumes, not DICOM series: a mask of one cannot become a DICOM SEG")
+
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add to what is known of an image.
 
