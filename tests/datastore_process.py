@@ -60,10 +60,9 @@ def serve() -> None:
     from monailabel.config import settings
 
     from sdseg_monai.errors import InputError
-    from sdseg_monai.label import dicom_folder
-    from sdseg_monai.label.datastores import open_datastore
-    from sdseg_monai.label.dicom_seg import describe_segments
     from sdseg_monai.label.models import Segment, ServedModel
+    from sdseg_monai.label.stores import dicom_folder, open_datastore
+    from sdseg_monai.label.stores.dicom_seg import describe_segments
 
     dicom_folder.SCAN_SECONDS = 0  # tests do not wait
     answers = os.fdopen(os.dup(1), "w")

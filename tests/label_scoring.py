@@ -19,7 +19,7 @@ from sdseg_monai.disagreement import measure_disagreement
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
-from sdseg_monai.label.volume_store import VolumeDatastore
+from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 DAY = 24 * 60 * 60
 CHANGES = 25  # of each of two processes

@@ -259,6 +259,13 @@ def test_contents_of_files(client, route, content):
     client.check_refused(requests_of[route], 422, reason)
 
 
+def test_an_upload_is_no_series(client):
+    volume = ("x.nii.gz", client.volume)
+    client.check_refused(
+        lambda c: c.infer(file=volume, image=OTHER, output="dicom_seg"), 422, "an image of the studies"
+    )
+
+
 def test_files_outside_the_upload_are_not_read(client):
     nrrd = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: /etc/passwd\n\n"
     client.check_refused(lambda c: c.infer(file=("x.nrrd", nrrd)), 422, "upload: its voxels lie in another file")
@@ -317,7 +324,8 @@ UNKNOWN = [
     ("POST", f"/infer/{MODEL}?image=nothing", 422, "no such image"),
     ("POST", f"/infer/{MODEL}?session_id=nothing", 422, "no such image"),
     ("POST", f"/infer/{MODEL}", 422, "no image, session_id or file"),
-    ("POST", f"/infer/{MODEL}?image={CASE}&output=dicom_seg", 422, "query.output"),
+    ("POST", f"/infer/{MODEL}?image={CASE}&output=dicom_seg", 422, "cannot become a DICOM SEG"),
+    ("POST", f"/infer/{MODEL}?image={CASE}&output=evil", 422, "query.output"),
     ("GET", "/datastore/?output=evil", 422, "query.output"),
     ("GET", "/datastore/dataset?limit_cases=x", 422, "query.limit_cases"),
     ("DELETE", "/datastore/image", 422, "query.id: Field required"),

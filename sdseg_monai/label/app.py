@@ -19,11 +19,11 @@ from monailabel.utils.async_tasks.utils import processes
 from sdseg_monai import __version__
 from sdseg_monai.errors import InputError, report_input_errors
 from sdseg_monai.io import volume_suffix
-from sdseg_monai.label.datastores import open_datastore
 from sdseg_monai.label.infer import SegmentTask
 from sdseg_monai.label.models import open_models
 from sdseg_monai.label.options import read_option
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
+from sdseg_monai.label.stores import open_datastore
 from sdseg_monai.label.train import FineTuneTask
 
 logger = logging.getLogger(__name__)

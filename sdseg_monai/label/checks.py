@@ -16,7 +16,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES
 from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
 from sdseg_monai.label.options import check_options
-from sdseg_monai.label.volume_store import BINARY_SUFFIX
+from sdseg_monai.label.stores.volumes import BINARY_SUFFIX
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_OPTIONS = 16 << 10  # bytes; they become one argument of a process, twice and escaped: Linux takes 128 KiB

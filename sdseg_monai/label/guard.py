@@ -31,7 +31,7 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {  # of the query: 
     **dict.fromkeys(("image", "label", "id", "tag", "session_id"), (is_plain_name, PLAIN_NAME)),
     "check_sum": (re.compile(r"((SHA256|SHA512|MD5):)?[0-9A-Fa-f]+").fullmatch, "SHA256:, SHA512: or MD5: and digits"),
     "lines": (re.compile(r"-?\d{1,9}").fullmatch, "a number of at most nine digits"),
-    "run_sync": (_is_off, "false: the server would not answer meanwhile; GET says how far a task is"),
+    "run_sync": (_is_off, "false: such a task could not be stopped; GET says how far one is"),
     "uncompress": (_is_off, "false: archives are not unpacked here, send the volume"),
 }
 

@@ -18,7 +18,7 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_BATCH = 32  # 170 MB a slice of the full-size network; more is no faster
 LARGEST_EPOCHS = 100_000
 # what the URL says, or the server: from a body they would override it. MONAI Label runs Python files in bundle_path
-RESERVED = {"bundle_path", "description", "image", "label", "method", "model", "session", "strategy", "timeout"}
+RESERVED = {"bundle_path", "image", "label", "method", "model", "session", "strategy", "timeout"}
 
 
 def read_option(request: Mapping[str, Any], name: str) -> Any:
@@ -56,7 +56,7 @@ def check_options(options: object, tasks: Collection[str] = ()) -> None:
 def _whole(lowest: int, highest: int) -> Callable[[Any], int]:
     def read(value: object) -> int:
         number = _decimal(value)
-        if not lowest <= number <= highest or number != int(number):  # NaN is in no range
+        if not lowest <= number <= highest or number != int(number):
             raise ValueError(f"a whole number from {lowest} to {highest}")
         return int(number)
 

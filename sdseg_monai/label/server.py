@@ -71,15 +71,18 @@ def infer(
     """Run MONAI Label's inference, unless too many others wait for it; a DICOM SEG is made as that of a label is."""
     if not (image or session_id or file):
         raise InputError("no image, session_id or file: expected one of them")
+    as_seg = output == ResultType.dicom_seg
+    if as_seg and (session_id or file):  # its mask lies elsewhere than the series' slices
+        raise InputError("output=dicom_seg: expected an image of the studies, a DICOM SEG refers to its slices")
     if not waiting.acquire(blocking=False):
         raise HTTPException(429, f"{MAX_WAITING} inferences are waiting already, try again later")
     try:
-        as_seg = output == ResultType.dicom_seg
         kind = ResultType.image if as_seg else output
         response = run_inference(background_tasks, model, image, session_id, params, file, None, kind)
         if not as_seg:
             return response
-        seg = app_instance().datastore().make_seg(image, Path(response.path), parse_object(params).get("label_info"))
+        label_info = parse_object(params or "{}").get("label_info")
+        seg = app_instance().datastore().make_seg(image, Path(response.path), label_info)
         background_tasks.add_task(remove_file, str(seg))
         return FileResponse(seg, media_type="application/dicom", filename=f"{image}.dcm")
     finally:

@@ -22,9 +22,9 @@ from pydicom.dataset import Dataset
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_folder
-from sdseg_monai.label.dicom_seg import Segments, read_seg, write_seg
-from sdseg_monai.label.dicom_series import read_series
-from sdseg_monai.label.volume_store import VolumeDatastore
+from sdseg_monai.label.stores.dicom_seg import Segments, read_seg, write_seg
+from sdseg_monai.label.stores.dicom_series import read_series
+from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from monailabel.datastore.dicom import DICOMwebClientX
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES
-from sdseg_monai.label.dicom_folder import DicomFolder
-from sdseg_monai.label.dicom_seg import PROGRAM
-from sdseg_monai.label.dicom_store import DicomDatastore
 from sdseg_monai.label.models import ServedModel
-from sdseg_monai.label.volume_store import VolumeDatastore
+from sdseg_monai.label.stores.dicom import DicomDatastore
+from sdseg_monai.label.stores.dicom_folder import DicomFolder
+from sdseg_monai.label.stores.dicom_seg import PROGRAM
+from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 logger = logging.getLogger(__name__)
 
