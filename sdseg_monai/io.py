@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import SimpleITK as sitk
 from safetensors import SafetensorError
 
@@ -25,6 +26,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 LARGEST_INTENSITY = 1e30  # beyond, float32 cannot scale them
+PEAK_BYTES = 18  # a voxel, measured while a volume is segmented
 GZIP_BEST_RATIO = 1032  # deflate cannot shrink more than this
 NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # first bytes of the voxels: header and extension flag lie before
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
@@ -296,8 +298,9 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise InputError(f"{path}: shape {tuple(shape)} has an empty axis, expected at least one voxel along each")
     if dtype.fields is not None or dtype.kind == "c":
         raise InputError(f"{path}: voxels of type {dtype}, expected one real number each")
-    claimed = math.prod(int(n) for n in shape) * dtype.itemsize
-    if claimed > path.stat().st_size * GZIP_BEST_RATIO:
+    voxels = math.prod(int(n) for n in shape)
+    fits_file = voxels * dtype.itemsize <= path.stat().st_size * GZIP_BEST_RATIO
+    if not fits_file or voxels * PEAK_BYTES > psutil.virtual_memory().total:
         raise _too_large(path, shape)
 
 

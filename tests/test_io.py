@@ -1,17 +1,27 @@
 import gzip
+import os
 import resource
 import signal
 import struct
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdseg_monai.errors import InputError, find_input_error
-from sdseg_monai.io import check_folder, check_same_grid, list_volumes, read_volume, write_atomically, write_volume
+from sdseg_monai.io import (
+    PEAK_BYTES,
+    check_folder,
+    check_same_grid,
+    list_volumes,
+    read_volume,
+    write_atomically,
+    write_volume,
+)
 from tests.conftest import OBLIQUE, write_case
 
 
@@ -39,6 +49,10 @@ def bad_files(folder):
     yield folder / "huge.nii.gz", "30000 x 30000 x 30000"
     (folder / "huge.nii").write_bytes(bytes(header))
     yield folder / "huge.nii", "30000 x 30000 x 30000"
+    edge = int((psutil.virtual_memory().total / PEAK_BYTES) ** (1 / 3)) + 1  # as many zeros would pack well enough
+    struct.pack_into("<4h", header, 40, 3, edge, edge, edge)
+    (folder / "bomb.nii.gz").write_bytes(gzip.compress(bytes(header) + os.urandom(edge**3 // 100)))
+    yield folder / "bomb.nii.gz", f"{edge} x {edge} x {edge} voxels"
     nan = np.zeros((4, 4, 4), np.float32)
     nan[0, 0, 0], nan[1, 1, 1] = np.nan, np.inf
     yield save("nan.nii.gz", nan), "2 of 64 voxels are NaN"
@@ -86,7 +100,7 @@ def test_every_bad_file_is_refused_with_its_name_and_what_was_found(tmp_path):
             read_volume(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
         seen += 1
-    assert seen == 23
+    assert seen == 24
 
 
 @settings(deadline=None, max_examples=20)

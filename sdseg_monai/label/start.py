@@ -41,10 +41,13 @@ def prepare_server(
             "MONAI Label is not installed here; it has an environment of its own: make label-env, then "
             ".venv-label/bin/sdseg label"
         )
-    if not studies.startswith(("http://", "https://")) and not (studies and Path(studies).is_dir()):
-        raise InputError(
-            f"{studies or 'no studies'}: no such folder, expected one of volumes or DICOM files, or a DICOMweb URL"
-        )
+    if not studies.startswith(("http://", "https://")):
+        if not (studies and Path(studies).is_dir()):
+            raise InputError(
+                f"{studies or 'no studies'}: no such folder, expected one of volumes or DICOM files, or a DICOMweb URL"
+            )
+        studies = str(Path(studies).resolve())
+    work_dir = work_dir.resolve()
     check_folder(work_dir)
     listener = _listen(host, port)
     try:

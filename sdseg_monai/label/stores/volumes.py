@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.interfaces.exception import LabelNotFoundException
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import (
@@ -138,7 +139,13 @@ class VolumeDatastore(LocalDatastore):
             self._update_datastore_file(lock=False)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label's file; what is known of it goes at once."""
+        """Remove a label's file; what is known of it goes at once.
+
+        Raises:
+            LabelNotFoundException: there is none.
+        """
+        if not self._datastore.label(label_id, label_tag):
+            raise LabelNotFoundException(f"{label_id!r}: there is no such label of tag {label_tag!r} here")
         super().remove_label(label_id, label_tag)
         self.refresh()
 
