@@ -65,4 +65,4 @@ label-env: .venv-label/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-label sdseg_label build dist *.egg-info demo_output
+	rm -rf .venv .venv-label build dist *.egg-info demo_output

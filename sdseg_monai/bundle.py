@@ -134,7 +134,7 @@ class Segmenter:
     def _build(self, config: Path, root: Path, device: str | None, weights: Path | None) -> None:
         parser = read_config(config, root)
         if device is not None:
-            parser["device"] = _device(device)
+            parser["device"] = checked_device(device)
         missing = [key for key in CONFIG_KEYS if key not in parser]
         if missing:
             raise InputError(f"{config}: no {', '.join(missing)}, expected a bundle of this kind")
@@ -207,7 +207,12 @@ class Segmenter:
         return result
 
 
-def _device(name: str) -> torch.device:
+def checked_device(name: str) -> torch.device:
+    """Return the device of that name, on which a tensor could be made.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -30,8 +31,15 @@ def open_store(studies: Path, auto_reload: bool = False) -> VolumeDatastore:
 
 
 def note(store: VolumeDatastore, image: str, prefix: str) -> None:
+    """Add to what is known of ``image``, again and again, while another image comes and goes."""
+    path = Path(store.get_image_uri(image))
+    other = path.with_name(f"{prefix}.nii.gz")
     for number in range(CHANGES):
         store.update_image_info(image, {f"{prefix}{number}": number})
+        shutil.copyfile(path, other)
+        store.refresh()
+        other.unlink()
+        store.refresh()
 
 
 def two_processes(studies: Path, labels: Path) -> dict[str, object]:

@@ -10,6 +10,7 @@ import torch
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import Segment, ServedModel, open_models
+from sdseg_monai.label.splits import split_cases
 from tests.conftest import ROOT, run_process
 
 NAME = "hippocampus_sdseg"
@@ -81,3 +82,22 @@ def test_command_without_monai_label(tmp_path):
     done = run_process("sdseg", "label", "--studies", str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
     assert "make label-env" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("val_split", [0.01, 0.2, 0.99])
+def test_a_case_keeps_its_side_when_more_are_labelled(val_split):
+    cases = [{"image": f"/studies/case_{n}.nii.gz", "label": f"/labels/case_{n}.nii.gz", "more": n} for n in range(60)]
+    sides = {}
+    for count in range(2, 61):
+        splits = split_cases(cases[:count], val_split)
+        assert splits["training"] and splits["validation"]
+        assert sorted(case["image"] for side in splits.values() for case in side) == sorted(
+            case["image"] for case in cases[:count]
+        )
+        if val_split == 0.2 and count >= 10:
+            for side, members in splits.items():
+                for case in members:
+                    assert sides.setdefault(case["image"], side) == side
+    assert all(case.keys() == {"image", "label"} for case in splits["training"])
+    with pytest.raises(InputError, match="expected at least two"):
+        split_cases(cases[:1], val_split)

@@ -245,8 +245,14 @@ def test_correct_retrain_and_go_on(hippocampus, tmp_path):
 
         in_service = work / "model" / MODEL / "model.pt"
         before = in_service.read_bytes()
+        assert requests.post(f"{server.url}/train/{MODEL}", json={**params, "learning_rate": 1e-12}).ok
+        assert wait_for_training(server)["status"] == "DONE", server.log
+        stats = requests.get(f"{server.url}/info/").json()["train_stats"][MODEL]
+        assert stats["epoch"] == 0 and stats["best_metric"] == stats["start_metric"], "no epoch was better"
+        assert in_service.read_bytes() == before
+        assert not list(in_service.parent.glob("runs/*/checkpoint.pt"))
         assert requests.post(f"{server.url}/train/{MODEL}", json={"max_epochs": 1000}).status_code == 200
-        while len({path.parent for path in (work / "model" / MODEL / "runs").glob("*/logs/events*")}) < 2:
+        while len({path.parent for path in (work / "model" / MODEL / "runs").glob("*/logs/events*")}) < 3:
             assert requests.get(f"{server.url}/train/").json()["status"] in ("SUBMITTED", "RUNNING"), server.log
             time.sleep(0.2)
         assert requests.delete(f"{server.url}/train/").json()["status"] == "STOPPED"

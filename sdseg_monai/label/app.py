@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -118,10 +119,16 @@ class SDSegApp(MONAILabelApp):
         """
         if method:
             return super().async_scoring(method, params)
-        if processes("scoring"):
+        try:
+            if not self._server_mode:  # a training's own process: the server's queue takes what others are before
+                return self._local_request("/scoring/", params, "Scoring")
+            if processes("scoring"):
+                return {}
+            due = [name for name, task in self._scoring_methods.items() if task.due(self.datastore())]
+            return {name: super(SDSegApp, self).async_scoring(name, params) for name in due}
+        except (InputError, requests.RequestException) as error:  # no reason for what asked for it to fail
+            logger.warning("no scoring is started: %s", error)
             return {}
-        due = [name for name, task in self._scoring_methods.items() if task.due(self.datastore())]
-        return {name: super(SDSegApp, self).async_scoring(name, params) for name in due}
 
     def task_names(self) -> dict[str, Sequence[str]]:
         """Return what may follow the first part of a URL that names a task."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import torch
 from monailabel.utils.others.generic import name_to_device
 
+from sdseg_monai.bundle import checked_device
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES
 from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
@@ -100,8 +100,8 @@ def _device(value: Any) -> str:
         raise ValueError("a device's name")
     device = name_to_device(name)  # of a GPU, as the panel shows it
     try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        checked_device(device)
+    except InputError as error:
         raise ValueError("cpu, or cuda where there is some") from error
     return device
 

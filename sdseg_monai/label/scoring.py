@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from monailabel.utils.others.generic import name_to_device
 from sdseg_monai.disagreement import Signal, check_signal, measure_disagreement
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.options import read_option
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class DisagreementScoring(ScoringMethod):
         due = self.due(datastore, weights)
         if not due:
             return {"scored": 0, "failed": 0}
-        segmenter = self.model.segmenter(device=name_to_device(request.get("device")))
+        segmenter = self.model.segmenter(device=read_option(request, "device") or name_to_device(None))
         check_signal(segmenter, self.signal)
         failed = 0
         for number, image in enumerate(due, start=1):
@@ -89,7 +91,7 @@ class HighestScore(Strategy):
     """Serve the unlabelled image with the highest score, those without one after them.
 
     An image that this strategy has served in the last day waits until all others were; then comes the one that was
-    served first.
+    served first. Scores of weights that are no longer in service count until the scoring has come to them.
 
     Args:
         key: of the score in an image's info, as :attr:`DisagreementScoring.key`.
@@ -108,16 +110,22 @@ class HighestScore(Strategy):
             datastore: of the images.
 
         Returns:
-            None where every image has a label.
+            None where every image that can be read has a label.
         """
         images = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
         if not images:
             return None
         served = {image: _served(datastore, image, request["strategy"]) for image in images}
         scores = {image: _stored(datastore, image, self.key).get("score", UNSCORED) for image in images}
-        waiting = [image for image in images if served[image] <= time.time() - SERVED_SECONDS]
-        chosen = max(waiting, key=scores.__getitem__) if waiting else min(images, key=served.__getitem__)
-        return {"id": chosen, "score": None if scores[chosen] == UNSCORED else scores[chosen]}
+        day = time.time() - SERVED_SECONDS
+        for image in sorted(images, key=lambda i: (max(served[i] - day, 0), -scores[i])):
+            try:
+                datastore.get_image_uri(image)
+            except InputError as error:  # a DICOM series may be no volume, which shows when it is fetched
+                logger.warning("%s: not served (%s)", image, error)
+                continue
+            return {"id": image, "score": None if scores[image] == UNSCORED else scores[image]}
+        return None
 
 
 def _stored(datastore: Datastore, image: str, key: str) -> dict[str, Any]:
@@ -130,5 +138,11 @@ def _served(datastore: Datastore, image: str, strategy: str) -> float:
 
 
 def _digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _digest_of(path: Path, mtime_ns: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

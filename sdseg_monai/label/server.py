@@ -51,6 +51,7 @@ STATUS: dict[type[Exception], int] = {  # of what would become a 500 with a trac
     LabelNotFoundException: 404,
     MONAILabelException: 400,
     FileNotFoundError: 404,
+    TimeoutError: 503,  # of an inference that waited too long
     requests.RequestException: 502,
 }
 

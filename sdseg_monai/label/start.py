@@ -15,6 +15,7 @@ from pathlib import Path
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import check_folder
 
+SHUTDOWN_SECONDS = 10  # for the answers under way
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 
@@ -47,6 +48,9 @@ def prepare_server(
                 f"{studies or 'no studies'}: no such folder, expected one of volumes or DICOM files, or a DICOMweb URL"
             )
         studies = str(Path(studies).resolve())
+    for bundle in bundles:
+        if "," in bundle:  # which separates them in MONAI Label's options
+            raise InputError(f"{bundle}: the name of a bundle's folder holds a comma, rename it")
     work_dir = work_dir.resolve()
     check_folder(work_dir)
     listener = _listen(host, port)
@@ -75,7 +79,9 @@ def _server(
     main.start_server_init_settings(main.args_parser().parse_args(arguments))
     app_instance()  # here, where an error of the user's still ends the command
     log_config = init_log_config(None, str(work_dir), "app.log", "INFO")  # a temporary file
-    config = uvicorn.Config("sdseg_monai.label.server:app", log_config=log_config)
+    config = uvicorn.Config(
+        "sdseg_monai.label.server:app", log_config=log_config, timeout_graceful_shutdown=SHUTDOWN_SECONDS
+    )
     Path(log_config).unlink()
     server = uvicorn.Server(config)
 
@@ -119,7 +125,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _set_environment(work_dir: Path) -> None:
     uploads = work_dir / "uploads"
     uploads.mkdir(mode=0o700, exist_ok=True)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(uploads)  # ours alone: what lies there is what clients sent
+    os.environ["TMPDIR"] = tempfile.tempdir = str(uploads)  # ours alone, for what clients send
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # dcmqi's programs
     defaults = {
         "OMP_WAIT_POLICY": "PASSIVE",  # training and scoring are processes beside the server, on the same cores

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,10 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from sdseg_monai.bundle import config_errors
 from sdseg_monai.data import write_datalist
-from sdseg_monai.errors import InputError
-from sdseg_monai.io import volume_stem, write_atomically
+from sdseg_monai.io import write_atomically
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import WEIGHTS, read_option
-from sdseg_monai.random import seed_from
+from sdseg_monai.label.splits import split_cases
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,8 @@ class FineTuneTask(TrainTask):
 
     MONAI Label runs it in a process of its own. A run writes into ``runs/TIME`` of the model's folder: the datalist,
     TensorBoard events in ``logs``, the best epoch in ``model.pt``. Epoch 0, the weights it starts from, takes part, so
-    what comes into service is never worse on the validation cases than what was. Only a run that came to its end
-    replaces the weights in service, whole; one that was stopped or failed leaves them as they are.
+    what comes into service is never worse on the validation cases than those. Only a run that came to its end replaces
+    the weights in service, whole; one that was stopped or failed leaves them as they are.
     """
 
     def __init__(self, model: ServedModel) -> None:
@@ -104,7 +103,8 @@ class FineTuneTask(TrainTask):
             "device": f"$torch.device({options.device!r})",
             "epochs": options.epochs,
             "learning_rate": options.learning_rate,
-            "warmup_steps": f"$int({WARMUP_FRACTION} * @epochs * len(@train#dataloader))",
+            "warmup_steps": f"$max(1, int({WARMUP_FRACTION} * @epochs * len(@train#dataloader)))",
+            "val_interval": 1,
             "train#dataloader#drop_last": False,  # a few slices may not fill a batch
             "load_pretrained": {
                 "_target_": "sdseg_monai.weights.load_weights",
@@ -112,9 +112,13 @@ class FineTuneTask(TrainTask):
                 "path": str(options.weights),
             },
         }
-        with config_errors(self.train_config):
-            metrics = _train(self.train_config, overrides)
-        (run / "checkpoint.pt").unlink()  # for resuming, which a finished run does not
+        for checkpoint in run.parent.glob("*/checkpoint.pt"):
+            checkpoint.unlink()  # of a run that was stopped: it is for resuming, and each run begins anew
+        try:
+            with config_errors(self.train_config):
+                metrics = _train(self.train_config, overrides)
+        finally:
+            (run / "checkpoint.pt").unlink(missing_ok=True)
         stats = {
             **metrics,
             "total_epochs": options.epochs,
@@ -123,7 +127,11 @@ class FineTuneTask(TrainTask):
             "cases": counts,
             "run": str(run),
         }
-        self._put_into_service(run / "model.pt", stats)
+        if metrics["epoch"] > 0 or options.weights != self.model.weights:
+            write_atomically(self.model.tuned_weights, lambda temporary: shutil.copyfile(run / "model.pt", temporary))
+        text = json.dumps(stats, indent=1) + "\n"
+        write_atomically(self._stats_file(), lambda temporary: temporary.write_text(text))
+        logger.info("%s: %s is in service: %s", self.model.name, self.model.weights, stats)
         return stats
 
     def read_options(self, request: Mapping[str, Any]) -> TrainOptions:
@@ -139,12 +147,6 @@ class FineTuneTask(TrainTask):
             learning_rate=read_option(request, "learning_rate") or self._learning_rate(),
             weights=self.model.chosen_weights(read_option(request, "weights")),
         )
-
-    def _put_into_service(self, weights: Path, stats: dict[str, Any]) -> None:
-        write_atomically(self.model.tuned_weights, lambda temporary: shutil.copyfile(weights, temporary))
-        text = json.dumps(stats, indent=1) + "\n"
-        write_atomically(self._stats_file(), lambda temporary: temporary.write_text(text))
-        logger.info("%s: %s is in service: %s", self.model.name, self.model.tuned_weights, stats)
 
     def _stats_file(self) -> Path:
         return self.model.work_dir / "train_stats.json"
@@ -167,21 +169,3 @@ def _train(config: Path, overrides: dict[str, Any]) -> dict[str, float]:
     workflow.run()
     workflow.finalize()
     return {"start_metric": start_metric, "best_metric": float(state.best_metric), "epoch": state.best_metric_epoch}
-
-
-def split_cases(cases: Sequence[Mapping[str, Any]], val_split: float) -> dict[str, list[dict[str, str]]]:
-    """Divide labelled cases into training and validation by a hash of their names.
-
-    A case stays on its side when more are labelled, unless that leaves a side empty.
-
-    Raises:
-        InputError: there are fewer than two.
-    """
-    if len(cases) < 2:
-        raise InputError(f"{len(cases)} labelled images, expected at least two: one to train on and one to validate on")
-    draws = {str(case["image"]): seed_from(volume_stem(Path(case["image"]))) / 2**63 for case in cases}
-    order = sorted(cases, key=lambda case: (draws[str(case["image"])], str(case["image"])))
-    count = sum(draw < val_split for draw in draws.values())
-    count = min(max(count, 1), len(cases) - 1)
-    plain = [{key: str(case[key]) for key in ("image", "label")} for case in order]
-    return {"training": plain[count:], "validation": plain[:count]}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pydicom
 import SimpleITK as sitk
+from filelock import FileLock
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series
@@ -73,6 +74,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         self._seg_series: dict[tuple[str, int | None], list[_Segmentation]] = {}
         self._unusable: set[str] = set()
         super().__init__(client, {}, cache_path=str(cache_dir), fetch_by_frame=fetch_by_frame)
+        # a scoring may want the series that a request wants; saving a label elsewhere need not wait for either
+        self._fetching = FileLock(Path(self._datastore_path) / ".fetching.lock")
 
     def list_images(self) -> list[str]:
         """Return the series that match now."""
@@ -99,7 +102,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             return ""
         slices = Path(self._datastore.image_path()) / image_id
         path = slices.with_name(f"{image_id}.nii.gz")
-        with self._mutex:
+        with self._fetching:
             count = series.get("NumberOfSeriesRelatedInstances")
             if slices.is_dir() and count is not None and count != len(list(slices.iterdir())):
                 logger.info("series %s has changed, it is fetched again", image_id)
@@ -190,7 +193,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
 
     def _fetch_label(self, image_id: str) -> None:
         """Make the cache's final label that of the newest SEG that can be read, or of none if there is none."""
-        with self._mutex:
+        with self._fetching:
             cached = self.get_label_info(image_id, DefaultLabelTag.FINAL).get("SOPInstanceUID")
             segs = self._segmentations().get(image_id, [])  # times are in seconds: of two the cached one is the newer
             for seg in sorted(segs, key=lambda seg: (seg.written, seg.instance == cached), reverse=True):
@@ -223,7 +226,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
     def _forget(self, image_id: str) -> None:
         """Take an image and its labels out of the cache."""
         shutil.rmtree(Path(self._datastore.image_path()) / image_id)
-        self._drop_label(image_id)
+        for tag in self.get_labels_by_image_id(image_id):
+            Path(LocalDatastore.get_label_uri(self, image_id, tag)).unlink(missing_ok=True)
         Path(self._datastore.image_path(), f"{image_id}.nii.gz").unlink(missing_ok=True)
         self.refresh()
 

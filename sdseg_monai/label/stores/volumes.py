@@ -44,7 +44,7 @@ class VolumeDatastore(LocalDatastore):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._mutex = threading.RLock()  # requests, the batch and the watcher of the folder are threads
+        self._mutex = threading.RLock()  # requests and the watcher of the folder are threads
         super().__init__(*args, **kwargs)
         if hasattr(self, "_handler"):
             self._handler.on_moved = self._on_any_event  # a file that was written whole comes by its renaming
@@ -165,10 +165,19 @@ class VolumeDatastore(LocalDatastore):
         return super().get_dataset_archive(limit_cases)
 
     @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out other threads, and the processes of scorings, batches and trainings.
+
+        MONAI Label's own lock is held for each step of a refresh, not from reading to writing.
+        """
+        with self._mutex, FileLock(Path(self._datastore_path) / ".changes.lock"):
+            yield
+
+    @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Keep other threads and processes out, and start from the file: a scoring or training may have written it."""
+        """Be :meth:`_alone`, and start from the file: another process may have written it."""
         path = Path(self._datastore_config_path)
-        with self._mutex, FileLock(self._lock_file):
+        with self._alone(), FileLock(self._lock_file):
             if path.is_file():  # whatever its time says: two changes may fall into one tick of the clock
                 stored = LocalDatastoreModel.model_validate_json(path.read_text())
                 stored.base_path = self._datastore_path
@@ -209,7 +218,7 @@ class VolumeDatastore(LocalDatastore):
         return {name: name for name in names if name.lower().endswith(VOLUME_SUFFIXES) and name[0] != "."}
 
     def _reconcile_datastore(self) -> None:
-        with self._mutex:
+        with self._alone():
             super()._reconcile_datastore()
 
     def _update_datastore_file(self, lock: bool = True) -> None:
