@@ -229,6 +229,8 @@ def test_correct_retrain_and_go_on(hippocampus, tmp_path):
         assert (studies / "labels" / "final" / f"{labelled[0]}.nii.gz").is_file()
 
         params = {"max_epochs": 1, "val_split": 0.25, "learning_rate": "0.002"}
+        over = infer(server, image=labelled[0], params={"save_label": True, "label_tag": "final"})
+        assert over.status_code == 422 and "a person's labels are final" in over.json()["detail"]
         assert requests.post(f"{server.url}/train/{MODEL}", json=params).status_code == 200
         assert requests.post(f"{server.url}/train/{MODEL}", json=params).status_code == 429, "two trainings at once"
         state = wait_for_training(server)
@@ -281,6 +283,24 @@ def wait_for_score(server, strategy, timeout=300):
             return sample
         time.sleep(1)
     raise TimeoutError(sample)
+
+
+@pytest.mark.slow
+def test_dicom_is_retrained_on(hippocampus, tmp_path):
+    """Two series of three get their labels; a training sees these, and a scoring the third."""
+    study = tmp_path / "study"
+    images = {case: generate_uid() for case in CASES[:3]}
+    for case, image in images.items():
+        write_mr_series(hippocampus / "images" / f"{case}.nii.gz", study / case, SeriesInstanceUID=image)
+    with LabelServer(study, tmp_path / "work") as server:
+        for case in CASES[:2]:
+            mask = read_mask(infer(server, image=images[case]), tmp_path)
+            submit(server, images[case], mask)
+        assert requests.post(f"{server.url}/train/{MODEL}", json={"max_epochs": 1}).status_code == 200
+        assert wait_for_training(server)["status"] == "DONE", server.log
+        stats = requests.get(f"{server.url}/info/").json()["train_stats"][MODEL]
+        assert stats["cases"] == {"training": 1, "validation": 1} and stats["start_metric"] == 1, "own masks are right"
+        assert wait_for_score(server, f"{MODEL}_flips")["id"] == images[CASES[2]]
 
 
 @pytest.mark.slow

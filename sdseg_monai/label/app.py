@@ -12,7 +12,7 @@ from typing import Any
 import requests
 import torch
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.async_tasks.utils import processes
@@ -97,6 +97,8 @@ class SDSegApp(MONAILabelApp):
         model, image = request.get("model"), request.get("image")
         if model not in self.models:
             raise InputError(f"model {model!r}: expected one of {', '.join(self.models)}")
+        if request.get("save_label") and request.get("label_tag") == DefaultLabelTag.FINAL:
+            raise InputError("label_tag='final': expected another, such as 'original'; a person's labels are final")
         request = {**request, "device": read_option(request, "device")}  # MONAI Label wants no list
         if image in (datastore or self.datastore()).list_images():
             return super().infer(request, datastore)

@@ -38,6 +38,8 @@ async def check_request(request: Request, background_tasks: BackgroundTasks) -> 
             elif field == "params":
                 check_options(parse_object(value or "{}"))
     elif body := await request.body():
+        if section == "infer":
+            raise HTTPException(415, "body: expected a form with the options as JSON in its field params")
         if len(body) > MAX_OPTIONS:
             raise HTTPException(413, f"options of {len(body)} bytes: expected at most {MAX_OPTIONS}")
         check_options(parse_object(body), tasks.get(section, ()))

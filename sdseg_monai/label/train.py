@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from sdseg_monai.bundle import config_errors
 from sdseg_monai.data import write_datalist
+from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import WEIGHTS, read_option
@@ -86,7 +88,7 @@ class FineTuneTask(TrainTask):
         Raises:
             InputError: an option cannot be used, there are fewer than two labelled cases, or one cannot be read.
         """
-        begin = time.time()
+        begin, server = time.time(), os.getppid()
         options = self.read_options(request)
         splits = split_cases(datastore.datalist(), options.val_split)
         run = self.model.work_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
@@ -119,6 +121,8 @@ class FineTuneTask(TrainTask):
                 metrics = _train(self.train_config, overrides)
         finally:
             (run / "checkpoint.pt").unlink(missing_ok=True)
+        if os.getppid() != server:  # it was killed, and nobody would know of the new weights
+            raise InputError(f"the server that started this training is gone; its weights stay in {run}")
         stats = {
             **metrics,
             "total_epochs": options.epochs,

@@ -84,9 +84,14 @@ def _open_dicom(client: Any, models: list[ServedModel], cache_dir: Path) -> Dico
 
 
 def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
-    """Return what a series' header may say: what the setting wants, else the models' modalities, else anything."""
-    if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in settings.model_fields_set:
-        return [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
+    """Return what a series' header may say: what the setting wants, else the models' modalities, else anything.
+
+    MONAI Label's default, CT, counts as no setting: it is in the environment of each process that a server starts.
+    """
+    name = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
+    wanted = getattr(settings, name)
+    if wanted != type(settings).model_fields[name].default:
+        return [wanted]
     modalities = {model.modality for model in models}
     return [{}] if "" in modalities else [{"Modality": modality} for modality in sorted(modalities)]
 

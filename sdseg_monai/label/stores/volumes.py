@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import re
@@ -52,21 +53,21 @@ class VolumeDatastore(LocalDatastore):
     def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any] | None) -> str:
         """Copy a volume into the folder, under ``image_id`` or else its own name, and return that.
 
-        An image of that name is replaced. Its labels stay, so the new one must lie on its grid if it has any.
-
         Raises:
-            InputError: the name is not plain, or the file cannot be read, written or does not fit the labels.
+            InputError: the name is not plain or that of another image, or the file cannot be read or written.
         """
         path = Path(image_filename)
         image_id = checked_name("image", image_id or volume_stem(path))
         with _called(path, f"image {image_id}"):
-            volume = read_volume(path)
+            read_volume(path)
         with self._mutex:
-            old = self._datastore.objects.get(image_id)
-            if old and old.labels:
-                old_path = Path(self.get_image_uri(image_id))
-                check_same_grid(old_path, read_volume(old_path), Path(f"image {image_id}"), volume)
-            self._put_image(image_id, path, _fields(image_info))
+            old = self.get_image_uri(image_id)
+            if not old:
+                self._put_image(image_id, path, _fields(image_info))
+            elif not filecmp.cmp(old, path, shallow=False):
+                raise InputError(
+                    f"image {image_id}: another image has that name and stays; name it otherwise"
+                )
         return image_id
 
     def save_label(
