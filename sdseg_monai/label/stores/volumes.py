@@ -65,9 +65,7 @@ class VolumeDatastore(LocalDatastore):
             if not old:
                 self._put_image(image_id, path, _fields(image_info))
             elif not filecmp.cmp(old, path, shallow=False):
-                raise InputError(
-                    f"image {image_id}: another image has that name and stays; name it otherwise"
-                )
+                raise InputError(f"image {image_id}: another image has that name and stays; name it otherwise")
         return image_id
 
     def save_label(
