@@ -8,11 +8,15 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
+
+from tests.dicom import free_port
 
 BIN = Path(__file__).parents[1] / ".venv-label" / "bin"
 START_SECONDS = 180
@@ -88,3 +92,32 @@ class LabelServer:
     def log(self) -> str:
         """What the server wrote so far."""
         return "".join(self.output)
+
+
+@contextmanager
+def monailabel_server(folder: Path, app: Path, studies: Path, *options: str, **environment: str) -> Iterator[str]:
+    """Run MONAI Label's own ``monailabel start_server`` as in an activated environment; yield its URL.
+
+    Its output goes to ``folder/log.txt``.
+    """
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [BIN / "monailabel", "start_server", "--app", app, "--studies", studies, "--host", "127.0.0.1"]
+    command += ["--port", str(port), *options]
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MONAI_LABEL_TRACKING_ENABLED": "false"}
+    env = {**os.environ, **quiet, "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]), **environment}
+    log = folder / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            try:
+                requests.get(f"{url}/info/", timeout=60)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 import requests
 
 from tests.conftest import ROOT
-from tests.label_server import BIN, LabelServer, needs_label_env
+from tests.label_server import BIN, LabelServer, monailabel_server, needs_label_env
 
 pytestmark = [needs_label_env, pytest.mark.shared]
 
@@ -638,29 +637,12 @@ def test_monailabels_own_command(hippocampus, tmp_path):
     shutil.copytree(ROOT / "sdseg_monai" / "label", tmp_path / "label", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "studies").mkdir()
     shutil.copy(hippocampus / "images" / f"{CASE}.nii.gz", tmp_path / "studies")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [BIN / "monailabel", "start_server", "--app", "label", "--studies", "studies", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--uvicorn_app", "sdseg_monai.label.server:app"]
-    path = os.pathsep.join([str(BIN), os.environ["PATH"]])  # as in an activated environment
-    env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
-    with (tmp_path / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            try:
-                requests.get(f"{url}/info/", timeout=60)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.1)
+    guard = ("--uvicorn_app", "sdseg_monai.label.server:app")
+    quiet = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
+    with monailabel_server(tmp_path, tmp_path / "label", tmp_path / "studies", *guard, **quiet) as url:
         query = {"image": CASE, "output": "image"}
         mask = requests.post(f"{url}/infer/{MODEL}", params=query, timeout=60)
         assert nib.Nifti1Image.from_bytes(gzip.decompress(mask.content)).get_fdata().any()
         assert requests.post(f"{url}/infer/{MODEL}", params={"image": "../x"}, timeout=60).status_code == 400
         assert requests.post(f"{url}/train/{MODEL}", json={"bundle_path": "/tmp"}, timeout=60).status_code == 422
         assert requests.get(f"{url}/info/", headers={"Host": "evil.example"}, timeout=60).status_code == 400
-    finally:
-        process.terminate()
-        process.wait(30)

@@ -1,10 +1,7 @@
 """Our bundle in MONAI Label's own ``monaibundle`` app, which knows nothing of us: what works, and what does not."""
 
-import os
 import shutil
-import socket
 import subprocess
-import time
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 import requests
 
 from tests.conftest import ROOT, run_process
-from tests.label_server import BIN, needs_label_env
+from tests.label_server import BIN, monailabel_server, needs_label_env
 
 pytestmark = [needs_label_env, pytest.mark.shared, pytest.mark.slow]
 
@@ -35,30 +32,9 @@ def url(hippocampus, tmp_path):
         (modules / "torchvision").mkdir()
         (modules / "torchvision" / "__init__.py").touch()
         (modules / "torchvision" / "utils.py").write_text(WITHOUT_TORCHVISION)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     options = ["--conf", "models", MODEL, "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [BIN / "monailabel", "start_server", "--app", app, "--studies", studies, *options, *address]
-    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MONAI_LABEL_TRACKING_ENABLED": "false"}
-    path = os.pathsep.join([str(BIN), os.environ["PATH"]])  # as in an activated environment
-    env = {**os.environ, **quiet, "PYTHONPATH": str(modules), "PATH": path}
-    with (tmp_path / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=tmp_path)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            try:
-                requests.get(f"{url}/info/", timeout=60)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.2)
+    with monailabel_server(tmp_path, app, studies, *options, PYTHONPATH=str(modules)) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_bundle_in_the_stock_app(url, tmp_path):
