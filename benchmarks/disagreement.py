@@ -6,14 +6,13 @@ docs/label_disagreement.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from hippocampus import BUNDLE
+from hippocampus import BUNDLE, read_splits
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from scipy.stats import bootstrap, spearmanr
@@ -21,7 +20,6 @@ from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
 from sdseg_monai.bundle import Segmenter
-from sdseg_monai.data import read_datalist
 from sdseg_monai.disagreement import flip_scores, mask_disagreement
 from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.io import read_volume
@@ -96,14 +94,8 @@ def make_worse(image: torch.Tensor, number: int) -> torch.Tensor:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset_dir", required=True)
-    parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
-    options = parser.parse_args()
+    validation, test = read_splits(__doc__).values()
     segmenter = Segmenter(BUNDLE, device="cpu")
-    validation, test = (
-        read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")
-    )
     rankings = measure(segmenter, validation, list(AXES))
     rows = [["validation", "as they are", name, *ranking.cells()] for name, ranking in rankings.items()]
     chosen = max(rankings, key=lambda name: rankings[name].correlation)

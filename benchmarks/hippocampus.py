@@ -44,17 +44,20 @@ def score(segmenter: Segmenter, items: list[dict[str, str]]) -> dict[str, float]
     }
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
+    """Return the cases of validation and test, from the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
     options = parser.parse_args()
+    return {split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    splits = read_splits(__doc__)
     segmenter = Segmenter(BUNDLE, device="cpu")
-    results = {
-        split: score(segmenter, read_datalist(options.datalist, split, options.dataset_dir, ""))
-        for split in ("validation", "test")
-    }
+    results = {split: score(segmenter, items) for split, items in splits.items()}
     about = {"data": "MSD Task04 hippocampus, label > 0", "split": "hippocampus_180_20_20", "seed": 0}
     about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/hippocampus.py"}
     (BUNDLE / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")

@@ -18,7 +18,6 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-label" / "bin" / "python"
-NO_PYTHON = "no environment with MONAI Label; make label-env makes one"
 
 
 class Refused(Exception):

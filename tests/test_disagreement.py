@@ -18,10 +18,10 @@ from sdseg_monai.bundle import Segmenter
 from sdseg_monai.disagreement import check_signal, flip_scores, mask_disagreement, measure_disagreement, seed_scores
 from sdseg_monai.errors import InputError
 from tests.conftest import ROOT, make_network, write_case
+from tests.label_server import BIN, needs_label_env
 
 INFERENCE = ROOT / "bundles" / "hippocampus_sdseg" / "configs" / "inference.json"
 METADATA = INFERENCE.with_name("metadata.json")
-LABEL_PYTHON = ROOT / ".venv-label" / "bin" / "python"
 EDGE = 16  # voxels along each axis of the network's images, so that exact cases need no resizing
 GOOD, BROKEN = ("hippocampus_001", "hippocampus_003", "hippocampus_004"), "broken"
 WIDTH = 8  # voxels along each edge of the box that the exact networks see
@@ -212,8 +212,8 @@ def test_a_bad_file_is_an_input_error(deterministic, tmp_path):
 @pytest.fixture(scope="module")
 def scored(hippocampus, tmp_path_factory):
     """What scoring and serving three real volumes and a broken one came to; see ``label_scoring.py``."""
-    if not LABEL_PYTHON.is_file():
-        pytest.skip("no .venv-label here, make label-env makes it")
+    if not (BIN / "python").is_file():
+        pytest.skip(needs_label_env.kwargs["reason"])
     folder = tmp_path_factory.mktemp("label")
     for name in ("studies", "work"):
         (folder / name).mkdir()
@@ -224,7 +224,7 @@ def scored(hippocampus, tmp_path_factory):
     bundle = write_sdseg(folder / "tiny", "zeros")
     done = subprocess.run(
         [
-            *(LABEL_PYTHON, ROOT / "tests" / "label_scoring.py"),
+            *(BIN / "python", ROOT / "tests" / "label_scoring.py"),
             *(folder / "studies", hippocampus / "labels", bundle, folder / "work"),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)},

@@ -16,10 +16,11 @@ import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 
 from tests.conftest import SHARED
-from tests.datastore_process import NO_PYTHON, PYTHON, DatastoreProcess, Refused
+from tests.datastore_process import PYTHON, DatastoreProcess, Refused
 from tests.dicom import HAS_ORTHANC, NO_ORTHANC, OrthancServer, free_port, write_mr_series
+from tests.label_server import needs_label_env
 
-pytestmark = pytest.mark.skipif(not PYTHON.is_file(), reason=NO_PYTHON)
+pytestmark = needs_label_env
 needs_orthanc = pytest.mark.skipif(not HAS_ORTHANC, reason=NO_ORTHANC)
 
 SHAPE = (12, 10, 6)

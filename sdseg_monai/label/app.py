@@ -6,6 +6,7 @@ import logging
 import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,18 @@ class SDSegApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Any]:
         """Return random choice, and the highest score of each scoring method."""
-        highest = {name: HighestScore(name, method.description) for name, method in self.init_scoring_methods().items()}
+        highest = {name: HighestScore(method.key, method.description) for name, method in self.signals.items()}
         return {"random": RandomChoice(), **highest}
 
     def init_scoring_methods(self) -> dict[str, DisagreementScoring]:
         """Return each signal of each bundle."""
-        return {
-            f"{name}_{signal}": DisagreementScoring(model, signal)
-            for name, model in self.models.items()
-            for signal in model.signals
-        }
+        return self.signals
+
+    @cached_property
+    def signals(self) -> dict[str, DisagreementScoring]:
+        """Each signal of each bundle, by the name of the method that scores it and the strategy that serves by it."""
+        methods = [DisagreementScoring(model, signal) for model in self.models.values() for signal in model.signals]
+        return {method.key: method for method in methods}
 
     def init_batch_infer(self) -> BatchInferTask:
         """Return MONAI Label's, with its default options made fit for a machine without a GPU."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
 LONGEST_NAME = 200  # bytes; a file system's 255 less suffixes
 LONGEST_REASON = 500
 

@@ -39,7 +39,7 @@ from starlette.exceptions import HTTPException
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import volume_stem
 from sdseg_monai.label.checks import check_proxy, check_request, parse_object
-from sdseg_monai.label.guard import Guard, refuse
+from sdseg_monai.label.guard import LOCAL_HOSTS, Guard, refuse
 
 MAX_FORM = 2 << 30  # bytes
 MAX_BODY = 16 << 20
@@ -166,7 +166,7 @@ app.add_exception_handler(HTTPException, _answer_http)
 app.add_exception_handler(RequestValidationError, _answer_invalid)
 app.add_middleware(
     Guard,
-    hosts=settings.MONAI_LABEL_APP_CONF.get("hosts", "127.0.0.1,localhost").split(","),
+    hosts=settings.MONAI_LABEL_APP_CONF.get("hosts", ",".join(LOCAL_HOSTS)).split(","),
     max_form=MAX_FORM,
     max_body=MAX_BODY,
 )

@@ -16,7 +16,6 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io import check_folder
 
 SHUTDOWN_SECONDS = 10  # for the answers under way
-LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 
 def prepare_server(
@@ -71,10 +70,13 @@ def _server(
     from monailabel.main import Main
     from monailabel.utils.others.generic import init_log_config
 
+    from sdseg_monai.label.guard import LOCAL_HOSTS
+
     shutil.copyfile(Path(__file__).with_name("main.py"), work_dir / "main.py")  # where MONAI Label looks for an app
     main = Main(actions="start_server")
     arguments = ["start_server", "--app", str(work_dir), "--studies", studies, "--host", host, "--port", str(port)]
-    for key, value in (("bundles", ",".join(bundles)), ("hosts", ",".join(_allowed_hosts(host)))):
+    hosts = LOCAL_HOSTS if host in LOCAL_HOSTS else ("*",)
+    for key, value in (("bundles", ",".join(bundles)), ("hosts", ",".join(hosts))):
         arguments += ["--conf", key, value]
     main.start_server_init_settings(main.args_parser().parse_args(arguments))
     app_instance()  # here, where an error of the user's still ends the command
@@ -136,7 +138,3 @@ def _set_environment(work_dir: Path) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-
-
-def _allowed_hosts(host: str) -> Sequence[str]:
-    return LOCAL_HOSTS if host in LOCAL_HOSTS else ("*",)

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from sdseg_monai.bundle import config_errors
+from sdseg_monai.bundle import config_errors, read_config
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
@@ -156,9 +156,7 @@ class FineTuneTask(TrainTask):
         return self.model.work_dir / "train_stats.json"
 
     def _learning_rate(self) -> float:
-        parser = ConfigParser()
-        parser.read_config(self.train_config)
-        return LEARNING_RATE_FACTOR * float(parser["learning_rate"])
+        return LEARNING_RATE_FACTOR * float(read_config(self.train_config, self.model.root)["learning_rate"])
 
 
 def _train(config: Path, overrides: dict[str, Any]) -> dict[str, float]:
