@@ -13,7 +13,7 @@ from study import Study, load_volume, segment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdseg_monai.evaluation import compare_masks
-from sdseg_monai.networks.sdseg import mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import mask_to_image, score_from_mask_image
 from sdseg_monai.transforms import extract_slices, resize_labels, resize_slices, to_three_channels
 from sdseg_monai.visualize import join_pictures, latent_panel
 

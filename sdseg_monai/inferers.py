@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -13,7 +14,13 @@ from tqdm import tqdm
 
 from sdseg_monai.networks.sdseg import SDSeg
 from sdseg_monai.random import seed_from, seeded_normal
-from sdseg_monai.transforms.slices import extract_slices, resize_slices, to_three_channels
+from sdseg_monai.transforms.slices import (
+    add_context,
+    context_offset,
+    extract_slices,
+    resize_slices,
+    to_three_channels,
+)
 
 SliceNoise = Literal["network", "per_slice"]
 
@@ -33,6 +40,7 @@ class SliceWiseInferer(Inferer):
             ``seed``, the case's file name and the slice's index, whatever the order or batch.
         seed: seed of the ``per_slice`` noise.
         num_samples: scores of so many ``per_slice`` noises are averaged; the paper needs one.
+        context_mm: distance of the neighbours that an image's first and last channel show, as in training.
         progress: show a bar for a volume that takes longer than two seconds.
 
     Raises:
@@ -48,6 +56,7 @@ class SliceWiseInferer(Inferer):
         seed: int = 0,
         progress: bool = False,
         num_samples: int = 1,
+        context_mm: float | None = None,
     ) -> None:
         super().__init__()
         if noise not in get_args(SliceNoise):
@@ -65,6 +74,7 @@ class SliceWiseInferer(Inferer):
         self.seed = seed
         self.progress = progress
         self.num_samples = num_samples
+        self.context_mm = context_mm
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -87,15 +97,24 @@ class SliceWiseInferer(Inferer):
 
         A slab is [K, X, Y, Z] with ``batch_size`` slices, or fewer in the last, along ``slice_axis``.
         """
+        offset = context_offset(volume, self.slice_axis, self.context_mm)
         volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
+        in_plane = [n for axis, n in enumerate(volume.shape[1:]) if axis != self.slice_axis]
         starts = range(0, depth, self.batch_size)
         for start in tqdm(starts, desc=case or "slices", delay=2, leave=False, disable=not self.progress):
-            slices = extract_slices(volume, self.slice_axis, start, min(start + self.batch_size, depth))
-            image = to_three_channels(resize_slices(slices, self.size))  # [N, 3, H, W]
-            yield resize_slices(self._score(network, image, case, start), slices.shape[-2:]).movedim(
-                0, self.slice_axis + 1
-            )
+            stop = min(start + self.batch_size, depth)
+            image = self._image(volume, start, stop, offset)  # [N, 3, H, W]
+            score = self._score(network, image, case, start)  # [N, K, H, W]
+            yield resize_slices(score, in_plane).movedim(0, self.slice_axis + 1)
+
+    def _image(self, volume: torch.Tensor, start: int, stop: int, offset: float | None) -> torch.Tensor:
+        if offset is None:
+            return to_three_channels(resize_slices(extract_slices(volume, self.slice_axis, start, stop), self.size))
+        reach = math.ceil(offset)
+        first, last = max(0, start - reach), min(volume.shape[self.slice_axis + 1], stop + reach)
+        slices = resize_slices(extract_slices(volume, self.slice_axis, first, last), self.size)
+        return add_context(slices, start - first, stop - first, offset)
 
     def _score(self, network: Any, image: torch.Tensor, case: str, start: int) -> torch.Tensor:
         if self.noise == "network":

@@ -10,26 +10,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdseg_monai.networks.autoencoder import AutoencoderOutput
-from sdseg_monai.networks.sdseg import SDSegOutput, mask_to_image
+from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
+from sdseg_monai.networks.sdseg import SDSegOutput
 
-MASK_LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 where a decoded mask is 1: Dice and cross-entropy then ask for little more
 
-
-class MaskImageLoss(nn.Module):
-    """Dice + cross-entropy on a decoded mask image.
-
-    The logit of a pixel is ``MASK_LOGIT_GAIN`` times the mean of its three decoded channels. It is not clamped, so that
-    its gradient never vanishes; the score clamps each channel first, so logit 0 is score 0.5 where they lie in [-1, 1].
-    """
+class SegmentationLoss(nn.Module):
+    """Dice + cross-entropy of logits: MONAI's, with the Dice of the foreground classes alone."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.dice_ce = DiceCELoss(sigmoid=True)
+        self.binary = DiceCELoss(sigmoid=True)
+        self.multi_class = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
 
-    def forward(self, mask_image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Compare ``mask_image`` [B, 3, H, W], about [-1, 1], with ``mask`` [B, 1, H, W] in {0, 1}; scalar."""
-        logit = MASK_LOGIT_GAIN * mask_image.float().mean(dim=1, keepdim=True)  # [B, 1, H, W]
-        return self.dice_ce(logit, mask.float())
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compare ``logits`` with the classes of ``mask`` [B, 1, ...]; scalar.
+
+        Args:
+            logits: [B, K, ...], one per class, or [B, 1, ...], the foreground's.
+            mask: class of each pixel, {0..K-1}, or {0, 1}.
+        """
+        return (self.binary if logits.shape[1] == 1 else self.multi_class)(logits.float(), mask.float())
 
 
 class SDSegLoss(nn.Module):
@@ -41,41 +41,45 @@ class SDSegLoss(nn.Module):
 
     Args:
         latent_weight: lambda; 1 in the paper.
-        segmentation_weight: weight of :class:`MaskImageLoss` on the decoded estimate; 0 in the paper.
-        decode: latent to mask image, :meth:`SDSeg.decode`; needed for the segmentation term.
+        segmentation_weight: weight of :class:`SegmentationLoss` on the decoded estimate; 0 in the paper.
+        decode_logits: latent to class logits, :meth:`SDSeg.decode_logits`; needed for the segmentation term.
 
     Attributes:
         parts: the weighted terms of the last call, detached, by name; for logging.
 
     Raises:
-        ValueError: a segmentation term is asked for without ``decode``.
+        ValueError: a segmentation term is asked for without ``decode_logits``.
     """
 
     def __init__(
         self,
         latent_weight: float = 1.0,
         segmentation_weight: float = 0.0,
-        decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        decode_logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if segmentation_weight and decode is None:
+        if segmentation_weight and decode_logits is None:
             raise ValueError(
-                f"segmentation_weight={segmentation_weight} needs decode: pass the network's decode method"
+                f"segmentation_weight={segmentation_weight} needs decode_logits: pass the network's method of that name"
             )
         self.latent_weight = latent_weight
         self.segmentation_weight = segmentation_weight
-        self.decode = decode
-        self.mask_image_loss = MaskImageLoss()
+        self.decode_logits = decode_logits
+        self.segmentation_loss = SegmentationLoss()
         self.parts: dict[str, torch.Tensor] = {}
 
-    def forward(self, output: SDSegOutput, mask: torch.Tensor) -> torch.Tensor:
-        """Return the scalar loss of a training step's ``output`` for ``mask`` [B, 1, H, W] in {0, 1}."""
+    def forward(self, output: SDSegOutput, label: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss of a training step's ``output``, which holds its target.
+
+        ``label`` [B, 1, H, W], which a trainer passes, is not looked at: a class-conditional network is trained on
+        one of its classes.
+        """
         terms = {"latent": self.latent_weight * F.l1_loss(output.latent_pred, output.latent)}
         if output.noise is not None and output.noise_pred is not None:
             terms["noise"] = F.l1_loss(output.noise_pred, output.noise)
-        if self.segmentation_weight and self.decode is not None:
-            decoded = self.decode(output.latent_pred)
-            terms["segmentation"] = self.segmentation_weight * self.mask_image_loss(decoded, mask)
+        if self.segmentation_weight and self.decode_logits is not None:
+            logits = self.decode_logits(output.latent_pred)
+            terms["segmentation"] = self.segmentation_weight * self.segmentation_loss(logits, output.mask)
         return _total(self, terms)
 
 
@@ -88,35 +92,37 @@ class PixelLoss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dice_ce = DiceCELoss(sigmoid=True)
+        self.segmentation_loss = SegmentationLoss()
         self.parts: dict[str, torch.Tensor] = {}
 
-    def forward(self, logit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Compare ``logit`` with ``mask`` in {0, 1}, both [B, 1, H, W]; scalar."""
-        return _total(self, {"segmentation": self.dice_ce(logit, mask.float())})
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compare ``logits`` [B, 1 or K, ...] with the classes of ``mask`` [B, 1, ...]; scalar."""
+        return _total(self, {"segmentation": self.segmentation_loss(logits, mask)})
 
 
 class MaskAutoencoderLoss(nn.Module):
-    """Reconstruction (L1 on the mask image and :class:`MaskImageLoss`) plus the KL term of the posterior.
+    """Reconstruction (L1 on the mask image and :class:`SegmentationLoss`) plus the KL term of the posterior.
 
     Args:
         kl_weight: weight of the KL divergence per latent value.
+        num_classes: classes of the masks, the background's included.
 
     Attributes:
         parts: the weighted terms of the last call, detached, by name; for logging.
     """
 
-    def __init__(self, kl_weight: float) -> None:
+    def __init__(self, kl_weight: float, num_classes: int = 2) -> None:
         super().__init__()
         self.kl_weight = kl_weight
-        self.mask_image_loss = MaskImageLoss()
+        self.codes = class_codes(num_classes)
+        self.segmentation_loss = SegmentationLoss()
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, output: AutoencoderOutput, mask: torch.Tensor) -> torch.Tensor:
-        """Return the scalar loss of ``output`` for ``mask`` [B, 1, H, W] in {0, 1}."""
+        """Return the scalar loss of ``output`` for ``mask`` [B, 1, H, W] in {0..K-1}."""
         terms = {
-            "l1": F.l1_loss(output.reconstruction, mask_to_image(mask)),
-            "segmentation": self.mask_image_loss(output.reconstruction, mask),
+            "l1": F.l1_loss(output.reconstruction, mask_to_image(mask, self.codes)),
+            "segmentation": self.segmentation_loss(class_logits(output.reconstruction, self.codes), mask),
             "kl": self.kl_weight * output.posterior.kl().sum() / output.posterior.mean.numel(),
         }
         return _total(self, terms)

@@ -14,7 +14,7 @@ from sdseg_monai.networks import (
     TinyVisionEncoder,
     VisionEncoder,
 )
-from sdseg_monai.networks.sdseg import score_from_mask_image
+from sdseg_monai.networks.codes import score_from_mask_image
 from sdseg_monai.networks.unet import Float32Conv2d
 from tests.conftest import make_network
 

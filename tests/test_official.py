@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.networks.sdseg import mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import mask_to_image, score_from_mask_image
 from sdseg_monai.weights import import_official, load_official, load_weights, read_checkpoint
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.inference import inference_state

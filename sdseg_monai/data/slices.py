@@ -13,7 +13,7 @@ from monai.transforms import CastToTyped, Compose, Randomizable
 from torch.utils.data import Dataset
 
 from sdseg_monai.random import seed_from
-from sdseg_monai.transforms.slices import StackSlicesd, to_three_channels
+from sdseg_monai.transforms.slices import StackSlicesd, add_context, to_three_channels
 
 
 class SliceDataset(Dataset):
@@ -25,12 +25,20 @@ class SliceDataset(Dataset):
     Args:
         data: datalist, one dict per case.
         transform: deterministic transforms of a whole volume; must yield ``image`` and ``label``, each
-            [1, X, Y, Z], the image in [-1, 1], the label in {0, 1}.
+            [1, X, Y, Z], the image in [-1, 1], the label in {0..K-1}.
         slice_axis: spatial axis across which slices are taken.
         size: (H, W) of the network's input.
-        augmentation: random dictionary transforms of one slice, ``image`` and ``label`` each [1, H, W]; None for none.
+        augmentation: random dictionary transforms of one slice, ``image`` [C, H, W] and ``label`` [1, H, W]; None for
+            none.
         seed: seed of the augmentation and of what training draws per sample.
         progress: show a bar while the volumes are read.
+        context_mm: distance of the neighbours that an image's first and last channel show, in millimetres, whatever
+            the volume's spacing; None repeats the slice instead.
+        augmentation_cycle: epochs after which a slice is augmented as before, so that what is computed of it can be
+            kept, see :class:`sdseg_monai.handlers.CacheLatents`; None for never.
+
+    Attributes:
+        latents: [augmentation_cycle * len(self), Z, h, w], the mask latents that came to be kept; None for none.
     """
 
     def __init__(
@@ -42,12 +50,16 @@ class SliceDataset(Dataset):
         augmentation: Compose | None = None,
         seed: int = 0,
         progress: bool = True,
+        context_mm: float | None = None,
+        augmentation_cycle: int | None = None,
     ) -> None:
         self.augmentation = augmentation
         self.seed = seed
+        self.augmentation_cycle = augmentation_cycle
+        self.latents: torch.Tensor | None = None
         steps = [
             transform,
-            StackSlicesd(("image", "label"), slice_axis, size),
+            StackSlicesd(("image", "label"), slice_axis, size, context_mm),
             CastToTyped("label", torch.uint8),
         ]
         # flat: CacheDataset caches nothing from the first nested Compose on
@@ -61,22 +73,27 @@ class SliceDataset(Dataset):
         """Return the slice ``draw % len(self)`` as drawn in epoch ``draw // len(self)``.
 
         Returns:
-            ``image`` [3, H, W], ``label`` [1, H, W] in {0, 1}, both float32, and ``seed``, int64.
+            ``image`` [3, H, W], ``label`` [1, H, W] in {0..K-1}, both float32, ``seed``, int64, and, once there are
+            latents, ``latent`` [Z, h, w].
         """
-        index = draw % len(self)
+        epoch, index = divmod(draw, len(self))
+        variant = draw if self.augmentation_cycle is None else epoch % self.augmentation_cycle * len(self) + index
         case = bisect_right(self.ends, index)
         stack = self.stacks[case]
-        position = index - self.ends[case]  # negative: counted from the end of the stack
-        seed = seed_from(self.seed, draw)
-        item = {key: stack[key][position].float() for key in ("image", "label")}
+        position = index - self.ends[case] + len(stack["image"])
+        image = stack["image"][position]
+        if stack["context"] is not None:
+            image = add_context(stack["image"], position, position + 1, stack["context"])[0]
+        item = {"image": image.float(), "label": stack["label"][position].float()}
         if self.augmentation is not None:
-            set_random_state(self.augmentation, seed)
+            set_random_state(self.augmentation, seed_from(self.seed, variant))
             item = self.augmentation(item)
         plain = {key: item[key].as_subclass(torch.Tensor) for key in ("image", "label")}  # MONAI returns MetaTensors
         return {
             "image": to_three_channels(plain["image"]).contiguous(),
             "label": plain["label"],
-            "seed": torch.tensor(seed),
+            "seed": torch.tensor(seed_from(self.seed, draw)),
+            **({} if self.latents is None else {"latent": self.latents[variant]}),
         }
 
 

@@ -3,10 +3,11 @@
 from sdseg_monai.handlers.average import UpdateAverage, WeightAverage
 from sdseg_monai.handlers.checkpoints import BestModel, Checkpoint, LastModel
 from sdseg_monai.handlers.panels import ImageLatentHandler, PanelHandler
-from sdseg_monai.handlers.start import EpochSeed, ExpectedTime, LatentScale
+from sdseg_monai.handlers.start import CacheLatents, EpochSeed, ExpectedTime, LatentScale
 
 __all__ = [
     "BestModel",
+    "CacheLatents",
     "Checkpoint",
     "EpochSeed",
     "ExpectedTime",

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sdseg_monai.data import SliceDataset
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.random import seed_from
 
@@ -69,13 +70,54 @@ class LatentScale:
             return
         length = len(self.dataset)  # type: ignore[arg-type]
         indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
-        factor.fill_(1)
         latents = []
         for start in tqdm(range(0, len(indices), self.batch_size), desc="latent scale", delay=2, leave=False):
             batch = [self.dataset[i]["label"] for i in indices[start : start + self.batch_size]]
-            latents.append(self.network.encode_mask(torch.stack(batch).to(factor.device)).cpu())
+            latents.append(self.network.encode_mask(torch.stack(batch).to(factor.device), scale=False).cpu())
         factor.fill_(1 / torch.cat(latents).std())
         logger.info("latent scale factor %.5f, measured on %d training masks", float(factor), len(indices))
+
+
+class CacheLatents:
+    """Encode each training mask once, in each of its augmentations, so that training steps need not.
+
+    The autoencoder is frozen, so that a mask's latent never changes; the dataset's augmentations must come again, see
+    ``augmentation_cycle`` of :class:`sdseg_monai.data.SliceDataset`. Kept are the posterior's means, before scaling.
+
+    Args:
+        network: network in training.
+        dataset: training set, filled with latents.
+        batch_size: masks per forward pass.
+
+    Raises:
+        ValueError: augmentations never repeat, or training wants samples of the posterior.
+    """
+
+    def __init__(self, network: SDSeg, dataset: SliceDataset, batch_size: int) -> None:
+        if dataset.augmentation_cycle is None or network.mask_latent != "mean" or network.class_conditional:
+            raise ValueError(
+                "latents can be kept where augmentation_cycle is set, mask_latent is 'mean' and the network is not "
+                f"class-conditional, got {dataset.augmentation_cycle}, {network.mask_latent!r} and "
+                f"{network.class_conditional}"
+            )
+        self.network = network
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, before what reads training slices."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Encode."""
+        device = self.network.scale_factor.device
+        self.dataset.latents = None
+        draws = range(self.dataset.augmentation_cycle * len(self.dataset))  # type: ignore[operator]
+        latents = []
+        for start in tqdm(range(0, len(draws), self.batch_size), desc="mask latents", delay=2, leave=False):
+            masks = [self.dataset[draw]["label"] for draw in draws[start : start + self.batch_size]]
+            latents.append(self.network.encode_mask(torch.stack(masks).to(device), scale=False).cpu())
+        self.dataset.latents = torch.cat(latents)
 
 
 class ExpectedTime:

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import nn
 
 from sdseg_monai.random import seeded_normal
 
@@ -55,6 +56,11 @@ class MaskAutoencoder(AutoencoderKL):
         )
         self.latent_channels = latent_channels
         self.downsampling = 2 ** (levels - 1)
+
+    @property
+    def decoding_parts(self) -> nn.ModuleDict:
+        """What decodes."""
+        return nn.ModuleDict({"post_quant_conv": self.post_quant_conv, "decoder": self.decoder})
 
     def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to the posterior's mean, or to mean + std * ``noise``."""
@@ -103,6 +109,11 @@ class TinyMaskAutoencoder(AutoencoderTiny):
         )
         self.latent_channels = latent_channels
         self.downsampling = 2 ** (len(block_out_channels) - 1)
+
+    @property
+    def decoding_parts(self) -> nn.ModuleDict:
+        """What decodes."""
+        return nn.ModuleDict({"decoder": self.decoder})
 
     def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Encode ``mask_image`` [B, 3, H, W] in [-1, 1].

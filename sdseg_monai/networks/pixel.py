@@ -10,7 +10,8 @@ class PixelSegmenter(nn.Module):
     """A network that segments in pixel space, with SDSeg's interface.
 
     Args:
-        backbone: maps an image [B, 3, H, W] to one logit per pixel, [B, 1, H, W]; MONAI's networks do.
+        backbone: maps an image [B, 3, ...] to one logit per pixel, [B, 1, ...], or one per class, [B, K, ...];
+            MONAI's networks do.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -25,6 +26,8 @@ class PixelSegmenter(nn.Module):
     def forward(
         self, image: torch.Tensor, *, mask: torch.Tensor | None = None, seeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return the score [B, 1, H, W] in [0, 1], or, in a training step, which gives ``mask``, the logit."""
-        logit = self.backbone(image).float()
-        return logit.sigmoid() if mask is None else logit
+        """Return the score [B, 1 or K, ...] in [0, 1], or, in a training step, which gives ``mask``, the logits."""
+        logits = self.backbone(image).float()
+        if mask is not None:
+            return logits
+        return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
+from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image, score_from_mask_image
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.unet import DenoisingUNet
 from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
@@ -17,11 +18,13 @@ from sdseg_monai.schedule import NoiseSchedule, PredictionType
 
 StartNoise = Literal["shared", "zeros"]
 MaskLatent = Literal["mean", "sample"]
+TrainTimesteps = Literal["all", "last"]
 
 
 class SDSegOutput(NamedTuple):
-    """What the loss needs from a training step; every tensor is [B, Z, h, w] in float32."""
+    """What the loss needs from a training step; every latent and noise is [B, Z, h, w] in float32."""
 
+    mask: torch.Tensor  # what the latent stands for, [B, 1, H, W], class of each pixel
     latent: torch.Tensor  # z_0, the scaled latent of the mask
     latent_pred: torch.Tensor  # its estimate, Eq. 2
     noise: torch.Tensor | None  # n; None where no noise was added or none is predicted
@@ -39,8 +42,8 @@ class SDSeg(nn.Module):
         autoencoder: mask autoencoder, frozen here.
         vision_encoder: image encoder.
         unet: denoising network over [mask latent, image latent], trained. A class-conditional one (the official
-            multi-class checkpoints) serves inference only. A :class:`CrossAttentionUNet` instead is the baseline of
-            the paper's ablation.
+            multi-class checkpoints) needs one pass per class. A :class:`CrossAttentionUNet` instead is the baseline
+            of the paper's ablation.
         schedule: noise schedule.
         prediction_type: what the U-Net predicts: ``epsilon`` (the paper), ``sample`` or ``v_prediction``.
         start_noise: z_T when ``forward`` is given none: ``shared``, one seeded tensor for every slice (the official
@@ -49,12 +52,18 @@ class SDSeg(nn.Module):
         num_inference_steps: reverse steps of ``forward``; more than the paper's one are DDIM's, without noise between.
         mask_latent: what training takes as z_0: the posterior's ``mean``, or a ``sample`` of it (the official code).
         train_vision_encoder: False freezes the vision encoder (the paper's ablation).
+        train_decoder: True trains the autoencoder's decoder too; its encoder stays frozen.
+        train_timesteps: ``all``, drawn uniformly (the paper), or ``last``, T-1 alone, inference's one step; a start
+            from zeros trains there whatever this says.
+        num_classes: classes of a pixel, the background's included, all in one pass by the codes of
+            :func:`~sdseg_monai.networks.codes.class_codes`; None for those of a class-conditional U-Net, else 2.
 
     Raises:
         ValueError: the three networks do not fit each other, or an option is unknown or contradicts another.
     """
 
     scale_factor: torch.Tensor
+    class_codes: torch.Tensor  # [K, 3]
 
     def __init__(
         self,
@@ -68,38 +77,51 @@ class SDSeg(nn.Module):
         num_inference_steps: int = 1,
         mask_latent: MaskLatent = "mean",
         train_vision_encoder: bool = True,
+        train_decoder: bool = False,
+        train_timesteps: TrainTimesteps = "all",
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        _check_options(prediction_type, start_noise, mask_latent, num_inference_steps)
+        _check_options(prediction_type, start_noise, mask_latent, train_timesteps, num_inference_steps)
         _check_fit(autoencoder, vision_encoder, unet)
+        embedded = unet.config.num_class_embeds
+        if embedded is not None and num_classes not in (None, embedded):
+            raise ValueError(
+                f"num_classes={num_classes}, but the U-Net's class embedding has {embedded}: leave num_classes out"
+            )
+        self.num_classes: int = num_classes or embedded or 2
+        self.class_conditional = embedded is not None
         self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.train_decoder = train_decoder
+        self.autoencoder.decoding_parts.requires_grad_(train_decoder)
         self.vision_encoder = vision_encoder.requires_grad_(train_vision_encoder)
         self.unet = unet
         self.num_inference_steps = num_inference_steps
         self.mask_latent: MaskLatent = mask_latent
+        self.train_timesteps: TrainTimesteps = train_timesteps
         self.train_vision_encoder = train_vision_encoder
         self.schedule = NoiseSchedule() if schedule is None else schedule
         self.prediction_type: PredictionType = prediction_type
         self.start_noise: StartNoise = start_noise
         self.seed = seed
         self.register_buffer("scale_factor", torch.tensor(float("nan")))
+        codes = class_codes(2 if self.class_conditional else self.num_classes)  # a class-conditional pass is binary
+        # in the state dict where there are several classes, so that weights for other classes do not load
+        self.register_buffer("class_codes", codes, persistent=len(codes) > 2)
 
     @property
     def trained_parts(self) -> nn.ModuleDict:
-        """The parts that training changes, under the names that they have in the state dict."""
-        vision_encoder = {"vision_encoder": self.vision_encoder} if self.train_vision_encoder else {}
-        return nn.ModuleDict({**vision_encoder, "unet": self.unet})
+        """The parts that training changes."""
+        parts: dict[str, nn.Module] = {"unet": self.unet}
+        if self.train_vision_encoder:
+            parts = {"vision_encoder": self.vision_encoder, **parts}
+        return nn.ModuleDict({**parts, **(self.autoencoder.decoding_parts if self.train_decoder else {})})
 
     @property
     def meaning(self) -> dict[str, str]:
         """What the weights mean beyond their shapes: a training that goes on with other options would spoil them."""
         names = ("prediction_type", "start_noise", "mask_latent")
         return {name: getattr(self, name) for name in names}
-
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes of a class-conditional network, the background's included; None for a binary one."""
-        return self.unet.config.num_class_embeds
 
     def train(self, mode: bool = True) -> SDSeg:
         """Set the mode of the trained parts; the others stay in evaluation mode."""
@@ -126,14 +148,15 @@ class SDSeg(nn.Module):
         """Encode ``image`` [B, 3, H, W] in [-1, 1] to the conditioning latent z_c [B, Z, h, w]."""
         return self.vision_encoder(image)
 
-    def encode_mask(self, mask: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode ``mask`` [B, 1, H, W] in {0, 1} to its scaled latent, [B, Z, h, w], without gradient.
+    def encode_mask(self, mask: torch.Tensor, noise: torch.Tensor | None = None, *, scale: bool = True) -> torch.Tensor:
+        """Encode ``mask`` [B, 1, H, W] in {0..K-1} to its latent, [B, Z, h, w], scaled unless told not to; no gradient.
 
         The latent is the posterior's mean, or, given standard normal ``noise`` [B, Z, h, w], a sample of it.
         """
-        mask_image = mask_to_image(mask).to(self.autoencoder.dtype)
+        mask_image = mask_to_image(mask, self.class_codes).to(self.autoencoder.dtype)
         with torch.no_grad():
-            return self.autoencoder.encode_latent(mask_image, noise).float() * self.scale_factor
+            latent = self.autoencoder.encode_latent(mask_image, noise).float()
+        return latent * self.scale_factor if scale else latent
 
     def estimate_latent(
         self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
@@ -145,11 +168,17 @@ class SDSeg(nn.Module):
         """Decode a scaled latent [B, Z, h, w] to the mask image [B, 3, H, W], about [-1, 1], not clamped."""
         return self.autoencoder.decode((latent / self.scale_factor).to(self.autoencoder.dtype)).sample
 
+    def decode_logits(self, latent: torch.Tensor) -> torch.Tensor:
+        """Decode a scaled latent [B, Z, h, w] to one logit per class, [B, K, H, W], for the segmentation loss."""
+        return class_logits(self.decode(latent), self.class_codes)
+
     @overload
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor: ...
 
     @overload
-    def forward(self, image: torch.Tensor, *, mask: torch.Tensor, seeds: torch.Tensor) -> SDSegOutput: ...
+    def forward(
+        self, image: torch.Tensor, *, mask: torch.Tensor, seeds: torch.Tensor, latent: torch.Tensor | None = None
+    ) -> SDSegOutput: ...
 
     def forward(
         self,
@@ -158,35 +187,37 @@ class SDSeg(nn.Module):
         *,
         mask: torch.Tensor | None = None,
         seeds: torch.Tensor | None = None,
+        latent: torch.Tensor | None = None,
     ) -> torch.Tensor | SDSegOutput:
         """Segment, or, given ``mask`` and ``seeds``, run one training step's forward pass.
 
         Args:
             image: [B, 3, H, W] in [-1, 1].
             noise: z_T, [B or 1, Z, h, w]; drawn as ``start_noise`` says when absent.
-            mask: [B, 1, H, W] in {0, 1}.
+            mask: [B, 1, H, W] in {0..K-1}.
             seeds: [B], int64, one seed per sample for its timestep and noise.
+            latent: what :meth:`encode_mask` makes of ``mask``, where it was kept; not scaled, [B, Z, h, w].
 
         Returns:
-            The score [B, 1, H, W] in [0, 1], foreground from 0.5; of a class-conditional network one score per class,
-            [B, K, H, W], their sum 1; or an :class:`SDSegOutput`.
+            Of two classes the foreground's score [B, 1, H, W] in [0, 1], foreground from 0.5; of more one score per
+            class, [B, K, H, W], their sum 1; or an :class:`SDSegOutput`.
 
         Raises:
-            ValueError: sizes do not fit, noise is given to a network that starts from zeros, only one of ``mask``
-                and ``seeds`` is given, or a class-conditional network is to be trained.
+            ValueError: sizes do not fit, noise is given to a network that starts from zeros, or only one of ``mask``
+                and ``seeds`` is given.
         """
         if (mask is None) != (seeds is None):
             raise ValueError("a training step needs both mask and seeds, got only one of them")
         if mask is not None and seeds is not None:
-            return self._training_forward(image, mask, seeds)
+            return self._training_forward(image, mask, seeds, latent)
         self.latent_shape(image)  # checks
         return self.segment_latent(self.encode_image(image), noise)
 
     def segment_latent(self, image_latent: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Segment from the image's latent z_c, [B, Z, h, w], as :meth:`forward`; several noises share one encoding."""
-        if self.num_classes is None:
+        if not self.class_conditional:
             *_, latent = self.reverse(image_latent, noise)
-            return score_from_mask_image(self.decode(latent))
+            return score_from_mask_image(self.decode(latent), self.class_codes)
         maps = [self._class_map(image_latent, noise, index) for index in range(self.num_classes)]
         return torch.cat(maps, dim=1).softmax(dim=1)
 
@@ -240,50 +271,63 @@ class SDSeg(nn.Module):
         # a trace would record the drawing, without its generator: give it the numbers
         return torch.from_numpy(shared.numpy()) if torch.jit.is_tracing() else shared
 
-    def _training_forward(self, image: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor) -> SDSegOutput:
-        if self.num_classes is not None:
-            raise ValueError("a class-conditional network cannot be trained here, it serves inference")
+    def _training_forward(
+        self, image: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor, latent: torch.Tensor | None
+    ) -> SDSegOutput:
         shape = self.latent_shape(image)
-        latent = self.encode_mask(mask, self._posterior_noise(seeds, shape))
+        class_labels = None
+        if self.class_conditional:
+            class_labels = seeded_integers(_keys("class", seeds), self.num_classes).to(mask.device)
+            mask = _one_class(mask, class_labels)
+        if latent is None or self.class_conditional:
+            latent = self.encode_mask(mask, self._posterior_noise(seeds, shape))
+        else:
+            latent = latent.float() * self.scale_factor
         image_latent = self.encode_image(image)
-        if self.start_noise == "zeros":
+        if self.train_timesteps == "last" or self.start_noise == "zeros":
             timesteps = torch.full((len(image),), self.schedule.num_timesteps - 1, device=image.device)
-            noisy_latent = torch.zeros_like(latent)
-            prediction = self.unet.predict(noisy_latent, image_latent, timesteps)
-            return SDSegOutput(latent, self.estimate_latent(noisy_latent, prediction, timesteps), None, None)
-        timesteps = seeded_integers(seeds, self.schedule.num_timesteps).to(image.device)
-        noise = seeded_normal(seeds, shape).to(latent)
-        noisy_latent = self.schedule.add_noise(latent, noise, timesteps)
-        prediction = self.unet.predict(noisy_latent, image_latent, timesteps)
+        else:
+            timesteps = seeded_integers(seeds, self.schedule.num_timesteps).to(image.device)
+        if self.start_noise == "zeros":
+            noise, noisy_latent = None, torch.zeros_like(latent)
+        else:
+            noise = seeded_normal(seeds, shape).to(latent)
+            noisy_latent = self.schedule.add_noise(latent, noise, timesteps)
+        prediction = self.unet.predict(noisy_latent, image_latent, timesteps, class_labels)
         latent_pred = self.estimate_latent(noisy_latent, prediction, timesteps)
-        noise_pred = self.schedule.estimate_noise(noisy_latent, prediction, timesteps, self.prediction_type)
-        return SDSegOutput(latent, latent_pred, None if noise_pred is None else noise, noise_pred)
+        noise_pred = None
+        if noise is not None:
+            noise_pred = self.schedule.estimate_noise(noisy_latent, prediction, timesteps, self.prediction_type)
+        return SDSegOutput(mask, latent, latent_pred, None if noise_pred is None else noise, noise_pred)
 
     def _posterior_noise(self, seeds: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor | None:
         if self.mask_latent == "mean":
             return None
-        keys = torch.tensor([seed_from("posterior", seed) for seed in seeds.tolist()])
-        return seeded_normal(keys, shape).to(seeds.device)
+        return seeded_normal(_keys("posterior", seeds), shape).to(seeds.device)
 
 
-def mask_to_image(mask: torch.Tensor) -> torch.Tensor:
-    """Turn a mask [B, 1, H, W] in {0, 1} into the autoencoder's input [B, 3, H, W] in {-1, +1}."""
-    return (2 * mask.float() - 1).expand(-1, 3, -1, -1)
+def _keys(name: str, seeds: torch.Tensor) -> torch.Tensor:
+    """Return seeds for another drawing, ``name``, of the samples of ``seeds`` [B]."""
+    return torch.tensor([seed_from(name, seed) for seed in seeds.tolist()])
 
 
-def score_from_mask_image(mask_image: torch.Tensor) -> torch.Tensor:
-    """Turn a decoded mask image [B, 3, H, W] into a score [B, 1, H, W] in [0, 1]; clamped, then averaged.
+def _one_class(mask: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+    """Return for each sample of ``mask`` [B, 1, H, W] the binary mask of its class; class 0 is the union of the others.
 
     Source: official-behaviour, section 2.
     """
-    return ((mask_image.float() + 1) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
+    wanted = class_labels.view(-1, 1, 1, 1)
+    return torch.where(wanted == 0, mask > 0, mask == wanted).to(mask.dtype)
 
 
-def _check_options(prediction_type: str, start_noise: str, mask_latent: str, num_inference_steps: int) -> None:
+def _check_options(
+    prediction_type: str, start_noise: str, mask_latent: str, train_timesteps: str, num_inference_steps: int
+) -> None:
     for name, value, known in (
         ("prediction_type", prediction_type, get_args(PredictionType)),
         ("start_noise", start_noise, get_args(StartNoise)),
         ("mask_latent", mask_latent, get_args(MaskLatent)),
+        ("train_timesteps", train_timesteps, get_args(TrainTimesteps)),
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown: expected one of {', '.join(known)}")

@@ -1,9 +1,10 @@
 """Transforms between files, volumes and slices; intensities are scaled by MONAI's own transforms in the configs."""
 
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices, to_three_channels
-from sdseg_monai.transforms.volumes import LoadVolumed, SaveMaskd, WarnFieldOfViewd
+from sdseg_monai.transforms.volumes import ClassLabelsd, LoadVolumed, SaveMaskd, WarnFieldOfViewd
 
 __all__ = [
+    "ClassLabelsd",
     "LoadVolumed",
     "SaveMaskd",
     "WarnFieldOfViewd",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch.nn import functional as F
 
@@ -30,13 +31,60 @@ def resize_slices(slices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def resize_labels(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize binary ``labels`` [N, C, H, W] to ``size`` as :func:`resize_slices` does scores, cut at 0.5; {0, 1}.
+    """Resize class maps ``labels`` [N, 1, H, W] to ``size``; float32.
 
-    Labels and scores then meet on one outline. Halving a grid puts much of an outline at exactly 0.5, where a plain
-    cut would enlarge every small object: the nearest pixel decides there.
+    Each class is resized as :func:`resize_slices` does scores, the largest wins.
+    Labels and scores then meet on one outline. Halving a grid puts much of an outline half-way between two classes,
+    where any fixed order would enlarge every small object of one of them: the nearest pixel decides there.
     """
     nearest = F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")
-    return (resize_slices(labels, size) + TIE_BREAK * (nearest - 0.5) >= 0.5).float()
+    best, resized = torch.full_like(nearest, -1.0), torch.zeros_like(nearest)
+    for value in labels.unique():  # one by one: of all classes at once a CT would need gigabytes
+        share = resize_slices(labels == value, size) + TIE_BREAK * (nearest == value)
+        resized = torch.where(share > best, value.float(), resized)
+        best = torch.maximum(best, share)
+    return resized
+
+
+def add_context(slices: torch.Tensor, start: int, stop: int, offset: float) -> torch.Tensor:
+    """Put the neighbours of slices ``start`` to ``stop`` of a stack beside them, as channels.
+
+    Args:
+        slices: [N, 1, H, W], in order.
+        start: first slice to return.
+        stop: one after the last.
+        offset: how far away the neighbours are, in slices; between two slices they are interpolated, beyond the
+            stack its last slice stands for them.
+
+    Returns:
+        [stop - start, 3, H, W]: what lies ``offset`` below, the slice, what lies ``offset`` above.
+    """
+    positions = torch.arange(start, stop, dtype=torch.float64)
+    channels = []
+    for shift in (-offset, 0.0, offset):
+        position = (positions + shift).clamp(0, len(slices) - 1)
+        lower = position.floor().long().clamp_max(max(len(slices) - 2, 0))
+        upper = (lower + 1).clamp_max(len(slices) - 1)
+        weight = (position - lower).to(slices).view(-1, 1, 1, 1)
+        channels.append(torch.lerp(slices[lower], slices[upper], weight))
+    return torch.cat(channels, dim=1)
+
+
+def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | None) -> float | None:
+    """Return ``context_mm`` in slices of ``image`` [C, X, Y, Z] across ``slice_axis``; None for None.
+
+    Raises:
+        ValueError: the image does not say how far apart its slices are, or is no grey-value volume.
+    """
+    if context_mm is None:
+        return None
+    if image.shape[0] != 1 or not isinstance(image, MetaTensor):
+        raise ValueError(
+            f"context_mm={context_mm} needs a volume of one channel with an affine, got {tuple(image.shape)} "
+            f"({type(image).__name__}): photographs have no neighbours"
+        )
+    affine = image.affine.reshape(-1, *image.affine.shape[-2:])[0]
+    return context_mm / float(affine[:3, slice_axis].double().norm())
 
 
 def to_three_channels(slices: torch.Tensor) -> torch.Tensor:
@@ -55,19 +103,24 @@ class StackSlicesd(MapTransform):
     """Turn volumes [C, X, Y, Z] into stacks of resized slices [N, C, H, W], plain float32 tensors.
 
     Args:
-        keys: volumes; the one called ``label`` is binary.
+        keys: volumes; the one called ``label`` is a class map.
         slice_axis: spatial axis across which slices are taken.
         size: (H, W) of the slices.
+        context_mm: see :class:`sdseg_monai.data.SliceDataset`.
     """
 
-    def __init__(self, keys: KeysCollection, slice_axis: int, size: Sequence[int]) -> None:
+    def __init__(
+        self, keys: KeysCollection, slice_axis: int, size: Sequence[int], context_mm: float | None = None
+    ) -> None:
         super().__init__(keys)
         self.slice_axis = slice_axis
         self.size = tuple(size)
+        self.context_mm = context_mm
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each volume by its stack."""
+        """Replace each volume by its stack; ``context`` is the :func:`context_offset` of the image."""
         item = dict(data)
+        item["context"] = context_offset(item["image"], self.slice_axis, self.context_mm)
         for key in self.key_iterator(item):
             volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
             slices = extract_slices(volume, self.slice_axis, 0, volume.shape[self.slice_axis + 1])

@@ -108,6 +108,39 @@ class SaveMaskd(MapTransform):
         return item
 
 
+class ClassLabelsd(MapTransform):
+    """Make sure of the classes of label maps: of two, all above 0.5 is foreground; more must be named 0 to K-1.
+
+    Args:
+        keys: label maps [1, X, Y, Z].
+        num_classes: K, the background's included.
+
+    Raises:
+        InputError: a label map of more than two classes has another value.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int) -> None:
+        super().__init__(keys)
+        self.num_classes = num_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with float32 label maps."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            label = item[key]
+            if self.num_classes == 2:
+                item[key] = (label > 0.5).float()
+                continue
+            values = torch.as_tensor(label).unique()
+            wrong = [value for value in values.tolist() if value not in range(self.num_classes)]
+            if wrong:
+                raise InputError(
+                    f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: a label of {wrong[0]:g}, expected 0 to "
+                    f"{self.num_classes - 1} for num_classes={self.num_classes}"
+                )
+        return item
+
+
 def _was_read(item: Any) -> bool:
     return isinstance(item, MetaTensor) and ImageMetaKey.FILENAME_OR_OBJ in item.meta
 

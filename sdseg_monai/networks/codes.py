@@ -1,0 +1,91 @@
+"""Classes as colours: how a label map becomes the three channels that an autoencoder knows, and how it comes back."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+
+LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 on a code: Dice and cross-entropy then ask for little more
+MOST_CLASSES = 27
+
+
+def class_codes(num_classes: int) -> torch.Tensor:
+    """Return the code of each class, [K, 3] in {-1, 0, 1}; class 0 is the background, (-1, -1, -1).
+
+    Two classes are the paper's black and white. Up to eight are corners of the cube, two levels a channel, the first
+    four of them two channels apart; up to 27 have a third level. Any two codes differ by the most that so many allow
+    in this order: the square of their smallest distance is 12 for 2 classes, 8 to 4, 4 to 8, 2 to 14 and 1 to 27.
+
+    Args:
+        num_classes: K, the background's included.
+
+    Raises:
+        ValueError: K is not within 2 and 27.
+    """
+    if not 2 <= num_classes <= MOST_CLASSES:
+        raise ValueError(f"num_classes={num_classes}: expected 2 to {MOST_CLASSES}, the background included")
+    if num_classes == 2:
+        return torch.tensor([[-1.0] * 3, [1.0] * 3])
+    corners = list(product((-1, 1), repeat=3))
+    even = [c for c in corners if c.count(1) % 2 == 0]
+    odd = [c for c in corners if c.count(1) % 2 == 1]
+    lattice = list(product((-1, 0, 1), repeat=3))
+    faces = [c for c in lattice if c.count(0) == 2]
+    others = [c for c in lattice if c.count(0) in (1, 3)]
+    return torch.tensor([*even, *odd, *faces, *others][:num_classes], dtype=torch.float32)
+
+
+def mask_to_image(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Turn a label map ``mask`` [B, 1, H, W] in {0..K-1} into the autoencoder's input [B, 3, H, W] in [-1, 1].
+
+    Args:
+        mask: class of each pixel; of two classes it is a binary mask.
+        codes: [K, 3], from :func:`class_codes`.
+    """
+    return codes.to(mask.device)[mask[:, 0].long()].movedim(-1, 1)
+
+
+def class_logits(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Return one logit per class, [B, K, H, W], float32, for a decoded ``mask_image`` [B, 3, H, W], not clamped.
+
+    A logit falls with the square of the distance to the class's code, as if each code were the centre of a Gaussian,
+    so scaled that on a code the next class lies ``LOGIT_GAIN`` below. Of two classes the difference of the logits is
+    ``LOGIT_GAIN`` times the mean of the three channels.
+    """
+    codes = codes.to(mask_image.device)
+    # |x - c|^2 without |x|^2, which no class has to itself
+    inner = torch.einsum("bchw,kc->bkhw", mask_image.float(), codes)
+    squares = (codes**2).sum(dim=1).view(1, -1, 1, 1)
+    return LOGIT_GAIN / smallest_square_distance(codes) * (2 * inner - squares)
+
+
+def score_from_mask_image(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Turn a decoded ``mask_image`` [B, 3, H, W], about [-1, 1], into scores in [0, 1], float32.
+
+    Of two classes [B, 1, H, W], the foreground's: each channel is mapped from [-1, 1] and clamped, then their mean
+    (official-behaviour, section 2). Of more [B, K, H, W], which sum to 1: the softmax of :func:`class_logits` of the
+    clamped channels.
+    """
+    if len(codes) == 2:
+        return ((mask_image.float() + 1) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
+    return class_logits(mask_image.float().clamp(-1, 1), codes).softmax(dim=1)
+
+
+def score_margin(score: torch.Tensor) -> torch.Tensor:
+    """Return how sure each pixel's class is, [B, 1, ...] in [0, 1], for scores [B, 1, ...] or [B, K, ...].
+
+    Of several classes it is how much farther, in squared distance, the second-nearest code is than the nearest, 1 on
+    a code and 0 half-way between two. Of two classes, scored by one channel, it is the same: twice the distance of
+    the score from 0.5. It lives as long as scores do: it can be taken after they were resized.
+    """
+    if score.shape[1] == 1:
+        return (2 * score - 1).abs()
+    best = score.topk(2, dim=1).values.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return ((best[:, :1] - best[:, 1:]) / LOGIT_GAIN).clamp(0, 1)
+
+
+def smallest_square_distance(codes: torch.Tensor) -> float:
+    """Return the square of the smallest distance between two ``codes`` [K, 3]."""
+    squares = (codes[:, None] - codes[None]).square().sum(-1)  # [K, K]
+    return float(squares[~torch.eye(len(codes), dtype=torch.bool, device=codes.device)].min())
