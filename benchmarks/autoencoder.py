@@ -17,7 +17,7 @@ from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
 from sdseg_monai.data import ProceduralMasks
-from sdseg_monai.networks.codes import mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
 from sdseg_monai.weights import load_weights
 
 SIZES = (1, 16, 64, 256, 1024, 4096, 16384)  # pixels of foreground: lower ends of the bins
@@ -39,8 +39,8 @@ def dice_by_size(autoencoder: torch.nn.Module, masks: list[torch.Tensor]) -> lis
     for mask in tqdm(masks):
         area = int(mask.sum())
         if area:
-            latent = autoencoder.encode(mask_to_image(mask[None], codes)).latent_dist.mode()
-            again = score_from_mask_image(autoencoder.decode(latent).sample)[0] >= 0.5
+            latent = autoencoder.encode(mask_to_image(mask[None], class_codes(2))).latent_dist.mode()
+            again = score_from_mask_image(autoencoder.decode(latent).sample, class_codes(2))[0] >= 0.5
             areas.append(area)
             values.append(float(2 * (again & (mask > 0)).sum() / (again.sum() + area)))
     bins = np.digitize(areas, SIZES)

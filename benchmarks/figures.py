@@ -13,7 +13,7 @@ from study import Study, load_volume, segment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdseg_monai.evaluation import compare_masks
-from sdseg_monai.networks.codes import mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import mask_to_image
 from sdseg_monai.transforms import extract_slices, resize_labels, resize_slices, to_three_channels
 from sdseg_monai.visualize import join_pictures, latent_panel
 
@@ -32,8 +32,8 @@ def reconstructions(study: Study, experiment: str, path: Path) -> None:
     network = parser.get_parsed_content("network")
     _, masks = _examples(study, parser)
     latents = network.encode_mask(masks)
-    again = score_from_mask_image(network.decode(latents)).cpu()
-    mask_images = mask_to_image(masks).cpu().numpy()
+    again = network.decode_score(latents).cpu()
+    mask_images = mask_to_image(masks, network.class_codes).cpu().numpy()
     panel = latent_panel(mask_images, latents.cpu().numpy())
     decoded = join_pictures([_grey(score) for score in again[:, 0].numpy()], axis=0)
     _save(path, join_pictures([panel, decoded], axis=1))
@@ -71,7 +71,7 @@ def reverse_process(study: Study, experiment: str, path: Path) -> None:
     rows = []
     for image, mask in zip(images, masks, strict=True):
         latents = network.reverse(network.encode_image(image[None]), num_steps=REVERSE_STEPS)
-        scores = [score_from_mask_image(network.decode(latent))[0, 0].cpu().numpy() for latent in latents]
+        scores = [network.decode_score(latent)[0, 0].cpu().numpy() for latent in latents]
         picture = ((image.cpu().numpy() + 1) / 2).clip(0, 1).transpose(1, 2, 0)
         rows.append(join_pictures([picture, _grey(mask[0].cpu().numpy()), *map(_grey, scores)], axis=1))
     _save(path, join_pictures(rows, axis=0))

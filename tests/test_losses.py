@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from sdseg_monai.losses import MASK_LOGIT_GAIN, MaskAutoencoderLoss, MaskImageLoss, SDSegLoss
+from sdseg_monai.losses import MaskAutoencoderLoss, SDSegLoss, SegmentationLoss
 from sdseg_monai.networks import SDSegOutput
+from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits
 from sdseg_monai.schedule import NoiseSchedule
 from tests.conftest import make_network
 
@@ -17,24 +18,24 @@ def test_the_two_terms_are_one_error_in_two_scales(t):
     noisy = schedule.add_noise(latent, noise, timesteps)
     latent_pred = schedule.estimate_latent(noisy, noise_pred, timesteps, "epsilon")
     loss = SDSegLoss()
-    total = loss(SDSegOutput(latent, latent_pred, noise, noise_pred), torch.zeros(3, 1, 64, 64))
+    mask = torch.zeros(3, 1, 64, 64)
+    total = loss(SDSegOutput(latent, latent_pred, noise, noise_pred, mask), mask)
     a, b = (c[0].item() for c in schedule.coefficients(timesteps))
     assert loss.parts["noise"].item() == pytest.approx(a / b * loss.parts["latent"].item(), rel=1e-4)
     assert total.item() == pytest.approx((1 + b / a) * loss.parts["noise"].item(), rel=1e-4)
 
 
 def test_latent_weight_is_lambda():
-    output = SDSegOutput(
-        torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
-    )
-    mask = torch.zeros(1, 1, 64, 64)
+    mask, zeros, ones = torch.zeros(1, 1, 64, 64), torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    output = SDSegOutput(zeros, ones, zeros, ones, mask)
     assert SDSegLoss(latent_weight=3)(output, mask).item() == pytest.approx(4)
     assert SDSegLoss(latent_weight=0)(output, mask).item() == pytest.approx(1)
 
 
 def test_sample_prediction_has_no_noise_term():
     loss = SDSegLoss()
-    loss(SDSegOutput(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, None), torch.zeros(1, 1, 64, 64))
+    mask = torch.zeros(1, 1, 64, 64)
+    loss(SDSegOutput(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, None, mask), mask)
     assert set(loss.parts) == {"latent"}
 
 
@@ -45,7 +46,7 @@ def test_segmentation_term_needs_a_decoder():
 
 def test_segmentation_gradient_passes_the_frozen_decoder_beyond_the_clamp():
     network = make_network(prediction_type="sample", start_noise="zeros")
-    loss = SDSegLoss(latent_weight=0, segmentation_weight=1.0, decode=lambda z: 50 * network.decode(z))
+    loss = SDSegLoss(latent_weight=0, segmentation_weight=1.0, decode_logits=lambda z: 50 * network.decode_logits(z))
     mask = (torch.rand(2, 1, 16, 16) > 0.5).float()
     loss(network(torch.randn(2, 3, 16, 16), mask=mask, seeds=torch.tensor([1, 2])), mask).backward()
     assert network.unet.conv_out.weight.grad.abs().max() > 0
@@ -56,16 +57,21 @@ def test_segmentation_gradient_passes_the_frozen_decoder_beyond_the_clamp():
 def test_mask_logit_is_zero_where_the_score_is_one_half():
     even = torch.stack([torch.ones(16, 16), -torch.ones(16, 16), torch.zeros(16, 16)])[None]
     mask = torch.zeros(1, 1, 16, 16)
-    assert MaskImageLoss()(even, mask) == MaskImageLoss()(torch.zeros(1, 3, 16, 16), mask)
+
+    def loss(mask_image):
+        return SegmentationLoss()(class_logits(mask_image, class_codes(2)), mask)
+
+    assert loss(even) == loss(torch.zeros(1, 3, 16, 16))
     right, wrong = -torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16)
-    assert MaskImageLoss()(right, mask) < MaskImageLoss()(0 * right, mask) < MaskImageLoss()(wrong, mask)
+    assert loss(right) < loss(0 * right) < loss(wrong)
 
 
-def test_mask_image_loss_contains_the_binary_cross_entropy_of_the_logit():
+def test_segmentation_loss_contains_the_binary_cross_entropy_of_the_logit():
     mask_image, mask = torch.full((1, 3, 4, 4), 0.3), torch.ones(1, 1, 4, 4)
-    p = torch.sigmoid(torch.tensor(0.3 * MASK_LOGIT_GAIN)).item()
+    p = torch.sigmoid(torch.tensor(0.3 * LOGIT_GAIN)).item()
     dice = 1 - 2 * 16 * p / (16 * p + 16)
-    assert MaskImageLoss()(mask_image, mask).item() == pytest.approx(dice - math.log(p), rel=1e-3)
+    logits = class_logits(mask_image, class_codes(2))
+    assert SegmentationLoss()(logits, mask).item() == pytest.approx(dice - math.log(p), rel=1e-3)
 
 
 def test_autoencoder_loss_rewards_reconstruction_and_a_narrow_posterior():

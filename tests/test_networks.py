@@ -14,7 +14,6 @@ from sdseg_monai.networks import (
     TinyVisionEncoder,
     VisionEncoder,
 )
-from sdseg_monai.networks.codes import score_from_mask_image
 from sdseg_monai.networks.unet import Float32Conv2d
 from tests.conftest import make_network
 
@@ -239,7 +238,7 @@ def test_reverse_process_is_that_of_diffusers_ddim(prediction_type, steps):
             step = scheduler.step(network.unet.predict(latent, image_latent, t[None]), t, latent)
             torch.testing.assert_close(mine, step.pred_original_sample, rtol=1e-3, atol=1e-3)
             latent = step.prev_sample
-        expected = score_from_mask_image(network.decode(ours[-1]))
+        expected = network.decode_score(ours[-1])
         torch.testing.assert_close(network(IMAGE[:1], noise), expected)
 
 
@@ -323,8 +322,8 @@ def test_class_conditional_network_gives_one_score_per_class():
             maps.append((-1 if index == 0 else 1) * network.decode(latent).mean(1, keepdim=True))
     assert score.shape == (3, 3, 32, 16)
     torch.testing.assert_close(score, torch.cat(maps, 1).softmax(1))
-    with pytest.raises(ValueError, match="class-conditional"):
-        network(IMAGE, mask=MASK, seeds=SEEDS)
+    with pytest.raises(ValueError, match="class embedding has 3"):
+        SDSeg(network.autoencoder, network.vision_encoder, unet, num_classes=4)
 
 
 def test_pixel_segmenter_trains_on_logits_and_segments_to_scores():

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.networks.codes import mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
 from sdseg_monai.weights import import_official, load_official, load_weights, read_checkpoint
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.inference import inference_state
@@ -59,7 +59,9 @@ class TestParity:
         check(networks["ema"].encode_image(expected["image"]), expected["image_latent"])
 
     def test_mask_posterior(self, networks, expected):
-        posterior = networks["ema"].autoencoder.encode(mask_to_image(expected["mask"][:, None])).latent_dist
+        posterior = (
+            networks["ema"].autoencoder.encode(mask_to_image(expected["mask"][:, None], class_codes(2))).latent_dist
+        )
         check(posterior.mean, expected["mask_posterior_mean"])
         check(posterior.logvar, expected["mask_posterior_logvar"])
 
@@ -103,7 +105,7 @@ class TestParity:
 
     @pytest.mark.parametrize("kind", ["raw", "ema"])
     def test_score_of_a_decoded_image(self, expected, kind):
-        check(score_from_mask_image(expected[f"{kind}.decoded"])[:, 0], expected[f"{kind}.score"])
+        check(score_from_mask_image(expected[f"{kind}.decoded"], class_codes(2))[:, 0], expected[f"{kind}.score"])
 
     def test_an_inference_export_scores_the_same_but_for_float16(self, networks, expected, tmp_path):
         save_inference(networks["ema"], tmp_path / "inference.pt")
@@ -172,7 +174,7 @@ def test_full_size_covers_every_name_and_shape(use_ema, unet_sizes, parameters):
     assert parameters_of(network.autoencoder) == 83_653_863
     assert parameters_of(network.vision_encoder) == 34_163_628
     assert parameters_of(network.unet) == parameters
-    assert network.num_classes == unet_sizes.get("classes")
+    assert network.num_classes == unet_sizes.get("classes", 2)
 
 
 def test_inference_export_of_the_full_size_is_below_0_76_gigabytes():

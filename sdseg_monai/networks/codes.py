@@ -43,7 +43,7 @@ def mask_to_image(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         mask: class of each pixel; of two classes it is a binary mask.
         codes: [K, 3], from :func:`class_codes`.
     """
-    return codes.to(mask.device)[mask[:, 0].long()].movedim(-1, 1)
+    return codes.to(mask.device)[mask[:, 0].long()].movedim(-1, 1).contiguous()
 
 
 def class_logits(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -24,11 +24,11 @@ TrainTimesteps = Literal["all", "last"]
 class SDSegOutput(NamedTuple):
     """What the loss needs from a training step; every latent and noise is [B, Z, h, w] in float32."""
 
-    mask: torch.Tensor  # what the latent stands for, [B, 1, H, W], class of each pixel
     latent: torch.Tensor  # z_0, the scaled latent of the mask
     latent_pred: torch.Tensor  # its estimate, Eq. 2
     noise: torch.Tensor | None  # n; None where no noise was added or none is predicted
     noise_pred: torch.Tensor | None
+    mask: torch.Tensor  # what the latent stands for, [B, 1, H, W], class of each pixel
 
 
 class SDSeg(nn.Module):
@@ -168,6 +168,10 @@ class SDSeg(nn.Module):
         """Decode a scaled latent [B, Z, h, w] to the mask image [B, 3, H, W], about [-1, 1], not clamped."""
         return self.autoencoder.decode((latent / self.scale_factor).to(self.autoencoder.dtype)).sample
 
+    def decode_score(self, latent: torch.Tensor) -> torch.Tensor:
+        """Decode a scaled latent [B, Z, h, w] to what :meth:`forward` returns of it."""
+        return score_from_mask_image(self.decode(latent), self.class_codes)
+
     def decode_logits(self, latent: torch.Tensor) -> torch.Tensor:
         """Decode a scaled latent [B, Z, h, w] to one logit per class, [B, K, H, W], for the segmentation loss."""
         return class_logits(self.decode(latent), self.class_codes)
@@ -217,7 +221,7 @@ class SDSeg(nn.Module):
         """Segment from the image's latent z_c, [B, Z, h, w], as :meth:`forward`; several noises share one encoding."""
         if not self.class_conditional:
             *_, latent = self.reverse(image_latent, noise)
-            return score_from_mask_image(self.decode(latent), self.class_codes)
+            return self.decode_score(latent)
         maps = [self._class_map(image_latent, noise, index) for index in range(self.num_classes)]
         return torch.cat(maps, dim=1).softmax(dim=1)
 
@@ -298,7 +302,7 @@ class SDSeg(nn.Module):
         noise_pred = None
         if noise is not None:
             noise_pred = self.schedule.estimate_noise(noisy_latent, prediction, timesteps, self.prediction_type)
-        return SDSegOutput(mask, latent, latent_pred, None if noise_pred is None else noise, noise_pred)
+        return SDSegOutput(latent, latent_pred, None if noise_pred is None else noise, noise_pred, mask)
 
     def _posterior_noise(self, seeds: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor | None:
         if self.mask_latent == "mean":
