@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from scipy.stats import bootstrap
 from study import Study, load_volume, segment
 from tables import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
@@ -25,16 +25,26 @@ def score(study: Study, parser: ConfigParser, split: str) -> list[CaseMetrics]:
     cases = []
     for item in tqdm(study.items(split), desc=split, leave=False):
         data = load_volume(parser, item)
-        masks = (segment(parser, data) >= 0.5, data["label"][0] >= 0.5)
+        masks = (segment(parser, data) > 0, data["label"][0] > 0)
         cases.append(compare_masks(image_stem(Path(item["image"])), *masks))
     return cases
 
 
+def logged(study: Study, experiment: str, name: str) -> list[ScalarEvent]:
+    """Return the values that the training logged as ``name`` for TensorBoard, of every process that it took."""
+    return [event for events in _logged_by_process(study, experiment, name) for event in events]
+
+
 def training_minutes(study: Study, experiment: str) -> float:
-    """Return the time from the first step to the last that the training logged for TensorBoard, validation included."""
-    events = EventAccumulator(str(study.run_folder(experiment) / "logs"), size_guidance={"scalars": 0}).Reload()
-    times = [event.wall_time for event in events.Scalars("loss")]
-    return (max(times) - min(times)) / 60
+    """Return the time from each process's first logged step to its last, validation included."""
+    by_process = _logged_by_process(study, experiment, "loss")
+    return sum(events[-1].wall_time - events[0].wall_time for events in by_process) / 60
+
+
+def _logged_by_process(study: Study, experiment: str, name: str) -> list[list[ScalarEvent]]:
+    files = sorted((study.run_folder(experiment) / "logs").glob("events.*"))
+    found = [EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload() for file in files]
+    return [events.Scalars(name) for events in found if name in events.Tags()["scalars"]]
 
 
 def interval(values: list[float], seed: int = 0) -> tuple[float, float]:

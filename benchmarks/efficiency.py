@@ -97,13 +97,13 @@ def time_inference(study: Study, experiment: str, num_steps: int, num_samples: i
     if num_samples > 1:
         inferer.noise, inferer.num_samples = "per_slice", num_samples
     cases = [load_volume(parser, item) for item in study.items("test")]
-    scores: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
 
     def segment_all() -> None:
-        scores[:] = [segment(parser, case) for case in cases]
+        masks[:] = [segment(parser, case) for case in cases]
 
     seconds = _timed(segment_all, device, REPEATS)
-    dice = [compare_masks("", s >= 0.5, c["label"][0] >= 0.5).dice for s, c in zip(scores, cases, strict=True)]
+    dice = [compare_masks("", m > 0, c["label"][0] > 0).dice for m, c in zip(masks, cases, strict=True)]
     return Cost(median(seconds), (min(seconds), max(seconds)), _peak_memory(device), float(np.mean(dice)))
 
 

@@ -50,8 +50,8 @@ def convergence(study: Study, experiments: list[str], path: Path) -> None:
         means = []
         for num_steps in CONVERGENCE_STEPS:
             network.num_inference_steps = num_steps
-            masks = [segment(parser, case) >= 0.5 for case in cases]
-            dice = [compare_masks("", m, c["label"][0] >= 0.5).dice for m, c in zip(masks, cases, strict=True)]
+            masks = [segment(parser, case) > 0 for case in cases]
+            dice = [compare_masks("", m, c["label"][0] > 0).dice for m, c in zip(masks, cases, strict=True)]
             means.append(100 * np.mean(dice))
         axes.plot(CONVERGENCE_STEPS, means, marker="o", label=experiment)
     axes.set(xscale="log", xlabel="DDIM steps", ylabel=f"Dice of {len(cases)} validation cases, %")

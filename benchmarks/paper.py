@@ -9,16 +9,14 @@ output folder, with a CSV per table and a PNG per figure.
 from __future__ import annotations
 
 import argparse
-import ast
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import comparison
 import efficiency
 import figures
 import stability
-from study import Study, read_study, train
+from study import Study, parse_options, read_study, train_all
 from tables import Table, commit, hardware, replace_section
 
 PARTS = ("train", "comparison", "efficiency", "stability", "figures")
@@ -33,6 +31,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all of them, in this order")
     parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each with one thread if several")
     parser.add_argument("--main", default="SDSeg, TAESD", help="experiment of tables 4, 5, figures 2, 3, 5, 6")
     parser.add_argument("--without", default="SDSeg, TAESD, no latent loss", help="what figure 3 compares with")
     parser.add_argument("--lpips", help="safetensors file of LPIPS' AlexNet; needed for table 5")
@@ -45,13 +44,14 @@ def main() -> None:
             raise SystemExit(f"{path}: no such file")
     study = read_study(
         *(options.study, options.dataset_dir, options.datalist, options.output),
-        {key: _value(text) for key, text in options.option},
+        parse_options(options.option),
         options.only,
     )
     _check(options, study)
     if "train" in options.parts:
-        for experiment in study.experiments:
-            train(study, experiment)
+        failures = train_all(study, options.jobs)
+        if failures:
+            raise SystemExit("\n".join(failures))
     tables = {
         "comparison": partial(comparison.compare, study),
         "efficiency": partial(efficiency.measure, study, options.main),
@@ -69,14 +69,6 @@ def main() -> None:
     (study.folder / "report.md").write_text(report + "\n")
     if options.section:
         replace_section(options.section, "report", report)
-
-
-def _value(text: str) -> Any:
-    """Return ``text`` as the number or list that it writes, as MONAI's command line does."""
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
 
 
 def _check(options: argparse.Namespace, study: Study) -> None:

@@ -1,17 +1,21 @@
 """A study: experiments that share data, split, budget and metric, and differ in the overlays that they chain.
 
-A study is a JSON file; an experiment is ``train.json``, the dataset's overlay, the experiment's own, and last what the
-study sets for all (the budget) and for this kind of network (its sizes).
+A study is a JSON file; an experiment is ``train.json`` of the study's bundle, the dataset's overlay if it names one,
+the experiment's own, and last what the study sets for all (the budget) and for this kind of network (its sizes). A
+study that names ``seeds`` runs each experiment once with each of them.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,13 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from tables import ROOT, commit
+from tqdm import tqdm
 
 from sdseg_monai.data import read_datalist
 from sdseg_monai.weights import load_weights, read_tensors
 
-BUNDLE = ROOT / "bundles" / "sdseg"
+BUNDLES = ROOT / "bundles"
+OVERLAYS = BUNDLES / "sdseg" / "configs"
 STAMP = "trained_as.txt"
 
 
@@ -32,7 +38,9 @@ class Study:
     """What is compared, on which data, and where its files go."""
 
     name: str
-    experiments: dict[str, list[str]]  # configs by name of the experiment, without the last one
+    bundle: Path
+    runs: dict[str, list[str]]  # of each experiment, one per seed; all that follow are by run
+    experiments: dict[str, list[str]]  # configs, without the last one
     settings: dict[str, dict[str, Any]]  # that last one's content
     dataset_dir: Path
     datalist: Path
@@ -64,7 +72,7 @@ class Study:
 
     def overrides(self) -> dict[str, Any]:
         """Return the top-level keys that say where things are, and the study's options."""
-        paths = {"bundle_root": BUNDLE, "dataset_dir": self.dataset_dir, "datalist": self.datalist}
+        paths = {"bundle_root": self.bundle, "dataset_dir": self.dataset_dir, "datalist": self.datalist}
         return {**{key: str(path) for key, path in paths.items()}, **self.options}
 
     def trained(self, experiment: str) -> ConfigParser:
@@ -92,6 +100,10 @@ class Study:
         """Return what the weights of ``experiment`` depend on: the hashes of its configuration and of the split."""
         return f"configuration {self.config_hash(experiment)}, split {self.manifest()}"
 
+    def trained_at(self, experiment: str) -> str:
+        """Return the commit at which the training of ``experiment`` was started."""
+        return (self.run_folder(experiment) / STAMP).read_text().splitlines()[1].removeprefix("commit ")
+
     def check_trained_as_configured(self, experiment: str) -> None:
         """End with one line if the weights in the experiment's folder are of another configuration or split."""
         path = self.run_folder(experiment) / STAMP
@@ -112,61 +124,117 @@ class Study:
         return self.parser(next(iter(self.experiments)))["seed"]
 
 
+def parse_options(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return options by key, each the number or list that its text writes, as MONAI's command line reads it."""
+    options: dict[str, Any] = {}
+    for key, text in pairs:
+        try:
+            options[key] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            options[key] = text
+    return options
+
+
 def read_study(
-    path: Path, dataset_dir: Path, datalist: Path, folder: Path, options: dict[str, Any], only: Sequence[str] | None
+    path: Path,
+    dataset_dir: Path,
+    datalist: Path | None,
+    folder: Path,
+    options: dict[str, Any],
+    only: Sequence[str] | None,
 ) -> Study:
-    """Read a study file; ``only`` names the experiments to keep, None keeps all."""
+    """Read a study file; without ``datalist`` it is the bundle's; ``only`` names the experiments to keep, else all."""
     content = json.loads(path.read_text())
     unknown = set(only or ()) - set(content["experiments"])
     if unknown:
         raise SystemExit(f"{sorted(unknown)[0]!r}: no such experiment, expected {', '.join(content['experiments'])}")
-    chosen = {k: v for k, v in content["experiments"].items() if only is None or k in only}
-    configs = BUNDLE / "configs"
+    bundle = BUNDLES / content.get("bundle", "sdseg")
+    base = [bundle / "configs" / "train.json"]
+    if "dataset" in content:
+        base.append(OVERLAYS / f"{content['dataset']}.json")
+    runs, experiments, settings = {}, {}, {}
+    for name, (kind, *overlays) in content["experiments"].items():
+        seeds = {f"{name}, seed {seed}": {"seed": seed} for seed in content.get("seeds", [])} or {name: {}}
+        runs[name] = list(seeds)
+        for run, seed in seeds.items():
+            experiments[run] = [*map(str, base), *(str(OVERLAYS / f"{overlay}.json") for overlay in overlays)]
+            settings[run] = {**content["budget"], **content["networks"][kind], **seed}
+    missing = {config for configs in experiments.values() for config in configs if not Path(config).is_file()}
+    if missing:
+        raise SystemExit(f"{path}: {min(missing)}: no such file")
+    chosen = [run for name in runs if only is None or name in only for run in runs[name]]
     study = Study(
         name=content["name"],
-        experiments={
-            name: [str(configs / f"{part}.json") for part in ("train", content["dataset"], *overlays)]
-            for name, (_, *overlays) in chosen.items()
-        },
-        settings={name: {**content["budget"], **content["networks"][kind]} for name, (kind, *_) in chosen.items()},
+        bundle=bundle,
+        runs={name: names for name, names in runs.items() if names[0] in chosen},
+        experiments={run: experiments[run] for run in chosen},
+        settings={run: settings[run] for run in chosen},
         dataset_dir=dataset_dir.resolve(),
-        datalist=datalist.resolve(),
+        datalist=(datalist or bundle / "configs" / "datalist.json").resolve(),
         folder=folder.resolve(),
         options=options,
     )
-    folders = [study.run_folder(experiment) for experiment in content["experiments"]]
+    folders = [study.run_folder(run) for run in experiments]
     if len(set(folders)) < len(folders) or study.folder in folders:
         raise SystemExit(f"{path}: two experiments would share a folder, or one has no letters: {sorted(folders)}")
     study.write_settings()
     return study
 
 
-def train(study: Study, experiment: str) -> None:
-    """Run the bundle's training command for ``experiment``, from its last checkpoint if there is one."""
+def train_all(study: Study, jobs: int = 1) -> list[str]:
+    """Train what is not trained yet, ``jobs`` runs at once; returns why runs failed, one line each.
+
+    Each of several at once has one thread.
+    """
+    for run in study.experiments:
+        if (study.run_folder(run) / "checkpoint.pt").is_file():
+            study.check_trained_as_configured(run)
+    failures = []
+    with ThreadPoolExecutor(jobs) as pool:
+        pending = {pool.submit(train, study, run, None if jobs == 1 else 1) for run in study.experiments}
+        for done in tqdm(as_completed(pending), desc="training", total=len(pending)):
+            failure = done.result()
+            if failure:
+                tqdm.write(failure, file=sys.stderr)
+                failures.append(failure)
+    return failures
+
+
+def train(study: Study, experiment: str, threads: int | None = None) -> str | None:
+    """Run the bundle's training command for ``experiment``, from its last checkpoint; returns why it failed, if so."""
     folder = study.run_folder(experiment)
-    epochs = study.parser(experiment)["epochs"]
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.is_file():
-        study.check_trained_as_configured(experiment)
-    else:
+    if not checkpoint.is_file():
         (folder / STAMP).write_text(f"{study.stamp(experiment)}\ncommit {commit()}\n")
-    if checkpoint.is_file() and (folder / "model.pt").is_file() and read_tensors(checkpoint)["epoch"] >= epochs:
-        return
+    elif is_trained(study, experiment):
+        return None
     options = {**study.overrides(), "ckpt_dir": folder, "log_dir": folder / "logs"}
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(study.configs(experiment))]
     command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (folder / "training.log").open("a") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-    if code:
-        last = (folder / "training.log").read_text().strip().splitlines()[-1]
-        raise SystemExit(f"{experiment}: training ended with exit code {code}: {last}")
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    if not code:
+        return None
+    lines = (folder / "training.log").read_text().strip().splitlines() or ["no output"]
+    reason = next((line for line in reversed(lines) if "Error" in line), lines[-1])
+    return f"{experiment}: training ended with exit code {code}: {reason}"
+
+
+def is_trained(study: Study, experiment: str) -> bool:
+    """Whether the training of ``experiment`` has run all its epochs."""
+    folder = study.run_folder(experiment)
+    if not ((folder / "checkpoint.pt").is_file() and (folder / "model.pt").is_file()):
+        return False
+    return read_tensors(folder / "checkpoint.pt")["epoch"] >= study.parser(experiment)["epochs"]
 
 
 def segment(parser: ConfigParser, case: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the score [X, Y, Z] of a case of :func:`load_volume`, on the CPU."""
+    """Return the class [X, Y, Z] of each voxel of a case of :func:`load_volume`, on the CPU."""
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
     device = parser.get_parsed_content("device")
-    return inferer(case["image"][None].to(device), network)[0, 0].cpu()
+    score = inferer(case["image"][None].to(device), network)[0].cpu()
+    return parser.get_parsed_content("validate#postprocessing")({"pred": score})["pred"][0]
 
 
 def load_volume(parser: ConfigParser, item: dict[str, str]) -> dict[str, torch.Tensor]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.inferers import Inferer
 from monai.transforms import AsDiscreted, Compose
 
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.io import write_volume
+from sdseg_monai.networks.codes import score_margin
+from sdseg_monai.segments import UNSURE, Segment, read_segments
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
@@ -26,10 +28,42 @@ CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "p
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The result for one volume, on its own grid: ``mask`` [X, Y, Z] uint8, ``score`` [X, Y, Z] float32 in [0, 1]."""
+    """The result for one volume, on its own grid.
+
+    Attributes:
+        mask: class of each voxel, [X, Y, Z], uint8.
+        scores: of each class but the background, [C, X, Y, Z], float32 in [0, 1].
+        confidence: how sure the class is, [X, Y, Z], float32 in [0, 1], see
+            :func:`~sdseg_monai.networks.codes.score_margin`.
+    """
 
     mask: np.ndarray
-    score: np.ndarray
+    scores: np.ndarray
+    confidence: np.ndarray
+
+    def abstain(self, below: float) -> Self:
+        """Return the same with :data:`UNSURE` in the mask where the confidence, in [0, 1], lies below ``below``."""
+        return replace(self, mask=np.where(self.confidence < below, np.uint8(UNSURE), self.mask))
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """What can be written beside the mask, [X, Y, Z] each, by name: the :func:`score_names` and ``confidence``."""
+        return {**dict(zip(score_names(len(self.scores)), self.scores, strict=True)), "confidence": self.confidence}
+
+    def write(self, path: Path, output: Path, maps: Mapping[str, Path]) -> None:
+        """Write the mask to ``output``, and those of :attr:`maps` that are named, on the grid of the file ``path``.
+
+        Raises:
+            InputError: the output cannot be written.
+        """
+        for name, target in maps.items():  # first: a mask is the sign that a case is done
+            write_volume(target, self.maps[name], path)
+        write_volume(output, self.mask, path)
+
+
+def score_names(count: int) -> list[str]:
+    """Return what the scores of so many classes are called: ``score`` alone, or ``score_1``, ``score_2`` and so on."""
+    return ["score"] if count == 1 else [f"score_{value}" for value in range(1, count + 1)]
 
 
 def bundles_dir() -> Path:
@@ -104,6 +138,10 @@ class Segmenter:
         batch_size: slices per forward pass; None for the bundle's.
         weights: file to load instead of the bundle's own, the same network's.
 
+    Attributes:
+        num_classes: values of a mask, 0 for the background included.
+        segments: what these stand for, as far as the bundle's metadata says; the background is left out.
+
     Raises:
         InputError: there is no such bundle or device, or the bundle has no weights of its network.
     """
@@ -121,6 +159,7 @@ class Segmenter:
         config = root / "configs" / "inference.json"
         with config_errors(config):
             self._build(config, root, device, weights)
+        self.segments = _read_segments(root, self.num_classes)
         self._own = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=seed, batch_size=batch_size)
 
@@ -142,6 +181,7 @@ class Segmenter:
             weights = Path(parser.get_parsed_content("checkpoint"))
             if not weights.is_file():
                 raise InputError(f"{weights}: no weights in this bundle; train it first, see {root / 'docs/README.md'}")
+        self.num_classes = int(parser.get_parsed_content("num_classes")) if "num_classes" in parser else 2
         self.device: torch.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
         load_weights(self.network, weights)
@@ -153,14 +193,15 @@ class Segmenter:
         self.finish_score = Compose(steps[:cut])
         self.finish_mask = Compose([step for step in steps[cut:] if not isinstance(step, SaveMaskd)])
 
-    def segment(self, path: Path) -> Segmentation:
-        """Segment the volume file ``path``.
+    def segment(self, path: Path, abstain_below: float | None = None) -> Segmentation:
+        """Segment the volume file ``path``; with a number, :meth:`Segmentation.abstain` below that confidence.
 
         Raises:
             InputError: the file cannot be used.
         """
         item = self.prepare(path)
-        return self.finish(item, self.predict(item["image"]))
+        result = self.finish(item, self.predict(item["image"]))
+        return result if abstain_below is None else result.abstain(abstain_below)
 
     def prepare(self, path: Path) -> dict[str, Any]:
         """Read the volume file ``path`` and bring it to the network's orientation and intensities.
@@ -179,32 +220,56 @@ class Segmenter:
                 raise
             raise input_error from error
 
-    def predict(self, image: torch.Tensor, inferer: Inferer | None = None) -> torch.Tensor:
-        """Score a prepared ``image`` [C, X, Y, Z], with another ``inferer`` than the bundle's if one is given.
+    def predict(self, image: torch.Tensor) -> torch.Tensor:
+        """Score a prepared ``image`` [C, X, Y, Z].
 
         Returns:
-            Score [1, X, Y, Z] in [0, 1], float32, on the CPU.
+            Score in [0, 1], float32, on the CPU: of two classes the foreground's, [1, X, Y, Z], of more one each,
+            [K, X, Y, Z].
         """
         with torch.inference_mode():
-            return (inferer or self.inferer)(image[None].to(self.device), self.network)[0].cpu()
+            return self.inferer(image[None].to(self.device), self.network)[0].cpu()
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> Segmentation:
-        """Take a ``score`` of the prepared ``item`` back to the grid of its file, and cut it to a mask."""
-        done = self.finish_score({**item, "pred": score})
-        score_on_grid = done["pred"][0].numpy()
-        return Segmentation(mask_to_array(self.finish_mask(done)["pred"]), np.asarray(score_on_grid, dtype=np.float32))
+        """Take a ``score`` of the prepared ``item`` back to the grid of its file, and decide the classes there.
 
-    def segment_file(self, path: Path, output: Path, score_output: Path | None = None) -> Segmentation:
-        """Segment ``path`` and write the mask, and the score if asked, on the input's grid.
+        Args:
+            item: of :meth:`prepare`.
+            score: of :meth:`predict`.
+        """
+        done = self.finish_score({**item, "pred": score})
+        on_grid = done["pred"].as_subclass(torch.Tensor).float()
+        confidence = score_margin(on_grid[None])[0, 0].numpy()
+        foreground = on_grid if len(on_grid) == 1 else on_grid[1:]
+        return Segmentation(mask_to_array(self.finish_mask(done)["pred"]), foreground.numpy(), confidence)
+
+    def segment_file(
+        self, path: Path, output: Path, maps: Mapping[str, Path] | None = None, abstain_below: float | None = None
+    ) -> Segmentation:
+        """Segment ``path`` and write the mask, and those of :attr:`Segmentation.maps` that are named, on its grid.
+
+        Args:
+            path: volume file.
+            output: the mask's file.
+            maps: files of maps, by name.
+            abstain_below: as of :meth:`segment`.
 
         Raises:
             InputError: the file cannot be used or the output not be written.
         """
-        result = self.segment(path)
-        if score_output is not None:  # first: a mask is the sign that a case is done
-            write_volume(score_output, result.score, path)
-        write_volume(output, result.mask, path)
+        result = self.segment(path, abstain_below)
+        result.write(path, output, maps or {})
         return result
+
+
+def _read_segments(root: Path, num_classes: int) -> dict[int, Segment]:
+    path = root / "configs" / "metadata.json"
+    if not path.is_file():
+        return {}
+    with config_errors(path):
+        segments = read_segments(json.loads(path.read_text()))
+    # an overlay may have other classes than the metadata, which then does not know them
+    return segments if len(segments) == num_classes - 1 else {}
 
 
 def checked_device(name: str) -> torch.device:

@@ -14,13 +14,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdseg_monai import __version__
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
     from sdseg_monai.bundle import Segmenter
+    from sdseg_monai.samples import Samples
 
 EXIT_SOME_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -62,10 +63,33 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--batch-size", type=_positive, help="slices per forward pass; the result does not depend on it"
     )
-    segment.add_argument("--save-score", action="store_true", help="also write the score in [0, 1] as float32")
+    segment.add_argument("--save-score", action="store_true", help="also write each class's score in [0, 1] as float32")
+    segment.add_argument(
+        "--save-confidence", action="store_true", help="also write how sure each voxel's class is, 0 to 1, as float32"
+    )
+    segment.add_argument(
+        "--abstain-below", type=_fraction, metavar="CONFIDENCE", help="give voxels less sure than this the value 255"
+    )
+    segment.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="weights to use instead of the bundle's; several, by repeating it, are an ensemble",
+    )
+    segment.add_argument(
+        "--uncertainty",
+        choices=("flips", "seeds", "ensemble"),
+        help="segment several times (the volume and its mirror image; several start noises; several weights), take the "
+        "mean, write its entropy in [0, 1], and report how far the masks differ",
+    )
+    segment.add_argument("--num-samples", type=_positive, help="start noises of --uncertainty seeds (default: 5)")
     segment.set_defaults(command=_segment)
 
-    evaluate = commands.add_parser("evaluate", help="3-D Dice and IoU of masks against labels, on the labels' grid")
+    evaluate = commands.add_parser(
+        "evaluate", help="3-D Dice, IoU and HD95 of masks against labels, on the labels' grid"
+    )
     evaluate.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="folder of masks")
     evaluate.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels, named likewise")
     evaluate.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
@@ -92,7 +116,27 @@ def _parser() -> argparse.ArgumentParser:
         "--num-heads", type=_positive, help="heads of an official U-Net's attention, which the file does not tell (8)"
     )
     convert.add_argument("--raw", action="store_true", help="an official U-Net's raw weights, not their average")
+    convert.add_argument(
+        "--mask-decoder", type=Path, metavar="FILE", help="put this distilled mask decoder in the place of SRC's own"
+    )
     convert.set_defaults(command=_convert)
+
+    audit = commands.add_parser(
+        "audit",
+        help="what a bundle's mask autoencoder keeps of your labels: the best that training can reach",
+        epilog="A bundle's configs are code: audit with what you trust.",
+    )
+    audit.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of labels, volumes or black and white pictures",
+    )
+    audit.add_argument("--bundle", metavar="NAME_OR_DIR", help="bundle to use (default: hippocampus_sdseg)")
+    audit.add_argument("-o", "--output", type=Path, metavar="CSV", help="table to write, a row a slice and class")
+    audit.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
+    audit.set_defaults(command=_audit)
 
     label = commands.add_parser(
         "label", help="start a MONAI Label server: segment, correct and retrain from the viewer", epilog=RESEARCH_ONLY
@@ -144,42 +188,102 @@ def _positive(text: str) -> int:
     return number
 
 
+def _fraction(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected 0 to 1")
+    return number
+
+
+class _Job(NamedTuple):
+    image: Path
+    mask: Path
+    maps: dict[str, Path]  # what is written beside the mask, by name
+
+
 def _segment(options: argparse.Namespace) -> int:
-    jobs = _jobs(options.input, options.output, options.save_score)
-    segmenter = _segmenter(options)
+    images = _images(options.input)
+    segmenter, samples = _segmenter(options)
+    jobs = _jobs(options, images, segmenter)
     if options.input.is_dir():
-        return _segment_folder(segmenter, jobs)
+        return _segment_folder(segmenter, samples, jobs, options)
     try:
-        segmenter.segment_file(*jobs[0])
+        differ = _segment_one(segmenter, samples, jobs[0], options)
     except InputError:
         raise
     except MACHINE_ERRORS as error:
         raise InputError(f"{options.input}: {error}") from error
-    _report({"mask": str(jobs[0][1])})
+    _report({"mask": str(jobs[0].mask), "labels": _label_names(segmenter, options), **differ})
     return 0
 
 
-def _jobs(source: Path, output: Path, save_score: bool) -> list[tuple[Path, Path, Path | None]]:
-    """Return (image, mask, score) of each case; raise :class:`InputError` if the output cannot be written."""
-    from sdseg_monai.io import VOLUME_SUFFIXES, check_folder, list_volumes, volume_stem, volume_suffix
+def _segment_one(
+    segmenter: Segmenter, samples: Samples | None, job: _Job, options: argparse.Namespace
+) -> dict[str, object]:
+    """Segment and write; returns what ``samples`` say of the volume, nothing where there are none."""
+    from sdseg_monai.uncertainty import measure_uncertainty
+
+    if samples is None:
+        segmenter.segment_file(*job, options.abstain_below)
+        return {}
+    result = measure_uncertainty(samples, job.image)
+    written = result if options.abstain_below is None else result.abstain(options.abstain_below)
+    written.write(*job)
+    volumes = {}
+    for value, (mean, low, high) in enumerate(zip(result.volumes.mean(axis=0), *result.volume_range, strict=True), 1):
+        name = segmenter.segments[value].name if value in segmenter.segments else f"class {value}"
+        volumes[name] = {"mean": round(mean, 4), "smallest": round(low, 4), "largest": round(high, 4)}
+    return {"samples": len(result.volumes), "disagreement": round(result.disagreement, 4), "volume_ml": volumes}
+
+
+def _images(source: Path) -> list[Path]:
+    from sdseg_monai.io import list_volumes, volume_suffix
 
     if source.is_dir():
-        images = [Path(path) for path in list_volumes(source)]
-        masks = [output / image.name for image in images]
-        scores = [output / "scores" / image.name for image in images]
+        return [Path(path) for path in list_volumes(source)]
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    volume_suffix(source)  # checks
+    return [source]
+
+
+def _jobs(options: argparse.Namespace, images: list[Path], segmenter: Segmenter) -> list[_Job]:
+    """Return what is to be written of each image; raise :class:`InputError` if it cannot be.
+
+    Maps lie beside the mask of a single image, ``NAME_score``, and in folders of their own within a folder of masks,
+    ``scores/NAME``.
+    """
+    from sdseg_monai.bundle import score_names
+    from sdseg_monai.io import VOLUME_SUFFIXES, check_folder, volume_stem, volume_suffix
+
+    names = score_names(segmenter.num_classes - 1) if options.save_score else []
+    names += ["confidence"] if options.save_confidence else []
+    names += ["entropy"] if options.uncertainty else []
+    output = options.output
+    if options.input.is_dir():
+        folders = {name: output / name.replace("score", "scores") for name in names}
+        jobs = [
+            _Job(image, output / image.name, {name: folder / image.name for name, folder in folders.items()})
+            for image in images
+        ]
     else:
-        if not source.exists():
-            raise InputError(f"{source}: no such file or folder")
         is_file = output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
-        mask = output if is_file else output / source.name
-        volume_suffix(source)
-        images, masks = [source], [mask]
-        scores = [mask.with_name(f"{volume_stem(mask)}_score{volume_suffix(mask)}")]
-    outputs = masks + (scores if save_score else [])
+        mask = output if is_file else output / images[0].name
+        stem, suffix = volume_stem(mask), volume_suffix(mask)
+        jobs = [_Job(images[0], mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in names})]
+    outputs = [path for job in jobs for path in (job.mask, *job.maps.values())]
     _refuse_to_replace(images, outputs)
     for folder in {path.parent for path in outputs}:
         check_folder(folder)
-    return [(i, m, s if save_score else None) for i, m, s in zip(images, masks, scores, strict=True)]
+    return jobs
+
+
+def _label_names(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, int]:
+    """Return the values of the masks by what they stand for, as far as that is known."""
+    from sdseg_monai.segments import UNSURE
+
+    names = {segment.name: value for value, segment in segmenter.segments.items()}
+    return names if options.abstain_below is None else {**names, "unsure": UNSURE}
 
 
 def _refuse_to_replace(inputs: list[Path], outputs: list[Path]) -> None:
@@ -189,38 +293,61 @@ def _refuse_to_replace(inputs: list[Path], outputs: list[Path]) -> None:
         raise InputError(f"{min(replaced)}: is an input and would be replaced, name another output")
 
 
-def _segmenter(options: argparse.Namespace) -> Segmenter:
+def _segmenter(options: argparse.Namespace) -> tuple[Segmenter, Samples | None]:
+    """Return the model, and what of it is to be compared, if anything."""
     from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter
+    from sdseg_monai.samples import NUM_SEEDS, Ensemble, Flips, Seeds
 
-    segmenter = Segmenter(
-        options.bundle or DEFAULT_BUNDLE, device=options.device, seed=options.seed, batch_size=options.batch_size
-    )
-    segmenter.inferer.progress = True
-    return segmenter
+    if len(options.weights) > 1 and options.uncertainty != "ensemble":
+        raise InputError(f"{len(options.weights)} weights: expected one, or --uncertainty ensemble")
+    if options.num_samples is not None and options.uncertainty != "seeds":
+        raise InputError("--num-samples: only --uncertainty seeds has a number to choose")
+    settings = {"device": options.device, "seed": options.seed, "batch_size": options.batch_size}
+    members = [
+        Segmenter(options.bundle or DEFAULT_BUNDLE, weights=weights, **settings)
+        for weights in options.weights or [None]
+    ]
+    members[0].inferer.progress = True
+    if options.uncertainty == "flips":
+        return members[0], Flips(members[0])
+    if options.uncertainty == "seeds":
+        return members[0], Seeds(members[0], NUM_SEEDS if options.num_samples is None else options.num_samples)
+    return members[0], Ensemble(members) if options.uncertainty == "ensemble" else None
 
 
-def _segment_folder(segmenter: Segmenter, jobs: list[tuple[Path, Path, Path | None]]) -> int:
+def _segment_folder(
+    segmenter: Segmenter, samples: Samples | None, jobs: list[_Job], options: argparse.Namespace
+) -> int:
     from tqdm import tqdm
 
     failed: list[str] = []
+    differ: dict[str, object] = {}
     for job in tqdm(jobs, desc="segmenting", unit="volume"):
         try:
-            segmenter.segment_file(*job)
+            differ[job.image.name] = _segment_one(segmenter, samples, job, options)
         except InputError as error:
             failed.append(str(error))
         except MACHINE_ERRORS as error:
-            failed.append(f"{job[0]}: {error}")
+            failed.append(f"{job.image}: {error}")
         else:
             continue
         tqdm.write(f"error: {failed[-1]}", file=sys.stderr)
-    _report({"masks": str(jobs[0][1].parent), "done": len(jobs) - len(failed), "failed": len(failed)})
+    _report(
+        {
+            "masks": str(jobs[0].mask.parent),
+            "labels": _label_names(segmenter, options),
+            "done": len(jobs) - len(failed),
+            "failed": len(failed),
+            **({"cases": differ} if samples else {}),
+        }
+    )
     if len(failed) == len(jobs):
         return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failed else 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from sdseg_monai.evaluation import evaluate_folders, mean_metrics, write_csv
+    from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
     from sdseg_monai.io import check_folder
     from sdseg_monai.pictures import list_images
 
@@ -230,19 +357,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     check_folder(options.output.parent)
     cases = evaluate_folders(options.predictions, options.labels)
     write_csv(options.output, cases)
-    mean = mean_metrics(cases)
     unmatched = len(list_images(options.labels)) - len(cases)
     if unmatched:
         sys.stderr.write(f"note: {unmatched} labels have no prediction and are not in the mean\n")
-    _report(
-        {
-            "cases": len(cases),
-            "labels_without_prediction": unmatched,
-            "dice": round(mean.dice, 6),
-            "iou": round(mean.iou, 6),
-            "table": str(options.output),
-        }
-    )
+    _report({**summarise(cases), "labels_without_prediction": unmatched, "table": str(options.output)})
     return 0
 
 
@@ -256,8 +374,32 @@ def _convert(options: argparse.Namespace) -> int:
         target_kind=options.target_kind,
         num_heads=options.num_heads,
         raw=options.raw,
+        mask_decoder=options.mask_decoder,
     )
     _report({"output": str(options.output), **done._asdict()})
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from sdseg_monai.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
+    from sdseg_monai.bundle import DEFAULT_BUNDLE
+    from sdseg_monai.io import check_folder
+    from sdseg_monai.pictures import list_images
+
+    list_images(options.labels)  # before anything is written
+    if options.output is not None:
+        _refuse_to_replace(list(options.labels.iterdir()), [options.output])
+        check_folder(options.output.parent)
+    audit = load_audit(options.bundle or DEFAULT_BUNDLE, options.device)
+    kept = audit_folder(audit, options.labels)
+    for line in loss_warnings(kept):
+        sys.stderr.write(f"warning: {line}\n")
+    table = None
+    if options.output is not None:
+        write_audit(options.output, kept)
+        table = str(options.output)
+    grid = {"weights": audit.weights, "size": audit.size, "slice_axis": audit.slice_axis}
+    _report({**summarise_audit(kept), **grid, "table": table})
     return 0
 
 

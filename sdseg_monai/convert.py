@@ -23,6 +23,7 @@ from sdseg_monai.weights.folder import (
     schedule_config,
 )
 from sdseg_monai.weights.inference import mask_encoder_names
+from sdseg_monai.weights.mask_decoder import replace_mask_decoder
 from sdseg_monai.weights.official import OFFICIAL_HEADS, import_official
 
 SOURCE_KINDS = ("official", "bundle", "diffusers")
@@ -56,6 +57,7 @@ def convert(
     target_kind: str,
     num_heads: int | None = None,
     raw: bool = False,
+    mask_decoder: Path | None = None,
 ) -> Conversion:
     """Read ``source`` and write ``output``, which appears whole or not at all.
 
@@ -69,6 +71,8 @@ def convert(
         target_kind: ``bundle``, ``diffusers`` or ``inference``.
         num_heads: heads of an official U-Net's attention; None for 8.
         raw: take an official U-Net's raw weights instead of the averaged ones.
+        mask_decoder: file of a distilled mask decoder, see
+            :func:`~sdseg_monai.weights.mask_decoder.replace_mask_decoder`; None to keep the source's.
 
     Raises:
         InputError: the source cannot be used, or the output cannot be written or exists.
@@ -86,6 +90,10 @@ def convert(
     else:
         network = load_bundle_network(source) if source_kind == "bundle" else load_diffusers_folder(source)
         counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
+    if mask_decoder is not None:
+        replaced = replace_mask_decoder(network, mask_decoder)
+        counts["used"] -= replaced
+        counts["unused"] += replaced
     left_out = 0
     if target_kind == "inference":
         left_out = len(mask_encoder_names(network.state_dict()))

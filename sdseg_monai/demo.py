@@ -18,7 +18,7 @@ from PIL import Image
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter, find_bundle
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import evaluate_case
+from sdseg_monai.evaluation import BOTH_EMPTY, evaluate_case
 from sdseg_monai.io import check_folder, check_same_grid, read_volume, write_atomically
 from sdseg_monai.phantom import write_phantom
 from sdseg_monai.visualize import slice_panel
@@ -53,14 +53,19 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     yield f"segmented it with the bundle {DEFAULT_BUNDLE} on {segmenter.device}: {output / 'mask.nii.gz'}"
     volume = nib.as_closest_canonical(nib.load(image))
     expected, mask = (nib.as_closest_canonical(nib.load(path)).get_fdata() for path in (label, output / "mask.nii.gz"))
-    panel = slice_panel(volume.get_fdata(), expected, mask, segmenter.inferer.slice_axis)
+    colours = {value: [level / 255 for level in segment.colour] for value, segment in segmenter.segments.items()}
+    panel = slice_panel(volume.get_fdata(), expected, mask, segmenter.inferer.slice_axis, colours=colours)
     picture = Image.fromarray((panel * 255).astype(np.uint8))
     picture = picture.resize([PICTURE_SCALE * n for n in picture.size], Image.Resampling.NEAREST)
     write_atomically(output / "overlay.png", picture.save, ".png")
-    yield f"drew image, label (green) and mask (red) side by side: {output / 'overlay.png'}"
+    yield f"drew image, label and mask side by side: {output / 'overlay.png'}"
     voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
-    dice = evaluate_case(output / "mask.nii.gz", label).dice
-    yield f"volume {result.mask.sum() * voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
+    metrics = evaluate_case(output / "mask.nii.gz", label)
+    parts = [("together", result.mask > 0, metrics.dice)]
+    for value, segment in segmenter.segments.items():
+        parts.append((segment.name, result.mask == value, metrics.classes.get(value, BOTH_EMPTY).dice))
+    for name, inside, dice in parts:
+        yield f"{name}: volume {inside.sum() * voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
 
 
 def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Path, str]:

@@ -30,7 +30,7 @@ class SliceWiseInferer(Inferer):
 
     MONAI's SliceInferer would keep a float score and a count map of the whole volume and does not tell the network
     which slice it sees; :meth:`iter_scores` yields slab after slab instead, so a caller may threshold each and never
-    hold more.
+    hold more, and :meth:`iter_samples` the scores of several start noises, for which an image is encoded once.
 
     Args:
         size: (H, W) of the network's input.
@@ -86,7 +86,7 @@ class SliceWiseInferer(Inferer):
         """
         scores = [
             torch.cat(list(self.iter_scores(volume, network, case)), dim=self.slice_axis + 1)
-            for volume, case in zip(inputs, _case_names(inputs), strict=True)
+            for volume, case in zip(inputs, case_names(inputs), strict=True)
         ]
         return convert_to_dst_type(torch.stack(scores), inputs, dtype=torch.float32)[0]
 
@@ -97,6 +97,13 @@ class SliceWiseInferer(Inferer):
 
         A slab is [K, X, Y, Z] with ``batch_size`` slices, or fewer in the last, along ``slice_axis``.
         """
+        for samples in self.iter_samples(volume, network, case):
+            yield samples.mean(0)
+
+    def iter_samples(
+        self, volume: torch.Tensor, network: Callable[..., torch.Tensor], case: str = ""
+    ) -> Iterator[torch.Tensor]:
+        """Yield the slabs of :meth:`iter_scores` before the mean, [S, K, X, Y, Z] for ``num_samples`` S."""
         offset = context_offset(volume, self.slice_axis, self.context_mm)
         volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
@@ -105,8 +112,12 @@ class SliceWiseInferer(Inferer):
         for start in tqdm(starts, desc=case or "slices", delay=2, leave=False, disable=not self.progress):
             stop = min(start + self.batch_size, depth)
             image = self._image(volume, start, stop, offset)  # [N, 3, H, W]
-            score = self._score(network, image, case, start)  # [N, K, H, W]
-            yield resize_slices(score, in_plane).movedim(0, self.slice_axis + 1)
+            yield torch.stack(
+                [
+                    resize_slices(score, in_plane).movedim(0, self.slice_axis + 1)
+                    for score in self._scores(network, image, case, start)  # each [N, K, H, W]
+                ]
+            )
 
     def _image(self, volume: torch.Tensor, start: int, stop: int, offset: float | None) -> torch.Tensor:
         if offset is None:
@@ -116,21 +127,20 @@ class SliceWiseInferer(Inferer):
         slices = resize_slices(extract_slices(volume, self.slice_axis, first, last), self.size)
         return add_context(slices, start - first, stop - first, offset)
 
-    def _score(self, network: Any, image: torch.Tensor, case: str, start: int) -> torch.Tensor:
+    def _scores(self, network: Any, image: torch.Tensor, case: str, start: int) -> Iterator[torch.Tensor]:
         if self.noise == "network":
-            return network(image)
+            yield network(image)
+            return
         sdseg: SDSeg = getattr(network, "module", network)  # inside DistributedDataParallel
         shape, image_latent = sdseg.latent_shape(image), sdseg.encode_image(image)
-        scores = []
         for sample in range(self.num_samples):
             seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
             noise = seeded_normal(torch.tensor(seeds), shape).to(image)
-            scores.append(sdseg.segment_latent(image_latent, noise))
-        return torch.stack(scores).mean(0)
+            yield sdseg.segment_latent(image_latent, noise)
 
 
-def _case_names(inputs: torch.Tensor) -> list[str]:
-    """Return the file name of each volume, or an empty one where the tensor carries none."""
+def case_names(inputs: torch.Tensor) -> list[str]:
+    """Return the file name of each volume of ``inputs`` [B, ...], or an empty one where the tensor carries none."""
     names = getattr(inputs, "meta", {}).get("filename_or_obj", "")
     names = [names] * len(inputs) if isinstance(names, str) else list(names)
     return [PurePath(str(name)).name for name in names]

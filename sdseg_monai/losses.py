@@ -11,16 +11,22 @@ from torch.nn import functional as F
 
 from sdseg_monai.networks.autoencoder import AutoencoderOutput
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
+from sdseg_monai.networks.distillation import DistillationOutput
 from sdseg_monai.networks.sdseg import SDSegOutput
 
 
 class SegmentationLoss(nn.Module):
-    """Dice + cross-entropy of logits: MONAI's, with the Dice of the foreground classes alone."""
+    """Dice + cross-entropy of logits: MONAI's, with the Dice of the foreground classes alone.
 
-    def __init__(self) -> None:
+    Args:
+        batch_dice: take the Dice over the whole batch, as nnU-Net does in 2-D, rather than over each sample, where a
+            slice without a class costs the full Dice loss for the faintest guess of it.
+    """
+
+    def __init__(self, batch_dice: bool = False) -> None:
         super().__init__()
-        self.binary = DiceCELoss(sigmoid=True)
-        self.multi_class = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
+        self.binary = DiceCELoss(sigmoid=True, batch=batch_dice)
+        self.multi_class = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=batch_dice)
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Compare ``logits`` with the classes of ``mask`` [B, 1, ...]; scalar.
@@ -43,6 +49,7 @@ class SDSegLoss(nn.Module):
         latent_weight: lambda; 1 in the paper.
         segmentation_weight: weight of :class:`SegmentationLoss` on the decoded estimate; 0 in the paper.
         decode_logits: latent to class logits, :meth:`SDSeg.decode_logits`; needed for the segmentation term.
+        batch_dice: see :class:`SegmentationLoss`.
 
     Attributes:
         parts: the weighted terms of the last call, detached, by name; for logging.
@@ -56,6 +63,7 @@ class SDSegLoss(nn.Module):
         latent_weight: float = 1.0,
         segmentation_weight: float = 0.0,
         decode_logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        batch_dice: bool = False,
     ) -> None:
         super().__init__()
         if segmentation_weight and decode_logits is None:
@@ -65,7 +73,7 @@ class SDSegLoss(nn.Module):
         self.latent_weight = latent_weight
         self.segmentation_weight = segmentation_weight
         self.decode_logits = decode_logits
-        self.segmentation_loss = SegmentationLoss()
+        self.segmentation_loss = SegmentationLoss(batch_dice)
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, output: SDSegOutput, label: torch.Tensor) -> torch.Tensor:
@@ -86,13 +94,16 @@ class SDSegLoss(nn.Module):
 class PixelLoss(nn.Module):
     """Dice + cross-entropy on the logits of a :class:`~sdseg_monai.networks.PixelSegmenter`.
 
+    Args:
+        batch_dice: see :class:`SegmentationLoss`.
+
     Attributes:
         parts: the terms of the last call, detached, by name; for logging.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_dice: bool = False) -> None:
         super().__init__()
-        self.segmentation_loss = SegmentationLoss()
+        self.segmentation_loss = SegmentationLoss(batch_dice)
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -128,6 +139,31 @@ class MaskAutoencoderLoss(nn.Module):
         return _total(self, terms)
 
 
-def _total(loss: SDSegLoss | PixelLoss | MaskAutoencoderLoss, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+class DistillationLoss(nn.Module):
+    """L1 to the teacher's mask image plus :class:`SegmentationLoss` against the mask itself.
+
+    Args:
+        num_classes: classes of the masks, the background's included.
+
+    Attributes:
+        parts: the terms of the last call, detached, by name; for logging.
+    """
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.codes = class_codes(num_classes)
+        self.segmentation_loss = SegmentationLoss()
+        self.parts: dict[str, torch.Tensor] = {}
+
+    def forward(self, output: DistillationOutput, mask: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss of ``output`` for ``mask`` [B, 1, H, W] in {0..K-1}."""
+        terms = {
+            "l1": F.l1_loss(output.student, output.teacher),
+            "segmentation": self.segmentation_loss(class_logits(output.student, self.codes), mask),
+        }
+        return _total(self, terms)
+
+
+def _total(loss: SDSegLoss | PixelLoss | MaskAutoencoderLoss | DistillationLoss, terms: dict[str, torch.Tensor]) -> torch.Tensor:
     loss.parts = {name: term.detach() for name, term in terms.items()}
     return torch.stack(list(terms.values())).sum()

@@ -12,10 +12,14 @@ from scipy.ndimage import gaussian_filter
 from sdseg_monai.io import write_atomically
 
 SHAPE = (35, 51, 36)  # voxels of 1 mm: the median crop of MSD Task04
+HEAD = 0.6  # of the length, from the tail: where the head begins
 
 
 def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return image [X, Y, Z] in float32 and label [X, Y, Z] in {0, 1}, uint8: a bent tube in uneven tissue."""
+    """Return image [X, Y, Z] in float32 and label [X, Y, Z], uint8: a bent tube in uneven tissue.
+
+    The label is 1 in the tube's front part, the head, and 2 behind it.
+    """
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
     along = (y - 6) / 38  # 0 at the tail, 1 at the head, which is thicker and bent down
@@ -23,11 +27,12 @@ def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     centre_z = 18 + 5 * (0.5 - along)
     radius_x, radius_z = 3.0 + 3.5 * along, 2.2 + 2.0 * along
     distance = np.hypot((x - centre_x) / radius_x, (z - centre_z) / radius_z)
-    label = (distance < 1) & (along > 0) & (along < 1)
-    fluid = ~label & (distance < 1.3) & (x > centre_x)
-    image = np.select([label, fluid], [95.0, 35.0], 150.0)
+    tube = (distance < 1) & (along > 0) & (along < 1)
+    fluid = ~tube & (distance < 1.3) & (x > centre_x)
+    image = np.select([tube, fluid], [95.0, 35.0], 150.0)
     image = gaussian_filter(image, 0.7) + rng.normal(0, 4, SHAPE)
     image *= 1 + 0.05 * gaussian_filter(rng.standard_normal(SHAPE), 8) * 50
+    label = np.where(along > HEAD, 1, 2) * tube
     return image.astype(np.float32), label.astype(np.uint8)
 
 

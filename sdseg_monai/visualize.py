@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-LABEL_COLOUR = (0.1, 0.8, 0.2)
-PREDICTION_COLOUR = (0.95, 0.25, 0.2)
+Colour = Sequence[float]  # red, green and blue in [0, 1]
+
+LABEL_COLOUR: Colour = (0.1, 0.8, 0.2)
+PREDICTION_COLOUR: Colour = (0.95, 0.25, 0.2)
+# Okabe and Ito's, which differ to colour-blind eyes too; from the eighth class on they come again
+CLASS_COLOURS: tuple[Colour, ...] = (
+    (0.90, 0.62, 0.00),
+    (0.00, 0.45, 0.70),
+    (0.00, 0.62, 0.45),
+    (0.80, 0.47, 0.65),
+    (0.94, 0.89, 0.26),
+    (0.34, 0.71, 0.91),
+    (0.84, 0.37, 0.00),
+)
 
 
 def slice_panel(
@@ -16,15 +28,19 @@ def slice_panel(
     prediction: np.ndarray,
     slice_axis: int,
     gap: int = 2,
+    colours: Mapping[int, Colour] | None = None,
 ) -> np.ndarray:
-    """Draw the slice with most foreground: the image, then it with the label (green) and the prediction (red) over it.
+    """Draw the slice with most foreground: the image, then it with the label and the prediction over it.
+
+    A single class is green in the label and red in the prediction; of several each has its colour in both.
 
     Args:
         image: [X, Y, Z] in RAS+, any range.
-        label: [X, Y, Z], non-zero is foreground; None leaves its picture out.
+        label: [X, Y, Z], class of each voxel, 0 for the background; None leaves its picture out.
         prediction: [X, Y, Z], likewise.
         slice_axis: axis across which to cut.
         gap: pixels between two pictures.
+        colours: of several classes; None, or where one is missing, for :data:`CLASS_COLOURS` in order.
 
     Returns:
         RGB [H, W, 3], float32 in [0, 1]; right and front, or up, as radiologists have them: the first remaining axis
@@ -37,22 +53,23 @@ def slice_panel(
     grey = np.clip((_page(image, slice_axis, index) - low) / max(high - low, 1e-6), 0, 1)
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     label_page = None if label is None else _page(label, slice_axis, index)
-    return _beside(picture, label_page, _page(prediction, slice_axis, index), gap)
+    palette = _palette([prediction] if label is None else [label, prediction], colours or {})
+    return _beside(picture, label_page, _page(prediction, slice_axis, index), gap, palette)
 
 
 def picture_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Draw a photograph, then it with the label (green) and the prediction (red) over it, as it lies in its file.
+    """Draw a photograph, then it with the label and the prediction over it, as it lies in its file.
 
     Args:
         image: [3, H, W] in [-1, 1].
-        label: [H, W], non-zero is foreground.
+        label: [H, W], class of each pixel, 0 for the background; colours as in :func:`slice_panel`.
         prediction: [H, W], likewise.
         gap: pixels between two pictures.
 
     Returns:
         RGB [H, 3 W + 2 gap, 3], float32 in [0, 1].
     """
-    return _beside(_unit_range(image).transpose(1, 2, 0), label, prediction, gap)
+    return _beside(_unit_range(image).transpose(1, 2, 0), label, prediction, gap, _palette([label, prediction], {}))
 
 
 def latent_panel(images: np.ndarray, latents: np.ndarray, gap: int = 2) -> np.ndarray:
@@ -86,10 +103,26 @@ def join_pictures(pictures: Sequence[np.ndarray], axis: int, gap: int = 2) -> np
     return np.concatenate(parts[:-1], axis=axis)
 
 
-def _beside(picture: np.ndarray, label: np.ndarray | None, prediction: np.ndarray, gap: int) -> np.ndarray:
+def _palette(masks: Sequence[np.ndarray], colours: Mapping[int, Colour]) -> dict[int, Colour] | None:
+    """Return the colour of each class of ``masks``, None where there is but one."""
+    highest = max(int(mask.max()) for mask in masks)
+    if highest < 2:
+        return None
+    return {
+        value: colours.get(value, CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)]) for value in range(1, highest + 1)
+    }
+
+
+def _beside(
+    picture: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    gap: int,
+    palette: Mapping[int, Colour] | None,
+) -> np.ndarray:
     coloured = [
-        _overlay(picture, mask > 0, colour)
-        for mask, colour in ((label, LABEL_COLOUR), (prediction, PREDICTION_COLOUR))
+        _overlay(picture, mask > 0, {1: single}) if palette is None else _overlay(picture, mask, palette)
+        for mask, single in ((label, LABEL_COLOUR), (prediction, PREDICTION_COLOUR))
         if mask is not None
     ]
     return join_pictures([picture, *coloured], axis=1, gap=gap)
@@ -103,9 +136,9 @@ def _page(volume: np.ndarray, slice_axis: int, index: int) -> np.ndarray:
     return np.rot90(np.take(volume, index, axis=slice_axis))[:, ::-1]
 
 
-def _overlay(
-    picture: np.ndarray, mask: np.ndarray, colour: tuple[float, float, float], opacity: float = 0.45
-) -> np.ndarray:
+def _overlay(picture: np.ndarray, mask: np.ndarray, colours: Mapping[int, Colour], opacity: float = 0.45) -> np.ndarray:
     mixed = picture.copy()
-    mixed[mask] = (1 - opacity) * mixed[mask] + opacity * np.asarray(colour, np.float32)
+    for value, colour in colours.items():
+        inside = mask == value
+        mixed[inside] = (1 - opacity) * mixed[inside] + opacity * np.asarray(colour, np.float32)
     return mixed

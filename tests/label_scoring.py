@@ -1,4 +1,4 @@
-"""Scoring on a real datastore, for ``tests/test_disagreement.py``: run by the label environment, writes JSON to stdout.
+"""Scoring on a real datastore, for ``tests/test_uncertainty.py``: run by the label environment, writes JSON to stdout.
 
 python label_scoring.py STUDIES LABELS BUNDLE WORK_DIR
 """
@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from sdseg_monai.disagreement import measure_disagreement
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
 from sdseg_monai.label.stores.volumes import VolumeDatastore
+from sdseg_monai.samples import Flips
+from sdseg_monai.uncertainty import measure_uncertainty
 
 DAY = 24 * 60 * 60
 CHANGES = 25  # of each of two processes
@@ -101,9 +102,9 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
     ids = [path.name[:-7] for path in images]
     scores = {image: store.get_image_info(image).get(scoring.key, {}).get("score") for image in ids}
     facts["scores"] = scores
-    segmenter = model.segmenter(device="cpu")
+    flips = Flips(model.segmenter(device="cpu"))
     good = {image: path for image, path in zip(ids, images, strict=True) if scores[image] is not None}
-    facts["measured"] = {image: measure_disagreement(segmenter, path, "flips") for image, path in good.items()}
+    facts["measured"] = {image: measure_uncertainty(flips, path).disagreement for image, path in good.items()}
     deadline = time.monotonic() + 10
     while not all(scoring.key in watching.get_image_info(image) for image in good) and time.monotonic() < deadline:
         time.sleep(0.05)

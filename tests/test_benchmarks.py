@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from PIL import Image
 
-from tests.conftest import ROOT, SHARED, run_process
+from tests.conftest import ROOT, SHARED, run_process, write_case
 
 KVASIR = SHARED / "data" / "kvasir-seg-256"
 TAESD = SHARED / "weights" / "taesd-fp8" / "taesd_fp8_e4m3.safetensors"
@@ -140,3 +142,84 @@ def test_the_interval_is_that_of_the_mean(monkeypatch):
     error = np.std(values) / 400**0.5
     assert low == pytest.approx(np.mean(values) - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(np.mean(values) + 1.96 * error, abs=0.2 * error)
+
+
+RECIPE = ("python", "benchmarks/recipe.py", "--study")
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """A toy study of volumes: two seeds, a network over slices, one over volumes, and one that cannot be built."""
+    splits = {"training": ["a", "b"], "validation": ["v"], "test": ["t", "u"]}
+    for seed, name in enumerate(name for names in splits.values() for name in names):
+        write_case(tmp_path, name, shape=(12, 6, 14), seed=seed)
+    datalist = {
+        k: [{"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in v] for k, v in splits.items()
+    }
+    (tmp_path / "datalist.json").write_text(json.dumps({"name": "toy", **datalist}))
+    small = {
+        "bundle": "hippocampus_sdseg",
+        "name": "Toy",
+        "seeds": [0, 1],
+        "budget": {"epochs": 2, "val_interval": 1},
+        "networks": {
+            "slices": {"network_def#backbone#channels": [4, 4, 4, 4], "size": [16, 16], "batch_size": 4},
+            "volumes": {"network_def#backbone#filters": [4, 4, 4, 4], "size": [16, 16, 16], "batch_size": 2},
+            "broken": {"network_def#backbone#channels": [4]},
+        },
+        "experiments": {
+            "U-Net": ["slices", "baselines/baseline", "baselines/unet_small"],
+            "3-D": ["volumes", "baselines/baseline", "baselines/dynunet_3d"],
+            "broken": ["broken", "baselines/baseline", "baselines/unet_small"],
+        },
+    }
+    (tmp_path / "toy.json").write_text(json.dumps(small))
+    (tmp_path / "report.md").write_text("# Report\n<!-- toy -->\n<!-- /toy -->\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_recipe_is_trained_scored_and_drawn(volumes):
+    command = (*RECIPE, volumes / "toy.json", "--dataset_dir", volumes, "--datalist", volumes / "datalist.json")
+    command = (*command, "--output", volumes / "out", "--section", volumes / "report.md", "--test")
+    process = run_process(*command, "--jobs", "2")
+    assert process.returncode != 0  # one failed, the others went on
+    assert "broken, seed 0: training ended with exit code 1" in process.stderr and "Traceback" not in process.stderr
+    for split in ("validation", "test"):
+        rows = list(csv.DictReader((volumes / "out" / f"toy_{split}.csv").open()))
+        assert [row["experiment"] for row in rows] == ["U-Net", "3-D", "broken"]
+        assert [row["seeds"] for row in rows] == ["2 of 2", "2 of 2", "0 of 2"]
+        # 2 epochs of 12 slices, and of 2 volumes of 6 slices each
+        assert [row["images seen"] for row in rows] == ["24", "24", "not trained"]
+        per_case = list(csv.DictReader((volumes / "out" / "3_d_seed_1" / f"{split}.csv").open()))
+        assert len(per_case) == {"validation": 1, "test": 2}[split]
+    for name in ("toy_images_seen", "toy_gflop"):
+        picture = np.asarray(Image.open(volumes / "images" / f"{name}.png").convert("L"))
+        assert picture.std() > 5, name
+    text = (volumes / "report.md").read_text()
+    assert "toy, " in text and "images/toy_gflop.png" in text and "95 % bootstrap" in text
+    weights = {path: path.stat().st_mtime_ns for path in volumes.glob("out/*/model.pt")}
+    assert len(weights) == 4
+    again = run_process(*command, "--only", "U-Net", "3-D")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}  # nothing was trained anew
+
+
+def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefined(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from recipe import measure
+
+    expected = MetaTensor(torch.zeros(20, 10, 10), affine=torch.diag(torch.tensor([2.0, 1.0, 1.0, 1.0])))
+    expected[2:8, 2:8, 2:8], expected[8:14, 2:8, 2:8] = 1, 2
+    assert measure(expected, expected, 3) == {
+        **{name: 100 for name in ("Dice", "Dice of 1", "Dice of 2")},
+        **{name: 0 for name in ("HD95", "HD95 of 1", "HD95 of 2")},
+    }
+    shifted = torch.roll(torch.as_tensor(expected), 3, dims=0)
+    found = measure(shifted, expected, 3)
+    assert found["Dice"] == pytest.approx(75) and found["Dice of 1"] == pytest.approx(50)
+    assert found["HD95 of 1"] == pytest.approx(6)  # three voxels of 2 mm
+    shifted[shifted == 2] = 0
+    found = measure(shifted, expected, 3)
+    assert found["Dice of 2"] == 0 and np.isnan(found["HD95 of 2"]) and np.isfinite(found["HD95"])
+    assert set(measure(shifted, expected, 2)) == {"Dice", "HD95"}

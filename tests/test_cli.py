@@ -3,16 +3,20 @@
 import ast
 import inspect
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from PIL import Image
 
 from sdseg_monai import cli
+from sdseg_monai.bundle import bundles_dir, read_config
 from sdseg_monai.cli import main
 from sdseg_monai.phantom import make_phantom, write_phantom
+from sdseg_monai.segments import UNSURE
 from tests.conftest import run_process
 from tests.test_io import bad_files
 
@@ -25,6 +29,22 @@ def volume(tmp_path):
     return folder / "a.nii.gz"
 
 
+@pytest.fixture(scope="module", params=[2, 3])
+def bundle(request, tmp_path_factory):
+    """The embedded bundle's configs for so many classes, with random weights, whose scores are near each other."""
+    root = tmp_path_factory.mktemp(f"classes_{request.param}")
+    shutil.copytree(bundles_dir() / "hippocampus_sdseg" / "configs", root / "configs")
+    config = root / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "num_classes": request.param, "size": [32, 32]}))
+    torch.manual_seed(0)
+    network = read_config(config, root).get_parsed_content("network_def")
+    network.scale_factor.fill_(0.1)
+    (root / "models").mkdir()
+    torch.save(network.state_dict(), root / "models" / "model.pt")
+    return root
+
+
 def run(capsys, *arguments):
     """Return (exit code, stdout, stderr)."""
     code = main([str(a) for a in arguments])
@@ -34,16 +54,76 @@ def run(capsys, *arguments):
 
 def test_segment_a_file(volume, tmp_path, capsys):
     code, out, err = run(capsys, "segment", volume, "-o", tmp_path / "mask.nii.gz", "--save-score", "--device", "cpu")
-    assert code == 0 and json.loads(out) == {"mask": str(tmp_path / "mask.nii.gz")}
+    assert code == 0
+    assert json.loads(out) == {
+        "mask": str(tmp_path / "mask.nii.gz"),
+        "labels": {"anterior hippocampus": 1, "posterior hippocampus": 2},
+    }
     assert "Research use only" in err
     source, mask = nib.load(volume), nib.load(tmp_path / "mask.nii.gz")
     assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, source.affine)
     for name in ("sform_code", "qform_code"):
         assert mask.header[name] == source.header[name]
-    score = nib.load(tmp_path / "mask_score.nii.gz").get_fdata()
-    assert score.min() >= 0 and score.max() <= 1
-    np.testing.assert_array_equal(mask.get_fdata(), score >= 0.5)
+    assert set(np.unique(mask.dataobj)) == {0, 1, 2}
+    label = nib.load(tmp_path / "label.nii.gz").get_fdata()
+    for value in (1, 2):
+        one, other = mask.get_fdata() == value, label == value
+        assert (one & other).sum() > (one & (label == 3 - value)).sum(), "the front is the back"
+
+
+def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, capsys):
+    names = ["score"] if "_2" in bundle.name else ["score_1", "score_2"]
+    arguments = ("segment", volume, "--bundle", bundle, "--save-score", "--save-confidence", "-o")
+    code, out, _ = run(capsys, *arguments, tmp_path / "out" / "m.nii.gz")
+    assert code == 0
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"m.nii.gz", "m_confidence.nii.gz", *(f"m_{name}.nii.gz" for name in names)}
+    mask = np.asarray(nib.load(tmp_path / "out" / "m.nii.gz").dataobj)
+    maps = [nib.load(tmp_path / "out" / f"m_{name}.nii.gz") for name in (*names, "confidence")]
+    assert all(image.get_data_dtype() == np.float32 for image in maps)
+    *scores, confidence = (image.get_fdata() for image in maps)
+    assert min(map(np.min, (*scores, confidence))) >= 0 and max(map(np.max, (*scores, confidence))) <= 1
+    background = 1 - sum(scores)
+    sure = confidence > 1e-4
+    np.testing.assert_array_equal(mask[sure], np.argmax([background, *scores], axis=0)[sure])
+    assert sure.mean() > 0.9 and len(np.unique(mask)) > 1
+    assert ("labels" in json.loads(out)) and bool(json.loads(out)["labels"]) == (len(names) == 2), (
+        "of 2 classes no names"
+    )
+
+    limit = float(np.quantile(confidence, 0.3))
+    code, out, _ = run(capsys, *arguments, tmp_path / "unsure", "--abstain-below", limit)
+    abstained = np.asarray(nib.load(tmp_path / "unsure" / volume.name).dataobj)
+    assert code == 0 and json.loads(out)["labels"]["unsure"] == UNSURE
+    unsure = abstained == UNSURE
+    np.testing.assert_array_equal(unsure, confidence < limit)
+    assert 0.2 < unsure.mean() < 0.4
+    np.testing.assert_array_equal(abstained[~unsure], mask[~unsure])
+
+
+def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys):
+    arguments = ("--bundle", bundle, "--save-score", "--save-confidence")
+    code, _, _ = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", *arguments)
+    scores = ["scores"] if "_2" in bundle.name else ["scores_1", "scores_2"]
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert code == 0 and found == {"a.nii.gz", *(f"{folder}/a.nii.gz" for folder in (*scores, "confidence"))}
+
+
+def test_masks_with_unsure_voxels_are_not_evaluated(bundle, volume, tmp_path, capsys):
+    (tmp_path / "labels").mkdir()
+    shutil.copy(tmp_path / "label.nii.gz", tmp_path / "labels" / volume.name)
+    run(capsys, "segment", volume, "-o", tmp_path / "masks", "--bundle", bundle, "--abstain-below", 1)
+    arguments = ("evaluate", "--predictions", tmp_path / "masks", "--labels", tmp_path / "labels")
+    code, out, err = run(capsys, *arguments, "-o", tmp_path / "m.csv")
+    assert code == 2 and out == "" and "255 stands for an unsure voxel" in err and not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "much"])
+def test_a_confidence_lies_in_0_to_1(volume, tmp_path, capsys, value):
+    with pytest.raises(SystemExit) as caught:
+        main(["segment", str(volume), "-o", str(tmp_path / "m.nii.gz"), f"--abstain-below={value}"])
+    assert caught.value.code == 2 and "--abstain-below" in capsys.readouterr().err
 
 
 def test_segment_is_reproducible_whatever_the_batch(volume, tmp_path, capsys):
@@ -86,10 +166,12 @@ def test_a_folder_goes_on_after_a_bad_case(volume, tmp_path, capsys):
     (volume.parent / "b.nii.gz").write_bytes(volume.read_bytes()[:2000])
     code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", "--save-score")
     assert code == 1
-    assert json.loads(out) == {"masks": str(tmp_path / "out"), "done": 2, "failed": 1}
+    report = json.loads(out)
+    assert report["masks"] == str(tmp_path / "out") and (report["done"], report["failed"]) == (2, 1)
     assert "error: " in err and "b.nii.gz" in err
     assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "c.nii.gz"}
-    assert {p.name for p in (tmp_path / "out" / "scores").iterdir()} == {"a.nii.gz", "c.nii.gz"}
+    for folder in ("scores_1", "scores_2"):
+        assert {p.name for p in (tmp_path / "out" / folder).iterdir()} == {"a.nii.gz", "c.nii.gz"}
 
 
 @pytest.mark.parametrize(
@@ -101,19 +183,19 @@ def test_outputs_that_cannot_be(volume, tmp_path, capsys, output, message):
     assert code == 2 and message in err
 
 
-@pytest.mark.parametrize("arguments", [("in", "in"), ("in/scores", "in", "--save-score")])
+@pytest.mark.parametrize("arguments", [("in", "in"), ("in/scores_1", "in", "--save-score")])
 def test_inputs_are_never_replaced(volume, tmp_path, capsys, arguments):
-    (tmp_path / "in" / "scores").mkdir()
-    (tmp_path / "in" / "scores" / "a.nii.gz").write_bytes(volume.read_bytes())
+    (tmp_path / "in" / "scores_1").mkdir()
+    (tmp_path / "in" / "scores_1" / "a.nii.gz").write_bytes(volume.read_bytes())
     before = volume.read_bytes()
     source, output, *options = arguments
     code, _, err = run(capsys, "segment", tmp_path / source, "-o", tmp_path / output, *options)
     assert code == 2 and "is an input and would be replaced" in err
-    assert volume.read_bytes() == before and (tmp_path / "in" / "scores" / "a.nii.gz").read_bytes() == before
+    assert volume.read_bytes() == before and (tmp_path / "in" / "scores_1" / "a.nii.gz").read_bytes() == before
 
 
 def test_a_score_never_replaces_the_input(volume, capsys):
-    scan = volume.with_name("a_score.nii.gz")
+    scan = volume.with_name("a_score_2.nii.gz")
     volume.rename(scan)
     code, _, err = run(capsys, "segment", scan, "-o", volume, "--save-score")
     assert code == 2 and "would be replaced" in err and not volume.exists()
@@ -179,12 +261,15 @@ def test_evaluate(tmp_path, capsys):
     arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
     code, out, _ = run(capsys, "evaluate", *arguments)
     rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
-    assert code == 0 and rows["case"] == "dice,iou"
-    values = {k: [float(x) for x in v.split(",")] for k, v in rows.items() if k != "case"}
+    assert code == 0 and rows["case"].split(",")[:5] == ["dice", "iou", "hd95", "dice_1", "iou_1"]
+    values = {k: [float(x) for x in v.split(",")[:2]] for k, v in rows.items() if k != "case"}
     assert values["same"] == [1, 1] and values["both_empty"] == [1, 1] and values["missed"] == [0, 0]
     assert values["half"] == pytest.approx([2 / 3, 0.5])
     assert values["mean"] == pytest.approx([(2 + 2 / 3) / 4, 2.5 / 4])
-    assert json.loads(out)["cases"] == 4 and json.loads(out)["labels_without_prediction"] == 1
+    report = json.loads(out)
+    assert report["cases"] == 4 and report["labels_without_prediction"] == 1
+    assert report["dice"] == pytest.approx(values["mean"][0], abs=1e-6)
+    assert report["hd95_cases"] == 2 and set(report["classes"]) == {"1", "2"}
 
 
 def test_evaluate_never_replaces_a_volume(tmp_path, capsys, volume):
@@ -233,7 +318,8 @@ def test_evaluate_errors(tmp_path, capsys, volume):
 
 def test_demo_offline(tmp_path, capsys):
     code, out, _ = run(capsys, "demo", "--offline", "-o", tmp_path / "demo")
-    assert code == 0 and "made up" in out and "Dice" in out and "Research use only" in out
+    assert code == 0 and "made up" in out and "Research use only" in out
+    assert all(f"{name}: volume " in out for name in ("anterior hippocampus", "posterior hippocampus", "together"))
     picture = np.asarray(Image.open(tmp_path / "demo" / "overlay.png"))
     assert picture.shape[1] > 3 * 35 and picture.std() > 20
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {
@@ -251,8 +337,10 @@ def test_demo_data_must_hold_a_test_case(tmp_path, capsys):
 
 def test_phantom_is_like_a_cropped_hippocampus():
     image, label = make_phantom()
-    assert image.shape == label.shape and set(np.unique(label)) == {0, 1}
-    assert 1500 < label.sum() < 6000 and np.isfinite(image).all()
+    assert image.shape == label.shape and set(np.unique(label)) == {0, 1, 2}
+    assert 1500 < (label > 0).sum() < 6000 and np.isfinite(image).all()
+    front, back = (np.argwhere(label == value)[:, 1] for value in (1, 2))
+    assert front.min() > back.max() and min(len(front), len(back)) > 500
     assert not np.array_equal(image, make_phantom(seed=1)[0])
 
 

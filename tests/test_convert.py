@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.cli import main
@@ -89,6 +89,30 @@ class TestFolder:
         save_diffusers_folder(network, tmp_path / "out")
         other = load_diffusers_folder(tmp_path / "out")
         assert other.num_classes == 3 and equal_states(network.state_dict(), other.state_dict())
+
+    @pytest.mark.parametrize("num_classes", [2, 3, 14])
+    def test_keeps_the_classes_and_their_codes(self, tmp_path, num_classes):
+        options = {"train_decoder": True, "train_timesteps": "last", "num_classes": num_classes}
+        network = make_network(**options).eval()
+        save_diffusers_folder(network, tmp_path / "out")
+        other = load_diffusers_folder(tmp_path / "out")
+        assert {name: getattr(other, name) for name in options} == options
+        assert equal_states(network.state_dict(), other.state_dict())
+        assert torch.equal(other.class_codes, network.class_codes)  # of two classes it is in no state dict
+        image, mask = torch.randn(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+        with torch.inference_mode():
+            assert torch.equal(network(image), other(image))
+            assert torch.equal(network.encode_mask(mask), other.encode_mask(mask))
+            steps = [n(image, mask=mask, seeds=torch.tensor([1])) for n in (network, other)]
+            assert torch.equal(*(step.latent_pred for step in steps))
+
+    def test_of_more_classes_than_there_are_codes(self, tmp_path, network):
+        save_diffusers_folder(network, tmp_path / "out")
+        index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+        index["options"]["num_classes"] = 28
+        (tmp_path / "out" / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(InputError, match="expected 2 to 27"):
+            load_diffusers_folder(tmp_path / "out")
 
     def test_of_the_cross_attention_baseline(self, tmp_path):
         network = make_network()
@@ -208,6 +232,18 @@ class TestInference:
         with pytest.raises(InputError, match="cannot encode a mask"):
             network.encode_mask(torch.ones(1, 1, 16, 16))
 
+    def test_of_several_classes(self, tmp_path):
+        network = make_network(num_classes=3).eval()
+        save_inference(network, tmp_path / "inference.pt")
+        image = torch.randn(1, 3, 16, 16)
+        with torch.inference_mode():
+            expected = network(image)
+            load_weights(network, tmp_path / "inference.pt")
+            torch.testing.assert_close(network(image), expected, atol=0.02, rtol=0)
+        assert torch.equal(network.class_codes, make_network(num_classes=3).class_codes)
+        with pytest.raises(InputError, match="not the weights of this network"):
+            load_weights(make_network(), tmp_path / "inference.pt")
+
     def test_any_other_difference_is_an_error_and_leaves_the_network_whole(self, tmp_path, network):
         save_inference(network, tmp_path / "inference.pt")
         state = read_tensors(tmp_path / "inference.pt")
@@ -284,6 +320,36 @@ class TestCommand:
         code, out, _ = run(capsys, folder, "-o", tmp_path / "model.pt", "--from", "diffusers", "--to", "bundle")
         assert code == 0 and json.loads(out)["used"] == len(official.state_dict())
         assert equal_states(read_tensors(tmp_path / "model.pt"), official.state_dict())
+
+    def test_several_classes_there_and_back(self, tmp_path, capsys):
+        """From folder to file to a bundle of the reported network to inference weights: the scores stay the same."""
+        network, bundle = make_network(num_classes=3).eval(), tmp_path / "bundle"
+        save_diffusers_folder(network, tmp_path / "folder")
+        target = bundle / "models" / "model.pt"
+        code, out, _ = run(capsys, tmp_path / "folder", "-o", target, "--from", "diffusers", "--to", "bundle")
+        network_def = json.loads(out)["network_def"]
+        assert code == 0 and network_def["num_classes"] == 3
+        assert equal_states(read_tensors(target), network.state_dict())
+        (bundle / "configs").mkdir()
+        config = {"network_def": network_def, "checkpoint": "$@bundle_root + '/models/model.pt'"}
+        (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+        image = torch.randn(1, 3, 16, 16)
+        with torch.inference_mode():
+            assert torch.equal(load_bundle_network(bundle)(image), network(image))
+        small = tmp_path / "small.pt"
+        assert run(capsys, bundle, "-o", small, "--from", "bundle", "--to", "inference")[0] == 0
+        assert torch.equal(read_tensors(small)["class_codes"].float(), network.class_codes)
+
+    def test_a_class_conditional_official_checkpoint_reports_its_classes(self, tmp_path, capsys):
+        torch.save({"state_dict": tiny_official(classes=3)}, tmp_path / "a.ckpt")
+        arguments = (tmp_path / "a.ckpt", "-o", tmp_path / "model.pt", "--from", "official", "--to", "bundle")
+        code, out, _ = run(capsys, *arguments)
+        network_def = json.loads(out)["network_def"]
+        assert code == 0 and network_def["num_classes"] == network_def["unet"]["num_class_embeds"] == 3
+        network = ConfigParser({"network_def": network_def}).get_parsed_content("network_def")
+        load_weights(network, tmp_path / "model.pt")
+        with torch.inference_mode():
+            assert network.eval()(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
 
     def test_bundle_to_inference_segments_the_same(self, tmp_path, capsys):
         bundle = tmp_path / "bundle"

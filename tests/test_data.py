@@ -1,19 +1,33 @@
+import hashlib
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data import MetaTensor
 from monai.transforms import Compose, RandAffined, RandFlipd, RandShiftIntensityd
 from torch.utils.data import DataLoader
 
 from sdseg_monai.data import DrawSampler, ProceduralMasks, SliceDataset, read_datalist, write_datalist
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.networks.codes import class_codes
 from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
-from sdseg_monai.transforms import LoadVolumed, extract_slices, resize_labels, resize_slices, to_three_channels
+from sdseg_monai.transforms import (
+    ClassLabelsd,
+    LoadVolumed,
+    extract_slices,
+    resize_labels,
+    resize_slices,
+    to_three_channels,
+)
+from sdseg_monai.transforms.slices import TIE_BREAK, add_context
 from tests.conftest import write_case
 
+# of the first 20 masks of 48 x 48 pixels, computed before there were several classes: trained autoencoders came of these
+PROCEDURAL_DIGEST = "644d04cbe721d497f6b3e2bfce9880a8323255a4cdf836e1e118c3b65acf14b9"
 SEED_OF_X_1 = 711035701018243104  # computed once: a seed that changed would change every noised result
 AUGMENTATION = Compose(
     [
@@ -25,12 +39,20 @@ AUGMENTATION = Compose(
 
 
 @pytest.fixture
-def slices(tmp_path):
-    items = []
+def items(tmp_path):
     for i, depth in enumerate((4, 1, 6)):
         write_case(tmp_path, f"case{i}", shape=(18, 20, depth), seed=i)
-        items.append({key: str(tmp_path / f"{key}s" / f"case{i}.nii.gz") for key in ("image", "label")})
-    return SliceDataset(items, LoadVolumed(["image", "label"]), 2, (16, 24), AUGMENTATION, seed=3, progress=False)
+    return [{key: str(tmp_path / f"{key}s" / f"case{i}.nii.gz") for key in ("image", "label")} for i in range(3)]
+
+
+def make_dataset(items, augmentation=AUGMENTATION, **options):
+    load = LoadVolumed(["image", "label"])
+    return SliceDataset(items, load, 2, (16, 24), augmentation, seed=3, progress=False, **options)
+
+
+@pytest.fixture
+def slices(items):
+    return make_dataset(items)
 
 
 def test_every_slice_of_every_volume_is_there_once(slices):
@@ -53,6 +75,94 @@ def test_a_draw_is_a_pure_function_of_its_number(slices):
         assert all(torch.equal(a[key], b[key]) for key in ("image", "label", "seed"))
     assert not torch.equal(slices[0]["image"], slices[11]["image"])  # the next epoch augments anew
     assert slices[0]["seed"] != slices[11]["seed"]
+
+
+def test_augmentations_come_again_after_a_cycle_and_seeds_never(items):
+    endless, cyclic = make_dataset(items), make_dataset(items, augmentation_cycle=2)
+    assert all(torch.equal(endless[draw]["image"], cyclic[draw]["image"]) for draw in range(22))  # the first cycle
+    for draw in range(22):
+        first, later = cyclic[draw], cyclic[draw + 3 * 22]
+        assert torch.equal(first["image"], later["image"]) and torch.equal(first["label"], later["label"])
+        assert first["seed"] != later["seed"] and later["seed"] == endless[draw + 3 * 22]["seed"]
+        assert not torch.equal(cyclic[draw]["image"], cyclic[(draw + 11) % 22]["image"])
+        assert not torch.equal(endless[draw]["image"], endless[draw + 22]["image"])
+    assert len({int(endless[11 * epoch]["seed"]) for epoch in range(20)}) == 20
+    images = torch.stack([endless[11 * epoch]["image"].flatten() for epoch in range(20)])
+    assert len(images.unique(dim=0)) == 20
+
+
+@pytest.mark.parametrize("cycle", [0, -1])
+def test_a_cycle_of_no_epochs_is_refused(items, cycle):
+    with pytest.raises(InputError, match=f"augmentation_cycle={cycle}: expected at least 1"):
+        make_dataset(items, augmentation_cycle=cycle)
+
+
+def test_context_is_what_lies_that_far_below_and_above():
+    stack = torch.randn(5, 1, 3, 4)
+    whole = add_context(stack, 0, 5, 1.0)
+    assert whole.shape == (5, 3, 3, 4)
+    below, here, above = whole.unbind(1)
+    assert torch.equal(here, stack[:, 0])
+    assert torch.equal(below[1:], stack[:-1, 0]) and torch.equal(above[:-1], stack[1:, 0])
+    assert torch.equal(below[0], stack[0, 0]) and torch.equal(above[-1], stack[-1, 0])  # the ends stand for beyond
+    half = add_context(stack, 2, 3, 0.5)[0]
+    torch.testing.assert_close(half[0], (stack[1, 0] + stack[2, 0]) / 2)
+    torch.testing.assert_close(half[2], (stack[2, 0] + stack[3, 0]) / 2)
+    torch.testing.assert_close(add_context(stack, 2, 3, 1.25)[0, 2], 0.75 * stack[3, 0] + 0.25 * stack[4, 0])
+    assert torch.equal(add_context(stack, 2, 3, 77.0)[0], stack[[0, 2, 4], 0])
+    assert torch.equal(add_context(stack[:1], 0, 1, 1.0)[0], stack[[0, 0, 0], 0])
+
+
+@pytest.mark.parametrize(("spacing", "context_mm"), [(1.0, 1.0), (2.0, 1.0), (2.0, 2.0), (0.7, 1.0), (5.0, 12.5)])
+def test_context_is_the_same_distance_at_any_spacing(tmp_path, spacing, context_mm):
+    """On a volume whose values are millimetres along the sliced axis, a channel is the slice's place and the shift."""
+    depth = 9
+    millimetres = np.broadcast_to(spacing * np.arange(depth), (16, 24, depth)).astype(np.float32)
+    turn = np.array([[0, 0, spacing], [1.5, 0, 0], [0, 0.8, 0]])  # sliced along x of the world: the affine decides
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn, (3, 4, 5)
+    for name, array in (("image", millimetres), ("label", np.zeros((16, 24, depth), np.uint8))):
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    item = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "label")}
+    dataset = make_dataset([item], None, context_mm=context_mm)
+    channels = torch.stack([dataset[i]["image"][:, 8, 12] for i in range(depth)])  # [depth, 3]
+    shifts = torch.tensor([-context_mm, 0, context_mm])
+    expected = (spacing * torch.arange(depth)[:, None] + shifts).clamp(0, spacing * (depth - 1))
+    torch.testing.assert_close(channels, expected, atol=1e-4, rtol=0)
+
+
+def test_without_context_the_slice_is_repeated(items):
+    dataset = make_dataset(items, None)
+    assert all(torch.equal(dataset[i]["image"], dataset[i]["image"][:1].expand(3, -1, -1)) for i in range(11))
+
+
+@pytest.mark.parametrize("context_mm", [0, -1.0, float("inf"), float("nan")])
+def test_a_context_that_is_no_distance_is_refused(items, context_mm):
+    with pytest.raises(RuntimeError) as caught:
+        make_dataset(items, context_mm=context_mm)
+    assert "expected a distance in millimetres above 0" in str(find_input_error(caught.value))
+
+
+def test_labels_beyond_the_classes_are_refused_by_name(items):
+    label = nib.load(items[1]["label"])
+    for value in (3, 14):
+        array = label.get_fdata().astype(np.uint8)
+        array[0, 0, 0] = value
+        nib.save(nib.Nifti1Image(array, label.affine), items[1]["label"])
+        transform = Compose([LoadVolumed(["image", "label"]), ClassLabelsd("label", num_classes=3)])
+        assert transform(items[0])["label"].unique().tolist() == [0, 1]  # none of class 2: a case may lack one
+        with pytest.raises(RuntimeError) as caught:
+            transform(items[1])
+        message = str(find_input_error(caught.value))
+        assert message.startswith(f"{items[1]['label']}: a label of {value}, expected 0 to 2")
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 2.5, 3.0])
+def test_labels_between_the_classes_are_refused(value):
+    label = MetaTensor(torch.tensor([0.0, 1, 2, value]).view(1, 4, 1, 1), meta={"filename_or_obj": "a.nii.gz"})
+    with pytest.raises(InputError, match=rf"a\.nii\.gz: a label of {value:g}, expected 0 to 2 for num_classes=3"):
+        ClassLabelsd("label", 3)({"label": label})
+    assert ClassLabelsd("label", 2)({"label": label})["label"].unique().numel() == 2  # of two, all above 0.5
 
 
 def test_workers_change_nothing(slices):
@@ -86,6 +196,28 @@ def test_procedural_masks_are_binary_varied_and_reproducible():
     assert torch.equal(masks[7]["image"][1], 2 * masks[7]["label"][0] - 1)
 
 
+def test_procedural_masks_of_two_classes_stay_what_they_were():
+    masks = ProceduralMasks(48, 10)
+    labels = torch.stack([masks[i]["label"] for i in range(20)])
+    assert hashlib.sha256(np.packbits(labels.numpy().astype(bool)).tobytes()).hexdigest() == PROCEDURAL_DIGEST
+
+
+@pytest.mark.parametrize("num_classes", [3, 14])
+def test_procedural_masks_of_several_classes(num_classes):
+    masks = ProceduralMasks(32, 10, num_classes=num_classes)
+    items = [masks[i] for i in range(150)]
+    labels = torch.stack([item["label"] for item in items])
+    assert labels.unique().tolist() == list(range(num_classes))
+    occurs = torch.stack([(labels == value).flatten(1).any(1) for value in range(num_classes)]).float().mean(1)
+    assert occurs[1:].min() > 0.5 * occurs[1:].max()  # no class is rare
+    touching = labels[..., 1:] * labels[..., :-1] * (labels[..., 1:] != labels[..., :-1])
+    assert touching.flatten(1).any(1).float().mean() > 0.3
+    assert torch.equal(ProceduralMasks(32, 99, num_classes=num_classes)[7]["label"], items[7]["label"])
+    assert not torch.equal(ProceduralMasks(32, 10, seed=1, num_classes=num_classes)[7]["label"], items[7]["label"])
+    codes = class_codes(num_classes)
+    assert all(torch.equal(item["image"], codes[item["label"][0].long()].movedim(-1, 0)) for item in items[:20])
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
@@ -117,6 +249,31 @@ def test_halving_a_label_keeps_its_area():
         assert set(half.unique().tolist()) == {0.0, 1.0}
         assert 4 * half.sum() / discs.sum() == pytest.approx(1, abs=0.03)
         assert abs(4 * half.sum() - discs.sum()) < abs(4 * plain.sum() - discs.sum())
+
+
+SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=SIZES, size=SIZES, seed=st.integers(0, 99))
+def test_two_classes_are_resized_by_the_cut_at_one_half(shape, size, seed):
+    labels = (torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(seed)) > 0.5).float()
+    nearest = torch.nn.functional.interpolate(labels, size=size, mode="nearest-exact")
+    decided = resize_slices(labels, size) + TIE_BREAK * (nearest - 0.5)
+    resized = resize_labels(labels, size)
+    safe = (decided - 0.5).abs() > 1e-6  # rounding decides nothing
+    assert torch.equal(resized[safe], (decided >= 0.5).float()[safe]) and safe.float().mean() > 0.9
+
+
+@settings(deadline=None, max_examples=40)
+@given(num_classes=st.integers(1, 14), shape=SIZES, size=SIZES, seed=st.integers(0, 99))
+def test_resized_labels_have_the_largest_share_and_no_new_class(num_classes, shape, size, seed):
+    labels = torch.randint(num_classes, (1, 1, *shape), generator=torch.Generator().manual_seed(seed)).float()
+    resized = resize_labels(labels, size)
+    assert resized.shape == (1, 1, *size) and set(resized.unique().tolist()) <= set(labels.unique().tolist())
+    shares = torch.cat([resize_slices((labels == value).float(), size) for value in range(num_classes)], 1)
+    assert (shares.gather(1, resized.long()) >= shares.max(1, keepdim=True).values - 1.001 * TIE_BREAK).all()
+    assert torch.equal(resize_labels(labels, shape), labels)
 
 
 def test_two_channels_are_refused():

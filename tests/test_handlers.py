@@ -1,11 +1,24 @@
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from monai.transforms import Compose, RandFlipd, RandRotate90d
+from torch.utils.data import DataLoader
 
+from sdseg_monai.data import DrawSampler, SliceDataset
 from sdseg_monai.errors import InputError
-from sdseg_monai.handlers import Checkpoint, EpochSeed, ExpectedTime, LatentScale, UpdateAverage, WeightAverage
-from sdseg_monai.networks import PixelSegmenter
-from tests.conftest import make_network
+from sdseg_monai.handlers import (
+    CacheLatents,
+    Checkpoint,
+    EpochSeed,
+    ExpectedTime,
+    LatentScale,
+    UpdateAverage,
+    WeightAverage,
+)
+from sdseg_monai.losses import SDSegLoss
+from sdseg_monai.networks import DenoisingUNet, PixelSegmenter, SDSeg
+from sdseg_monai.transforms import LoadVolumed
+from tests.conftest import make_network, write_case
 
 
 class Masks(torch.utils.data.Dataset):
@@ -63,6 +76,108 @@ def test_average_follows_the_trained_weights_and_shares_the_frozen_ones():
     assert not ema.network.training
 
 
+@pytest.fixture
+def cases(tmp_path):
+    for i in range(2):
+        write_case(tmp_path, f"case{i}", shape=(18, 20, 4), seed=i)
+    return [{key: str(tmp_path / f"{key}s" / f"case{i}.nii.gz") for key in ("image", "label")} for i in range(2)]
+
+
+def make_dataset(cases, augmentation_cycle=2):
+    keys = ["image", "label"]
+    flips = Compose([RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.5)])
+    options = {"seed": 3, "progress": False, "augmentation_cycle": augmentation_cycle}
+    return SliceDataset(cases, LoadVolumed(keys), 2, (16, 16), flips, **options)
+
+
+def train(cases, handlers=(), epochs=3, num_workers=0, **options):
+    """Train for some epochs; returns the losses of all steps and the dataset."""
+    network, dataset = make_network(prediction_type="sample", start_noise="zeros", **options).train(), make_dataset(cases)
+    optimizer, loss = torch.optim.SGD(network.trained_parts.parameters(), lr=0.05), SDSegLoss()
+    sampler = DrawSampler(dataset, num_replicas=1, rank=0, seed=5)
+    losses = []
+
+    def step(engine, batch):
+        optimizer.zero_grad()
+        output = network(batch["image"], mask=batch["label"], seeds=batch["seed"], latent=batch.get("latent"))
+        losses.append(loss(output, batch["label"]))
+        losses[-1].backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda e: sampler.set_epoch(e.state.epoch))
+    for handler in handlers:
+        handler(network, dataset).attach(engine)
+    engine.run(DataLoader(dataset, 4, sampler=sampler, num_workers=num_workers), max_epochs=epochs)
+    return torch.stack(losses).detach(), dataset
+
+
+def cache_latents(network, dataset):
+    return CacheLatents(network, dataset, batch_size=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"train_decoder": True}, {"num_classes": 3}])
+def test_kept_latents_train_as_encoded_ones(cases, options):
+    encoded, plain = train(cases, **options)
+    kept, dataset = train(cases, [cache_latents], **options)
+    assert plain.latents is None and dataset.latents.shape == (2 * 8, 4, 4, 4)
+    assert len(encoded) == 6 and encoded[-1] != encoded[0]
+    torch.testing.assert_close(kept, encoded, atol=1e-5, rtol=1e-5)
+    network = make_network(**options)
+    for draw in (0, 9, 16, 8 * 5 + 3):  # of any epoch
+        item = dataset[draw]
+        torch.testing.assert_close(item["latent"], network.encode_mask(item["label"][None], scale=False)[0])
+
+
+def test_workers_have_the_kept_latents(cases):
+    torch.testing.assert_close(train(cases, [cache_latents], 1, num_workers=2)[0], train(cases, epochs=1)[0])
+
+
+def test_kept_latents_do_not_wait_for_the_scale(cases):
+    network, dataset = make_network(), make_dataset(cases)
+    network.scale_factor.fill_(float("nan"))
+    run(1, 1, CacheLatents(network, dataset, 4), LatentScale(network, dataset, 512))
+    assert torch.isfinite(dataset.latents).all() and torch.isfinite(network.scale_factor)
+    # the factor is of the first cycle's masks, whose latents these are
+    assert (dataset.latents[:8].std() * network.scale_factor).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_latents_that_change_are_not_kept(cases):
+    parts = make_network()
+    unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8, num_class_embeds=3)
+    for network, cycle, match in (
+        (make_network(), None, "augmentation_cycle=None"),
+        (make_network(mask_latent="sample"), 2, "mask_latent='sample'"),
+        (SDSeg(parts.autoencoder, parts.vision_encoder, unet), 2, "one pass per class"),
+    ):
+        with pytest.raises(InputError, match=match):
+            CacheLatents(network, make_dataset(cases, cycle), 4)
+
+
+@pytest.mark.parametrize("parts", [None, ["unet", "decoder"]])
+def test_average_includes_a_trained_decoder(parts):
+    network = make_network(train_decoder=True)
+    ema = WeightAverage(network, decay=0.9, warmup_iterations=1, parts=parts)
+
+    def step(engine, batch):
+        with torch.no_grad():
+            for parameter in network.trained_parts.parameters():
+                parameter += 1
+
+    start = network.autoencoder.decoder.conv_out.bias.clone()
+    run(1, 1, UpdateAverage(ema), step=step)
+    averaged = ema.network.autoencoder
+    torch.testing.assert_close(averaged.decoder.conv_out.bias, 0.9 * start + 0.1 * (start + 1))
+    latent = torch.randn(1, 4, 4, 4)
+    assert not torch.allclose(ema.network.decode(latent), network.decode(latent))
+    own = [name for name, _ in network.autoencoder.named_children() if parts is None or name in parts]
+    for name, part in averaged.named_children():
+        pairs = zip(part.parameters(), getattr(network.autoencoder, name).parameters(), strict=True)
+        shared = all(mine is theirs for mine, theirs in pairs)
+        assert shared == (name in ("encoder", "quant_conv") or name not in own), name
+    assert ema.network.state_dict().keys() == network.state_dict().keys()
+
+
 def test_average_warms_up_from_the_newest_weights():
     network = make_network()
     ema = WeightAverage(network, decay=0.999, warmup_iterations=100)
@@ -71,9 +186,10 @@ def test_average_warms_up_from_the_newest_weights():
     assert run(200, 1, UpdateAverage(ema)).state.ema_momentum == pytest.approx(0.001)
 
 
-def test_checkpoint_restores_every_part(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"train_decoder": True, "num_classes": 3}])
+def test_checkpoint_restores_every_part(tmp_path, options):
     def setup():
-        network = make_network()
+        network = make_network(**options)
         optimizer = torch.optim.AdamW(network.trained_parts.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
         ema = WeightAverage(network, 0.9, 1)

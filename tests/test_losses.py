@@ -5,7 +5,7 @@ import torch
 
 from sdseg_monai.losses import MaskAutoencoderLoss, SDSegLoss, SegmentationLoss
 from sdseg_monai.networks import SDSegOutput
-from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits
+from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image
 from sdseg_monai.schedule import NoiseSchedule
 from tests.conftest import make_network
 
@@ -72,6 +72,47 @@ def test_segmentation_loss_contains_the_binary_cross_entropy_of_the_logit():
     dice = 1 - 2 * 16 * p / (16 * p + 16)
     logits = class_logits(mask_image, class_codes(2))
     assert SegmentationLoss()(logits, mask).item() == pytest.approx(dice - math.log(p), rel=1e-3)
+
+
+def test_segmentation_loss_of_several_classes_has_the_dice_of_the_foreground_alone():
+    mask = torch.tensor([0.0, 0, 0, 0, 1, 1, 2, 2]).view(1, 1, 2, 4)
+    share = torch.tensor([0.5, 0.3, 0.2])  # of each pixel, whatever its class
+    dice = [1 - 2 * 2 * p / (8 * p + 2) for p in (0.3, 0.2)]
+    cross_entropy = -(4 * math.log(0.5) + 2 * math.log(0.3) + 2 * math.log(0.2)) / 8
+    logits = share.log().view(1, 3, 1, 1).expand(1, 3, 2, 4)
+    assert SegmentationLoss()(logits, mask).item() == pytest.approx(sum(dice) / 2 + cross_entropy, rel=1e-3)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 14])
+def test_right_classes_cost_less_than_wrong_ones(num_classes):
+    codes = class_codes(num_classes)
+    mask = (torch.arange(64) % num_classes).view(1, 1, 8, 8).float()
+
+    def loss(classes):
+        return SegmentationLoss()(class_logits(mask_to_image(classes, codes), codes), mask)
+
+    halfway = SegmentationLoss()(torch.zeros(1, num_classes, 8, 8), mask)
+    assert loss(mask) < 0.3 * halfway and halfway < loss((mask + 1) % num_classes)
+
+
+def test_the_loss_looks_at_the_target_of_the_step_and_not_at_the_label():
+    network = make_network(num_classes=3, prediction_type="sample", start_noise="zeros")
+    loss = SDSegLoss(segmentation_weight=1.0, decode_logits=network.decode_logits)
+    image, mask = torch.randn(2, 3, 16, 16), torch.randint(3, (2, 1, 16, 16)).float()
+    output = network(image, mask=mask, seeds=torch.tensor([1, 2]))
+    assert loss(output, mask) == loss(output, torch.zeros_like(mask))
+    assert loss(output, mask) != loss(output._replace(mask=torch.zeros_like(mask)), mask)
+
+
+def test_autoencoder_loss_rewards_the_codes_of_several_classes():
+    network, codes = make_network(num_classes=3).autoencoder, class_codes(3)
+    mask = torch.randint(3, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0)).float()
+    output = network(mask_to_image(mask, codes), torch.tensor([1, 2]))
+    loss = MaskAutoencoderLoss(0.0, num_classes=3)
+    perfect = output._replace(reconstruction=mask_to_image(mask, codes))
+    swapped = output._replace(reconstruction=mask_to_image((3 - mask) % 3, codes))  # 1 and 2
+    assert loss(perfect, mask) < loss(output, mask) and loss(perfect, mask) < loss(swapped, mask)
+    assert set(loss.parts) == {"l1", "segmentation", "kl"}
 
 
 def test_autoencoder_loss_rewards_reconstruction_and_a_narrow_posterior():

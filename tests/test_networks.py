@@ -2,6 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.losses import SDSegLoss
 from sdseg_monai.networks import (
     CrossAttentionUNet,
@@ -14,11 +15,14 @@ from sdseg_monai.networks import (
     TinyVisionEncoder,
     VisionEncoder,
 )
+from sdseg_monai.networks.codes import score_from_mask_image
 from sdseg_monai.networks.unet import Float32Conv2d
+from sdseg_monai.weights import load_weights, save_tensors
 from tests.conftest import make_network
 
 IMAGE = torch.randn(3, 3, 32, 16, generator=torch.Generator().manual_seed(1))
 MASK = (torch.rand(3, 1, 32, 16, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+CLASSES = torch.randint(3, (3, 1, 32, 16), generator=torch.Generator().manual_seed(3)).float()
 SEEDS = torch.tensor([5, 6, 7])
 
 
@@ -110,6 +114,9 @@ def test_zero_start_trains_what_inference_runs(prediction_type):
         ({"prediction_type": "noise"}, "epsilon, sample, v_prediction"),
         ({"start_noise": "random"}, "shared, zeros"),
         ({"mask_latent": "mode"}, "mean, sample"),
+        ({"train_timesteps": "first"}, "all, last"),
+        ({"num_classes": 1}, "expected 2 to 27"),
+        ({"num_classes": 28}, "expected 2 to 27"),
         ({"prediction_type": "sample", "start_noise": "zeros", "num_inference_steps": 2}, "use 1"),
     ],
 )
@@ -141,9 +148,10 @@ def test_half_a_training_call_is_refused(network):
 
 
 @pytest.mark.parametrize("start", ["zeros", "shared"])
-def test_torch_export_gives_the_same_score(start):
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_torch_export_gives_the_same_score(start, num_classes):
     options = {"prediction_type": "sample", "start_noise": "zeros"} if start == "zeros" else {}
-    network = make_network(**options).eval()
+    network = make_network(num_classes=num_classes, **options).eval()
     inputs = [(IMAGE,)] if start == "zeros" else [(IMAGE,), (IMAGE, torch.randn(1, 4, 8, 4))]
     with torch.no_grad():
         for arguments in inputs:
@@ -207,14 +215,18 @@ def test_bfloat16_costs_little_because_the_last_steps_run_in_float32(network):
     assert (without_guard - exact).square().mean() > (with_guard - exact).square().mean()
 
 
-def test_whole_network_in_bfloat16_still_ends_in_float32(network):
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_whole_network_in_bfloat16_still_ends_in_float32(num_classes):
+    network = make_network(num_classes=num_classes).eval()
     exact = network.schedule.coefficients(torch.tensor([999]))
     low = network.bfloat16()
     assert all(map(torch.equal, low.schedule.coefficients(torch.tensor([999])), exact))
     z, t = torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([999])
     assert low.unet.predict(z, z, t).dtype == torch.float32
     assert low.estimate_latent(z, low.unet.predict(z, z, t), t).dtype == torch.float32
-    assert torch.isfinite(low(IMAGE.bfloat16())).all()
+    score = low(IMAGE.bfloat16())
+    assert score.dtype == torch.float32 and torch.isfinite(score).all()
+    assert torch.isfinite(low.encode_mask(CLASSES.clamp_max(num_classes - 1))).all()
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -267,6 +279,24 @@ def test_a_frozen_vision_encoder_is_not_trained():
     assert network.unet.conv_in.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("segmentation_weight", [0.0, 1.0])
+@pytest.mark.parametrize("tiny", [False, True])
+def test_a_trained_decoder_changes_and_its_encoder_does_not(tiny, segmentation_weight):
+    options = {"prediction_type": "sample", "start_noise": "zeros", "train_decoder": True, "num_classes": 3}
+    network = (tiny_sdseg if tiny else make_network)(**options).train()
+    decoding = {"decoder"} if tiny else {"post_quant_conv", "decoder"}
+    assert set(network.trained_parts) == {"vision_encoder", "unet", *decoding}
+    assert not network.autoencoder.training  # no dropout, no statistics: it is frozen in all but its weights
+    before = {name: tensor.clone() for name, tensor in network.autoencoder.state_dict().items()}
+    loss = SDSegLoss(segmentation_weight=segmentation_weight, decode_logits=network.decode_logits)
+    optimizer = torch.optim.SGD(network.trained_parts.parameters(), lr=0.1)
+    loss(network(IMAGE, mask=CLASSES, seeds=SEEDS), CLASSES).backward()
+    optimizer.step()
+    after = network.autoencoder.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == (decoding if segmentation_weight else set())
+
+
 def tiny_sdseg(**options):
     torch.manual_seed(0)
     network = SDSeg(
@@ -308,11 +338,16 @@ def test_cross_attention_sees_the_image_and_nothing_else_changes():
         SDSeg(network.autoencoder, network.vision_encoder, CrossAttentionUNet(8, 4, 4, [16], [True], 1, 4, 8))
 
 
-def test_class_conditional_network_gives_one_score_per_class():
+def class_conditional(num_classes=3, **options):
     torch.manual_seed(0)
-    unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8, num_class_embeds=3)
-    network = SDSeg(MaskAutoencoder([8, 16, 16], 1, 4, 4), VisionEncoder([8, 16, 16], 1, 4, 4), unet).eval()
+    unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8, num_class_embeds=num_classes)
+    network = SDSeg(MaskAutoencoder([8, 16, 16], 1, 4, 4), VisionEncoder([8, 16, 16], 1, 4, 4), unet, **options)
     network.scale_factor.fill_(0.5)
+    return network
+
+
+def test_class_conditional_network_gives_one_score_per_class():
+    network = class_conditional().eval()
     noise = torch.randn(1, 4, 8, 4)
     with torch.no_grad():
         score = network(IMAGE, noise)
@@ -323,10 +358,100 @@ def test_class_conditional_network_gives_one_score_per_class():
     assert score.shape == (3, 3, 32, 16)
     torch.testing.assert_close(score, torch.cat(maps, 1).softmax(1))
     with pytest.raises(ValueError, match="class embedding has 3"):
-        SDSeg(network.autoencoder, network.vision_encoder, unet, num_classes=4)
+        SDSeg(network.autoencoder, network.vision_encoder, network.unet, num_classes=4)
+
+
+def arguments_of_unet(network):
+    """Return a list that fills with (timesteps, class labels) of each pass of the U-Net."""
+    seen = []
+    network.unet.register_forward_pre_hook(lambda _, args: seen.append((args[1], args[2])))
+    return seen
+
+
+def test_class_conditional_training_takes_one_seeded_class_of_each_sample():
+    network = class_conditional().eval()
+    seen = arguments_of_unet(network)
+    image, mask, seeds = IMAGE.repeat(8, 1, 1, 1), CLASSES.repeat(8, 1, 1, 1), torch.arange(24)
+    with torch.no_grad():
+        output = network(image, mask=mask, seeds=seeds)
+        again = network(image.flip(0), mask=mask.flip(0), seeds=seeds.flip(0))
+        kept = network(image, mask=mask, seeds=seeds, latent=torch.zeros_like(output.latent))
+    (_, classes), (_, reversed_classes), _ = seen
+    assert set(classes.tolist()) == {0, 1, 2} and torch.equal(reversed_classes.flip(0), classes)
+    for target, labels, index in zip(output.mask, mask, classes.tolist(), strict=True):
+        assert torch.equal(target, (labels > 0 if index == 0 else labels == index).float())
+    torch.testing.assert_close(output.latent, network.encode_mask(output.mask))
+    assert torch.equal(again.mask.flip(0), output.mask)
+    assert torch.equal(kept.latent, output.latent)  # a latent that was kept is of all classes, not of the one drawn
+
+
+@pytest.mark.parametrize("make", [class_conditional, make_network])
+def test_several_classes_can_be_learned(make):
+    network = make(num_classes=3, prediction_type="sample", start_noise="zeros").train()
+    loss = SDSegLoss(segmentation_weight=1.0, decode_logits=network.decode_logits)
+    optimizer = torch.optim.Adam(network.trained_parts.parameters(), lr=3e-3)
+    image = CLASSES - 1 + 0.1 * IMAGE  # shows the classes
+    values = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        values.append(loss(network(image, mask=CLASSES, seeds=SEEDS), CLASSES))
+        values[-1].backward()
+        optimizer.step()
+    assert set(loss.parts) == {"latent", "segmentation"}
+    assert values[-1] < 0.9 * values[0] and all(torch.isfinite(value) for value in values)
+
+
+def test_several_classes_share_one_pass():
+    network = make_network(num_classes=3).eval()
+    seen = arguments_of_unet(network)
+    with torch.no_grad():
+        score = network(IMAGE)
+        assert len(seen) == 1 and score.shape == (3, 3, 32, 16)
+        *_, latent = network.reverse(network.encode_image(IMAGE))
+        torch.testing.assert_close(score, score_from_mask_image(network.decode(latent), network.class_codes))
+    torch.testing.assert_close(score.sum(1), torch.ones(3, 32, 16))
+    output = network(IMAGE, mask=CLASSES, seeds=SEEDS)
+    assert torch.equal(output.mask, CLASSES)
+    torch.testing.assert_close(output.latent, network.encode_mask(CLASSES))
+    assert not torch.equal(output.latent, network.encode_mask((CLASSES > 0).float()))
+
+
+def test_a_latent_that_was_kept_stands_for_the_mask():
+    network = make_network(num_classes=3).eval()
+    latent = network.encode_mask(CLASSES, scale=False)
+    torch.testing.assert_close(latent * network.scale_factor, network.encode_mask(CLASSES))
+    encoded, kept = (network(IMAGE, mask=CLASSES, seeds=SEEDS, latent=given) for given in (None, latent))
+    for name, tensor in encoded._asdict().items():
+        torch.testing.assert_close(getattr(kept, name), tensor)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(network(IMAGE, mask=CLASSES, seeds=SEEDS, latent=2 * latent).latent, encoded.latent)
+
+
+@pytest.mark.parametrize("other", [2, 4])
+def test_weights_for_another_number_of_classes_are_refused(other, tmp_path):
+    for mine, theirs in ((3, other), (other, 3)):
+        save_tensors(tmp_path / "model.pt", make_network(num_classes=theirs).state_dict())
+        with pytest.raises(InputError, match=r"model\.pt: not the weights of this network .*class_codes") as caught:
+            load_weights(make_network(num_classes=mine), tmp_path / "model.pt")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
+def test_training_at_the_last_timestep_alone(prediction_type):
+    network = make_network(train_timesteps="last", prediction_type=prediction_type)
+    seen = arguments_of_unet(network)
+    output = network(IMAGE, mask=MASK, seeds=SEEDS)
+    make_network_all = make_network(prediction_type=prediction_type)
+    all_steps = arguments_of_unet(make_network_all)
+    make_network_all(IMAGE, mask=MASK, seeds=SEEDS)
+    assert seen[0][0].tolist() == [999] * 3 and all_steps[0][0].tolist() != [999] * 3
+    assert (output.noise is not None) == (prediction_type == "epsilon")
 
 
 def test_pixel_segmenter_trains_on_logits_and_segments_to_scores():
     network = PixelSegmenter(torch.nn.Conv2d(3, 1, 1))
     torch.testing.assert_close(network(IMAGE), network(IMAGE, mask=MASK, seeds=SEEDS).sigmoid())
+    several = PixelSegmenter(torch.nn.Conv2d(3, 4, 1))
+    torch.testing.assert_close(several(IMAGE), several(IMAGE, mask=MASK, seeds=SEEDS).softmax(1))
+    assert several(IMAGE).shape == (3, 4, 32, 16)
     assert [n for n, _ in network.trained_parts.named_parameters()] == ["backbone.weight", "backbone.bias"]

@@ -12,6 +12,7 @@ from monai.data import CacheDataset, DistributedSampler
 from monai.transforms import CastToTyped, Compose, Randomizable
 from torch.utils.data import Dataset
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.random import seed_from
 from sdseg_monai.transforms.slices import StackSlicesd, add_context, to_three_channels
 
@@ -39,6 +40,9 @@ class SliceDataset(Dataset):
 
     Attributes:
         latents: [augmentation_cycle * len(self), Z, h, w], the mask latents that came to be kept; None for none.
+
+    Raises:
+        InputError: ``augmentation_cycle`` is no number of epochs.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class SliceDataset(Dataset):
         context_mm: float | None = None,
         augmentation_cycle: int | None = None,
     ) -> None:
+        if augmentation_cycle is not None and augmentation_cycle < 1:
+            raise InputError(f"augmentation_cycle={augmentation_cycle}: expected at least 1, or null for none")
         self.augmentation = augmentation
         self.seed = seed
         self.augmentation_cycle = augmentation_cycle

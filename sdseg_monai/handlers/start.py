@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from sdseg_monai.data import SliceDataset
+from sdseg_monai.errors import InputError
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.random import seed_from
 
@@ -90,15 +91,16 @@ class CacheLatents:
         batch_size: masks per forward pass.
 
     Raises:
-        ValueError: augmentations never repeat, or training wants samples of the posterior.
+        InputError: augmentations never repeat, training wants samples of the posterior, or the network has one pass
+            per class.
     """
 
     def __init__(self, network: SDSeg, dataset: SliceDataset, batch_size: int) -> None:
         if dataset.augmentation_cycle is None or network.mask_latent != "mean" or network.class_conditional:
-            raise ValueError(
-                "latents can be kept where augmentation_cycle is set, mask_latent is 'mean' and the network is not "
-                f"class-conditional, got {dataset.augmentation_cycle}, {network.mask_latent!r} and "
-                f"{network.class_conditional}"
+            passes = "one pass per class" if network.class_conditional else "one pass"
+            raise InputError(
+                f"augmentation_cycle={dataset.augmentation_cycle} with mask_latent={network.mask_latent!r} and {passes}: "
+                "mask latents can be kept for a number of epochs, 'mean' and one pass; else set it to null"
             )
         self.network = network
         self.dataset = dataset

@@ -7,22 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sdseg_monai.bundle import Segmenter, bundle_weights, config_errors, find_bundle, read_config, shipped_bundles
-from sdseg_monai.disagreement import SIGNALS, Signal
 from sdseg_monai.errors import InputError
-
-UNKNOWN_COLOUR = (255, 0, 0)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a value of a mask stands for: colour in 0..255, code as (value, scheme, meaning), None where unknown."""
-
-    name: str
-    colour: tuple[int, int, int]
-    code: tuple[str, str, str] | None
+from sdseg_monai.samples import SIGNALS, Signal
+from sdseg_monai.segments import Segment, read_segments
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ class ServedModel:
                 name=root.name,
                 root=root,
                 work_dir=work_dir / root.name,
-                segments=_segments(metadata),
+                segments=read_segments(metadata),
                 modality=str(modality),
                 description=str(metadata["description"]),
                 version=str(metadata["version"]),
@@ -140,19 +129,3 @@ def open_models(bundles: Sequence[str | Path], work_dir: Path) -> dict[str, Serv
     if not models:
         raise InputError("no installed bundle has weights, name the folder of one that has")
     return models
-
-
-def _segments(metadata: dict[str, Any]) -> dict[int, Segment]:
-    masks = next(iter(metadata["network_data_format"]["post_processed_outputs"].values()))
-    looks = metadata.get("segments", {})
-    segments = {}
-    for value, name in masks["channel_def"].items():
-        if int(value) != 0:
-            look = looks.get(value, {})
-            red, green, blue = (int(level) for level in look.get("color", UNKNOWN_COLOUR))
-            code = None
-            if "code" in look:
-                number, scheme, meaning = map(str, look["code"])
-                code = (number, scheme, meaning)
-            segments[int(value)] = Segment(str(name), (red, green, blue), code)
-    return segments

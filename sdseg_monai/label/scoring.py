@@ -15,10 +15,11 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
-from sdseg_monai.disagreement import Signal, check_signal, measure_disagreement
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import read_option
+from sdseg_monai.samples import SIGNALS, Signal
+from sdseg_monai.uncertainty import measure_uncertainty
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class DisagreementScoring(ScoringMethod):
 
     Args:
         model: whose masks are compared.
-        signal: what differs from mask to mask, see :mod:`sdseg_monai.disagreement`.
+        signal: what differs from mask to mask, see :mod:`sdseg_monai.samples`.
     """
 
     def __init__(self, model: ServedModel, signal: Signal) -> None:
@@ -67,11 +68,11 @@ class DisagreementScoring(ScoringMethod):
         if not due:
             return {"scored": 0, "failed": 0}
         segmenter = self.model.segmenter(device=read_option(request, "device") or name_to_device(None))
-        check_signal(segmenter, self.signal)
+        samples = SIGNALS[self.signal](segmenter)
         failed = 0
         for number, image in enumerate(due, start=1):
             try:
-                score = measure_disagreement(segmenter, Path(datastore.get_image_uri(image)), self.signal)
+                score = measure_uncertainty(samples, Path(datastore.get_image_uri(image))).disagreement
                 datastore.update_image_info(image, {self.key: {"score": score, "weights": weights}})
             except Exception as error:  # a file, a DICOM server and a device fail in as many ways
                 failed += 1

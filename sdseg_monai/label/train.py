@@ -21,6 +21,7 @@ from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
 from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.named import check_labels
 from sdseg_monai.label.options import WEIGHTS, read_option
 from sdseg_monai.label.splits import split_cases
 
@@ -86,10 +87,12 @@ class FineTuneTask(TrainTask):
             What :meth:`stats` returns from now on.
 
         Raises:
-            InputError: an option cannot be used, there are fewer than two labelled cases, or one cannot be read.
+            InputError: an option cannot be used, there are fewer than two labelled cases, one cannot be read, or its
+                label is not of the model's classes.
         """
         begin, server = time.time(), os.getppid()
         options = self.read_options(request)
+        check_labels(datastore, self.model.segments)
         splits = split_cases(datastore.datalist(), options.val_split)
         run = self.model.work_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
         run.mkdir(parents=True)

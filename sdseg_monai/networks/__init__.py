@@ -2,6 +2,7 @@
 
 from sdseg_monai.networks.autoencoder import AutoencoderOutput, MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
+from sdseg_monai.networks.distillation import DecoderDistillation, DistillationOutput
 from sdseg_monai.networks.pixel import PixelSegmenter
 from sdseg_monai.networks.sdseg import SDSeg, SDSegOutput
 from sdseg_monai.networks.unet import DenoisingUNet
@@ -10,7 +11,9 @@ from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
 __all__ = [
     "AutoencoderOutput",
     "CrossAttentionUNet",
+    "DecoderDistillation",
     "DenoisingUNet",
+    "DistillationOutput",
     "MaskAutoencoder",
     "PixelSegmenter",
     "SDSeg",

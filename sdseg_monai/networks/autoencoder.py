@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import DecoderTiny, DiagonalGaussianDistribution
 from torch import nn
 
 from sdseg_monai.random import seeded_normal
@@ -21,6 +21,34 @@ class AutoencoderOutput(NamedTuple):
     posterior: DiagonalGaussianDistribution  # over [B, latent_channels, h, w]
 
 
+class MaskDecoder(DecoderTiny):
+    """A cheap decoder for masks, distilled from a :class:`MaskAutoencoder`'s: TAESD's blocks, no norms, no attention.
+
+    It takes latents as they are: diffusers' own first squeezes them to within 3, where a latent of Stable Diffusion
+    that is not scaled (its standard deviation is 5.5) would lose its size.
+
+    Args:
+        latent_channels: channels of the latent.
+        channels: channels of every layer.
+        levels: resolutions, each twice the one before; the last is the image's.
+    """
+
+    def __init__(self, latent_channels: int, channels: int, levels: int) -> None:
+        super().__init__(
+            in_channels=latent_channels,
+            out_channels=3,
+            num_blocks=(3,) * (levels - 1) + (1,),
+            block_out_channels=(channels,) * levels,
+            upsampling_scaling_factor=2,
+            act_fn="relu",
+            upsample_fn="nearest",
+        )
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        """Decode ``latent`` [B, latent_channels, h, w], not scaled, to a mask image [B, 3, H, W], about [-1, 1]."""
+        return 2 * self.layers(latent) - 1
+
+
 class MaskAutoencoder(AutoencoderKL):
     """CompVis kl-f8 layout (Stable Diffusion's VAE) on diffusers' classes; the defaults are its full size.
 
@@ -31,6 +59,8 @@ class MaskAutoencoder(AutoencoderKL):
         layers_per_block: residual blocks of an encoder level; the decoder has one more.
         latent_channels: channels of the latent.
         norm_num_groups: groups of every GroupNorm.
+        decoder_channels: channels of a distilled :class:`MaskDecoder` in the decoder's place, which takes the same
+            latents; None for the decoder of the layout.
 
     Source: official-behaviour 1.1; 83,653,863 parameters at the default size.
     """
@@ -42,6 +72,7 @@ class MaskAutoencoder(AutoencoderKL):
         layers_per_block: int = 2,
         latent_channels: int = 4,
         norm_num_groups: int = 32,
+        decoder_channels: int | None = None,
     ) -> None:
         levels = len(block_out_channels)
         super().__init__(
@@ -53,13 +84,18 @@ class MaskAutoencoder(AutoencoderKL):
             layers_per_block=layers_per_block,
             latent_channels=latent_channels,
             norm_num_groups=norm_num_groups,
+            use_post_quant_conv=decoder_channels is None,
         )
+        if decoder_channels is not None:
+            self.decoder = MaskDecoder(latent_channels, decoder_channels, levels)
         self.latent_channels = latent_channels
         self.downsampling = 2 ** (levels - 1)
 
     @property
     def decoding_parts(self) -> nn.ModuleDict:
         """What decodes."""
+        if self.post_quant_conv is None:
+            return nn.ModuleDict({"decoder": self.decoder})
         return nn.ModuleDict({"post_quant_conv": self.post_quant_conv, "decoder": self.decoder})
 
     def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
@@ -89,6 +125,7 @@ class TinyMaskAutoencoder(AutoencoderTiny):
         block_out_channels: channels of each level, all equal.
         num_blocks: residual blocks of each encoder level; the decoder has them in reverse.
         latent_channels: channels of the latent.
+        decoder_channels: channels of every layer of a distilled decoder; None for those of ``block_out_channels``.
 
     Source: madebyollin/taesd in diffusers' ``AutoencoderTiny``.
     """
@@ -99,16 +136,19 @@ class TinyMaskAutoencoder(AutoencoderTiny):
         block_out_channels: Sequence[int] = (64, 64, 64, 64),
         num_blocks: Sequence[int] = (1, 3, 3, 3),
         latent_channels: int = 4,
+        decoder_channels: int | None = None,
     ) -> None:
+        encoder = tuple(block_out_channels)
         super().__init__(
-            encoder_block_out_channels=tuple(block_out_channels),
-            decoder_block_out_channels=tuple(block_out_channels),
+            encoder_block_out_channels=encoder,
+            decoder_block_out_channels=encoder if decoder_channels is None else (decoder_channels,) * len(encoder),
             num_encoder_blocks=tuple(num_blocks),
             num_decoder_blocks=tuple(reversed(num_blocks)),
             latent_channels=latent_channels,
         )
+        self.register_to_config(block_out_channels=encoder)  # diffusers puts the decoder's there
         self.latent_channels = latent_channels
-        self.downsampling = 2 ** (len(block_out_channels) - 1)
+        self.downsampling = 2 ** (len(encoder) - 1)
 
     @property
     def decoding_parts(self) -> nn.ModuleDict:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from functools import cache
+from itertools import combinations, product
 
 import torch
 
@@ -23,17 +24,30 @@ def class_codes(num_classes: int) -> torch.Tensor:
     Raises:
         ValueError: K is not within 2 and 27.
     """
+    # on the CPU also where networks are made without memory, to be filled from a file: codes are in no part's file
+    return torch.tensor(_codes(num_classes), dtype=torch.float32, device="cpu")
+
+
+@cache
+def _codes(num_classes: int) -> list[tuple[int, ...]]:
     if not 2 <= num_classes <= MOST_CLASSES:
         raise ValueError(f"num_classes={num_classes}: expected 2 to {MOST_CLASSES}, the background included")
     if num_classes == 2:
-        return torch.tensor([[-1.0] * 3, [1.0] * 3])
+        return [(-1, -1, -1), (1, 1, 1)]
     corners = list(product((-1, 1), repeat=3))
     even = [c for c in corners if c.count(1) % 2 == 0]
     odd = [c for c in corners if c.count(1) % 2 == 1]
     lattice = list(product((-1, 0, 1), repeat=3))
     faces = [c for c in lattice if c.count(0) == 2]
     others = [c for c in lattice if c.count(0) in (1, 3)]
-    return torch.tensor([*even, *odd, *faces, *others][:num_classes], dtype=torch.float32)
+    return [*even, *odd, *faces, *others][:num_classes]
+
+
+@cache
+def smallest_square_distance(num_classes: int) -> int:
+    """Return the square of the smallest distance between two codes of :func:`class_codes`."""
+    pairs = combinations(_codes(num_classes), 2)
+    return min(sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) for pair in pairs)
 
 
 def mask_to_image(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -53,11 +67,12 @@ def class_logits(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     so scaled that on a code the next class lies ``LOGIT_GAIN`` below. Of two classes the difference of the logits is
     ``LOGIT_GAIN`` times the mean of the three channels.
     """
-    codes = codes.to(mask_image.device)
-    # |x - c|^2 without |x|^2, which no class has to itself
-    inner = torch.einsum("bchw,kc->bkhw", mask_image.float(), codes)
+    codes = codes.to(mask_image.device, torch.float32)
+    # |x - c|^2 without |x|^2, which no class has to itself; autocast would round the product to bfloat16
+    with torch.autocast(mask_image.device.type, enabled=False):
+        inner = torch.einsum("bchw,kc->bkhw", mask_image.float(), codes)
     squares = (codes**2).sum(dim=1).view(1, -1, 1, 1)
-    return LOGIT_GAIN / smallest_square_distance(codes) * (2 * inner - squares)
+    return LOGIT_GAIN / smallest_square_distance(len(codes)) * (2 * inner - squares)
 
 
 def score_from_mask_image(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -83,9 +98,3 @@ def score_margin(score: torch.Tensor) -> torch.Tensor:
         return (2 * score - 1).abs()
     best = score.topk(2, dim=1).values.clamp_min(torch.finfo(torch.float32).tiny).log()
     return ((best[:, :1] - best[:, 1:]) / LOGIT_GAIN).clamp(0, 1)
-
-
-def smallest_square_distance(codes: torch.Tensor) -> float:
-    """Return the square of the smallest distance between two ``codes`` [K, 3]."""
-    squares = (codes[:, None] - codes[None]).square().sum(-1)  # [K, K]
-    return float(squares[~torch.eye(len(codes), dtype=torch.bool, device=codes.device)].min())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey
 from torch.nn import functional as F
+
+from sdseg_monai.errors import InputError
 
 TIE_BREAK = 1e-3
 
@@ -74,17 +78,22 @@ def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | Non
     """Return ``context_mm`` in slices of ``image`` [C, X, Y, Z] across ``slice_axis``; None for None.
 
     Raises:
-        ValueError: the image does not say how far apart its slices are, or is no grey-value volume.
+        InputError: the image is a photograph, or ``context_mm`` is no distance.
+        ValueError: the image does not say how far apart its slices are.
     """
     if context_mm is None:
         return None
-    if image.shape[0] != 1 or not isinstance(image, MetaTensor):
-        raise ValueError(
-            f"context_mm={context_mm} needs a volume of one channel with an affine, got {tuple(image.shape)} "
-            f"({type(image).__name__}): photographs have no neighbours"
+    if not 0 < context_mm < math.inf:
+        raise InputError(f"context_mm={context_mm}: expected a distance in millimetres above 0, or null for none")
+    if not isinstance(image, MetaTensor):
+        raise ValueError(f"context_mm={context_mm} needs an image with an affine, got a {type(image).__name__}")
+    if image.shape[0] != 1:
+        name = image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "image")
+        raise InputError(
+            f"{name}: has {image.shape[0]} channels, a photograph without neighbours, expected a grey-value volume for "
+            f"context_mm={context_mm}; set context_mm to null"
         )
-    affine = image.affine.reshape(-1, *image.affine.shape[-2:])[0]
-    return context_mm / float(affine[:3, slice_axis].double().norm())
+    return context_mm / float(image.affine[:3, slice_axis].double().norm())
 
 
 def to_three_channels(slices: torch.Tensor) -> torch.Tensor:

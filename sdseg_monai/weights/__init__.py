@@ -1,11 +1,12 @@
 """Weights in and out: plain tensors only, strict, atomic."""
 
-from sdseg_monai.weights.autoencoder import RANDOM, load_autoencoder
+from sdseg_monai.weights.autoencoder import RANDOM, fill_autoencoder, load_autoencoder, load_teacher
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.files import load_weights, read_tensors, save_tensors
 from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from sdseg_monai.weights.inference import drop_mask_encoder, inference_state
+from sdseg_monai.weights.mask_decoder import replace_mask_decoder
 from sdseg_monai.weights.official import Imported, import_official, load_official
 from sdseg_monai.weights.transfer import ImportReport
 from sdseg_monai.weights.unet import load_sd_unet, load_unet
@@ -15,16 +16,19 @@ __all__ = [
     "ImportReport",
     "Imported",
     "drop_mask_encoder",
+    "fill_autoencoder",
     "import_official",
     "inference_state",
     "load_autoencoder",
     "load_diffusers_folder",
     "load_official",
     "load_sd_unet",
+    "load_teacher",
     "load_unet",
     "load_weights",
     "read_checkpoint",
     "read_tensors",
+    "replace_mask_decoder",
     "save_diffusers_folder",
     "save_inference",
     "save_tensors",

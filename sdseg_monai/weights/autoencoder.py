@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.networks import MaskAutoencoder, SDSeg, TinyMaskAutoencoder
+from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import load_weights
 from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source
@@ -51,7 +51,7 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
             if both have the same layers, else keeps its random start.
         source: one of
 
-            - a ``.pt`` file of plain tensors that ``train_autoencoder.json`` wrote;
+            - a ``.pt`` file of plain tensors that ``train_autoencoder.json`` or ``distill_decoder.json`` wrote;
             - a ``.ckpt`` or ``.safetensors`` file of CompVis (kl-f8, SD's VAE, or a whole model with it under
               ``first_stage_model``), of diffusers, or of TAESD for a :class:`TinyMaskAutoencoder`, in any type of
               float; a file of diffusers does not say how many groups its norms have: the network's are taken;
@@ -62,14 +62,7 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
         InputError: there is no such file, folder or hub id, it lacks a tensor, or its sizes are not the network's; or
             the vision encoder is frozen and would stay random.
     """
-    if source == RANDOM:
-        logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
-    elif Path(source).suffix == ".pt":
-        load_weights(network.autoencoder, source)
-    elif Path(source).suffix in SINGLE_FILES:
-        _load_file(network.autoencoder, Path(source))
-    else:
-        _load_diffusers(network.autoencoder, str(source))
+    fill_autoencoder(network.autoencoder, source)
     trunk = network.vision_encoder.encoder
     pretrained = network.autoencoder.encoder.state_dict()
     if shapes_of(trunk.state_dict()) == shapes_of(pretrained):
@@ -81,6 +74,36 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
         )
     else:
         logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
+
+
+def load_teacher(distillation: DecoderDistillation, source: str | Path) -> None:
+    """Load the autoencoder whose decoder is to be distilled, and give the student its encoder.
+
+    Args:
+        distillation: its teacher is filled.
+        source: what :func:`load_autoencoder` takes.
+
+    Raises:
+        InputError: as :func:`load_autoencoder`.
+    """
+    fill_autoencoder(distillation.teacher, source)
+    distillation.take_encoder()
+
+
+def fill_autoencoder(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str | Path) -> None:
+    """Load what :func:`load_autoencoder` says into a mask autoencoder alone.
+
+    Raises:
+        InputError: there is no such source, it lacks a tensor, or its sizes are not the autoencoder's.
+    """
+    if source == RANDOM:
+        logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
+    elif Path(source).suffix == ".pt":
+        load_weights(autoencoder, source)
+    elif Path(source).suffix in SINGLE_FILES:
+        _load_file(autoencoder, Path(source))
+    else:
+        _load_diffusers(autoencoder, str(source))
 
 
 def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:

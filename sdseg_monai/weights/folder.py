@@ -82,7 +82,8 @@ def load_diffusers_folder(folder: str | Path) -> SDSeg:
             raise ValueError(f"no noise schedule: {index['schedule']}")
         with torch.device("meta"):
             network = SDSeg(**{**parts, "schedule": schedule, **index["options"]})
-        state = {"scale_factor": torch.tensor(float(index["scale_factor"]))}
+        own = {name: tensor for name, tensor in network.state_dict().items() if "." not in name}  # of no part
+        state = {**own, "scale_factor": torch.tensor(float(index["scale_factor"]))}
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, RuntimeError) as error:

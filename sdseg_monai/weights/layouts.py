@@ -13,6 +13,7 @@ LAYOUTS = (  # the first whose parts all occur in some name
     (("down_blocks.", "transformer_blocks."), "a diffusers UNet2DConditionModel"),
     (("time_embedding.", "down_blocks."), "a diffusers UNet2DModel"),
     (("encoder.down_blocks.", "decoder.up_blocks."), "an autoencoder of diffusers or this package"),
+    (("encoder.down_blocks.", "decoder.layers."), "an autoencoder of this package with a distilled decoder"),
     (("encoder.layers.", "decoder.layers."), "a TAESD (AutoencoderTiny)"),
     (("encoder.down.", "decoder.up."), "a CompVis autoencoder (kl-f8, Stable Diffusion's VAE)"),
 )

@@ -204,7 +204,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
                 with self._server():
                     dataset = self._client.retrieve_instance(seg.study, seg.series, seg.instance)
                 try:
-                    mask = read_seg(dataset, Path(LocalDatastore.get_image_uri(self, image_id)), self._models)
+                    mask, names = read_seg(dataset, Path(LocalDatastore.get_image_uri(self, image_id)), self._models)
                 except InputError as error:
                     logger.warning("image %s: a label is left out: %s", image_id, error)
                     self._unusable.add(seg.instance)
@@ -212,7 +212,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
                 with tempfile.TemporaryDirectory() as folder:
                     volume = Path(folder) / "label.nii.gz"
                     sitk.WriteImage(mask, str(volume), True)
-                    info = {"SeriesInstanceUID": seg.series, "SOPInstanceUID": seg.instance}
+                    entries = [{"name": names[value]} for value in sorted(names)]
+                    info = {"SeriesInstanceUID": seg.series, "SOPInstanceUID": seg.instance, "label_info": entries}
                     super()._store_label(image_id, volume, DefaultLabelTag.FINAL.value, info)
                 return
             self._drop_label(image_id)

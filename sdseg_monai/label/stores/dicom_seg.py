@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import read_volume
-from sdseg_monai.label.models import UNKNOWN_COLOUR, Segment
+from sdseg_monai.label.named import entries_by_value, entry_name
+from sdseg_monai.segments import UNKNOWN_COLOUR, Segment
 
 logger = logging.getLogger(__name__)
 
@@ -59,17 +60,13 @@ def describe_segments(values: Sequence[int], label_info: object, models: Iterabl
     Args:
         values: that the mask holds, rising, without 0.
         label_info: entries of the viewer with ``name``, ``description``, ``color`` and ``segmentAttribute`` (dcmqi's
-            terms), each optional: one for each of ``values``, or where there are more, one for each value from 1 on, as
-            Slicer sends them.
+            terms), each optional, see :func:`entries_by_value`.
         models: segments of each served model, which say what the entries do not.
 
     Raises:
         InputError: ``label_info`` is no list of objects, or a colour or attribute in it none.
     """
-    entries = label_info or []
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise InputError("label_info: expected a list of objects with names and values")
-    by_value = dict(zip(values if len(entries) <= len(values) else range(1, len(entries) + 1), entries, strict=False))
+    by_value = entries_by_value(values, label_info)
     models = list(models)
     try:
         return [_describe(value, by_value.get(value, {}), models) for value in values]
@@ -78,7 +75,7 @@ def describe_segments(values: Sequence[int], label_info: object, models: Iterabl
 
 
 def _describe(value: int, entry: Mapping[str, Any], models: Sequence[Segments]) -> dict[str, Any]:
-    segment = _known_segment(value, str(entry.get("name") or "").strip(), models)
+    segment = _known_segment(value, entry_name(entry), models)
     attribute = {
         "SegmentLabel": _text(segment.name) or f"Label {value}",
         "SegmentDescription": _text(str(entry.get("description") or segment.name)) or f"Label {value}",
@@ -112,10 +109,13 @@ def _known_segment(value: int, name: str, models: Sequence[Segments]) -> Segment
     return same[0] if len(set(same)) == 1 else Segment(f"Label {value}", UNKNOWN_COLOUR, None)
 
 
-def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> sitk.Image:
+def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> tuple[sitk.Image, dict[int, str]]:
     """Return the segments of a DICOM SEG as a mask on the grid of the volume file ``image``, by nearest neighbour.
 
     Values are the served models' where they know all names, else the segments' numbers.
+
+    Returns:
+        The mask, and the names of the values that it holds.
 
     Raises:
         InputError: it is of a kind that cannot be read (overlapping or fractional segments among them), or no segment
@@ -128,22 +128,22 @@ def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> sitk.Imag
         measures.setdefault("SpacingBetweenSlices", reference.GetSpacing()[2])  # the thickness may be another
         result = pydicom_seg.MultiClassReader().read(seg)
         resampled = sitk.Resample(result.image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-        labels = {number: _text(str(info.SegmentLabel)).casefold() for number, info in result.segment_infos.items()}
+        names = {number: _text(str(info.SegmentLabel)) for number, info in result.segment_infos.items()}
     except Exception as error:  # each attribute that is missing or odd has an exception of its own
         raise InputError(f"{name}: cannot be read as one mask ({error})") from error
     numbers = sitk.GetArrayFromImage(resampled)
     if not numbers.any():
         raise InputError(f"{name}: no segment lies within the image")
-    values = np.arange(max(labels) + 1, dtype=np.uint16)
-    known: dict[str, int] = {}
+    values = np.arange(max(names) + 1, dtype=np.uint16)
+    known: dict[str, tuple[int, str]] = {}
     for segments in models:
         for value, segment in segments.items():
-            known.setdefault(_text(segment.name).casefold(), value)
-    if all(label in known for label in labels.values()):
-        for number, label in labels.items():
-            values[number] = known[label]
+            known.setdefault(_text(segment.name).casefold(), (value, segment.name))
+    if all(label.casefold() in known for label in names.values()):
+        for number, label in names.items():
+            values[number], names[number] = known[label.casefold()]
     else:
-        logger.info("%s: segments %s are not all known by name, values are their numbers", name, labels)
+        logger.info("%s: segments %s are not all known by name, values are their numbers", name, names)
     renumbered = sitk.GetImageFromArray(values[numbers])
     renumbered.CopyInformation(reference)
-    return renumbered
+    return renumbered, {int(values[number]): names[number] for number in np.unique(numbers).tolist() if number}

@@ -1,0 +1,146 @@
+"""What a distilled mask decoder loses and saves: teacher's and student's masks of the same latents, and their cost.
+
+Writes one section of docs/decoder.md. Both decoders run in one process, in turns. --config_file is what trained the
+student; give the same options that did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import time
+from collections import defaultdict
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from tables import ROOT, commit, hardware, markdown_table, replace_section
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from sdseg_monai.audit import SIZES, cut_score, label_slices, slice_dice
+from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder
+from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
+from sdseg_monai.pictures import list_images
+from sdseg_monai.transforms import ClassLabelsd, LoadVolumed
+from sdseg_monai.weights import load_teacher, load_weights
+
+FULL_SIZE = 256  # where costs are counted
+WARM_UP, REPEATS = 2, 15
+
+
+def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, int]:
+    """Return the two autoencoders with their weights, and the number of classes."""
+    parser = ConfigParser()
+    parser.read_config([ROOT / file for file in options.config_file])
+    for name, value in options.option:
+        parser[name] = ast.literal_eval(value)
+    pair = parser.get_parsed_content("distillation").eval()
+    load_teacher(pair, options.teacher)
+    load_weights(pair.student, options.student)
+    return pair, parser["num_classes"]
+
+
+@torch.inference_mode()
+def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace, num_classes: int) -> list[list[Any]]:
+    """Return a row for each class and size: Dice of student and teacher, and of each and the mask."""
+    codes = class_codes(num_classes)
+    load = LoadVolumed("label"), ClassLabelsd("label", num_classes)
+    found = defaultdict(list)  # by class and bin
+    for path in tqdm(list_images(folder)[: options.cases], desc=folder.name):
+        label = load[1](load[0]({"label": path}))["label"].as_tensor()
+        for _, masks in label_slices(label, (options.size, options.size), options.slice_axis):
+            latent = pair.teacher.encode_latent(mask_to_image(masks, codes))
+            teacher, student = (
+                cut_score(score_from_mask_image(network.decode(latent).sample, codes))
+                for network in (pair.teacher, pair.student)
+            )
+            against = [
+                list(slice_dice(one, other.float(), num_classes))
+                for one, other in ((student, teacher), (teacher, masks), (student, masks))
+            ]
+            for both, of_teacher, of_student in zip(*against, strict=True):
+                for value, (size, dice) in of_teacher.items():
+                    if size:
+                        row = [both.get(value, (0, 1.0))[1], dice, of_student[value][1]]  # neither decodes it: equal
+                        found[value, int(np.digitize(size, SIZES)) - 1].append(row)
+    rows = []
+    for (value, index), dice in sorted(found.items()):
+        agree, of_teacher, of_student = np.array(dice).T
+        cells = [f"{agree.mean():.4f}", f"{agree.min():.4f}", f"{of_teacher.mean():.4f}", f"{of_student.mean():.4f}"]
+        rows.append([folder.parent.name, value, f"{SIZES[index]} px and more", len(dice), *cells])
+    return rows
+
+
+def cost_rows(pair: DecoderDistillation, size: int) -> list[list[Any]]:
+    """Return a row for each decoder: parameters, FLOPs at full size and at ``size``, seconds at ``size``."""
+    with torch.device("meta"):
+        full = MaskAutoencoder()
+    seconds = time_decoders(pair, size)
+    rows = []
+    for name, network in (("teacher", pair.teacher), ("student", pair.student), ("kl-f8, for comparison", full)):
+        parameters = sum(p.numel() for p in network.decoding_parts.parameters())
+        flops = [f"{count_flops(network, length):.2f}" for length in (FULL_SIZE, size)]
+        taken = seconds.get(name)
+        spread = "" if taken is None else f"{median(taken):.4f} ({min(taken):.4f} to {max(taken):.4f})"
+        rows.append([name, f"{parameters:,}", *flops, spread])
+    return rows
+
+
+def count_flops(network: Any, size: int) -> float:
+    """Return the GFLOP of decoding one slice, two for a multiply-add; nothing is computed."""
+    meta = deepcopy(network).to("meta")
+    latent = torch.zeros(1, network.latent_channels, *[size // network.downsampling] * 2, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        meta.decode(latent)
+    return counter.get_total_flops() / 1e9
+
+
+@torch.inference_mode()
+def time_decoders(pair: DecoderDistillation, size: int) -> dict[str, list[float]]:
+    """Return the seconds of each of :data:`REPEATS` for one slice, the decoders taking turns."""
+    latent = torch.randn(
+        1, pair.student.latent_channels, *[size // pair.student.downsampling] * 2, generator=torch.manual_seed(0)
+    )
+    seconds: dict[str, list[float]] = {"teacher": [], "student": []}
+    for repeat in range(WARM_UP + REPEATS):
+        for name, network in (("teacher", pair.teacher), ("student", pair.student)):
+            start = time.perf_counter()
+            network.decode(latent)
+            if repeat >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--section", required=True, help="section of docs/decoder.md to write")
+    parser.add_argument("--config_file", nargs="+", required=True, help="the configs that trained the student")
+    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--student", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, nargs="+", required=True, help="folders of labels")
+    parser.add_argument("--cases", type=int, help="the first so many of each dataset")
+    parser.add_argument("--size", type=int, default=FULL_SIZE)
+    parser.add_argument("--slice_axis", type=int, default=2)
+    options = parser.parse_args()
+    pair, num_classes = read_pair(options)
+    masks = [row for folder in options.dataset for row in compare(pair, folder, options, num_classes)]
+    head = ["masks", "class", "size in a slice", "slices", "student and teacher", "worst", "teacher and mask"]
+    of_masks = markdown_table([*head, "student and mask"], masks)
+    head = ["decoder", "parameters", f"GFLOP at {FULL_SIZE}", f"GFLOP at {options.size}", "seconds a slice"]
+    of_costs = markdown_table(head, cost_rows(pair, options.size))
+    note = (
+        f"Dice at {options.size}x{options.size}; seconds: median of {REPEATS} (lowest to highest), one slice at a "
+        f"time, both decoders in one run; {hardware()}; commit {commit()}; benchmarks/decoder.py."
+    )
+    replace_section(ROOT / "docs" / "decoder.md", options.section, f"{of_masks}\n\n{of_costs}\n\n{note}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""The latent ceiling: what a mask autoencoder keeps of labels, and so the best that a segmenter behind it can do."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics import compute_dice
+from monai.transforms import Compose
+from tqdm import tqdm
+
+from sdseg_monai.bundle import checked_device, config_errors, find_bundle, read_config
+from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.evaluation import compare_masks
+from sdseg_monai.io import read_volume, write_atomically
+from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
+from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
+from sdseg_monai.pictures import image_stem, is_picture, list_images
+from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
+from sdseg_monai.weights import fill_autoencoder, read_tensors
+from sdseg_monai.weights.inference import MASK_ENCODER
+from sdseg_monai.weights.transfer import check_state, shapes_of, strip_prefix, to_float32
+
+SIZES = (1, 16, 64, 256, 1024, 4096, 16384)  # pixels of a class in a slice: lower ends of the bins
+MOST_VALUES = 128  # that a label map has; TotalSegmentator's has 118
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is left of one class after its mask went through the autoencoder and back.
+
+    Attributes:
+        case: name of the file.
+        slice: which slice, in the bundle's orientation; None for the whole case.
+        label: the class.
+        size: in a slice, its pixels on the network's grid; of a case, its voxels on the label's own. 0 where the class
+            is not in the label and the decoder made it up.
+        dice: of what came back and the label, on the same grid.
+    """
+
+    case: str
+    slice: int | None
+    label: int
+    size: int
+    dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeBin:
+    """The slices in which a class has ``smallest`` pixels or more, and fewer than the next bin's."""
+
+    smallest: int
+    count: int
+    dice: float  # mean
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """A bundle's mask autoencoder with what the bundle does to labels before it.
+
+    Attributes:
+        autoencoder: in evaluation mode.
+        preprocessing: the bundle's, for a case of an image and a label.
+        num_classes: K, the background's included.
+        size: (H, W) of the network's grid.
+        slice_axis: spatial axis across which slices are taken, after the preprocessing.
+        weights: the file that the autoencoder was loaded from.
+    """
+
+    autoencoder: MaskAutoencoder | TinyMaskAutoencoder
+    preprocessing: Compose
+    num_classes: int
+    size: tuple[int, int]
+    slice_axis: int
+    weights: str
+
+    def read(self, path: Path) -> torch.Tensor:
+        """Read a label file into the bundle's orientation, [1, X, Y, Z] in {0..K-1}.
+
+        Raises:
+            InputError: the file cannot be used, is an image, or has other classes than the bundle.
+        """
+        if not is_picture(path):
+            _check_label_map(path)
+        try:
+            # the label stands in for the image that it belongs to, which nothing here looks at
+            item = self.preprocessing({"image": str(path), "label": str(path)})
+        except RuntimeError as error:  # MONAI wraps what a transform raises
+            input_error = find_input_error(error)
+            if input_error is None:
+                raise
+            raise input_error from error
+        return torch.as_tensor(item["label"]).as_subclass(torch.Tensor)
+
+    def run(self, path: Path) -> list[Kept]:
+        """Audit a label file: each slice on the network's grid, and the case on its own.
+
+        Raises:
+            InputError: as :meth:`read`.
+        """
+        return audit_label(
+            self.autoencoder,
+            self.read(path),
+            image_stem(path),
+            num_classes=self.num_classes,
+            size=self.size,
+            slice_axis=self.slice_axis,
+        )
+
+
+def load_audit(bundle: str | Path, device: str | None = None) -> Audit:
+    """Return the audit of a bundle, which need not be trained: its mask autoencoder is enough.
+
+    Args:
+        bundle: name of a shipped bundle, or a bundle's folder. Its configs are code: load only what you trust.
+        device: torch device; None for what the bundle chooses.
+
+    Raises:
+        InputError: there is no such bundle or device, or the bundle has weights neither for its ``train.json``'s
+            autoencoder nor in its ``model.pt``.
+    """
+    root = find_bundle(bundle)
+    config = root / "configs" / "train.json"
+    with config_errors(config):
+        parser = read_config(config, root)
+        if device is not None:
+            parser["device"] = checked_device(device)
+        autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
+        own = Path(parser.get_parsed_content("autoencoder_weights"))
+        inside = Path(read_config(root / "configs" / "inference.json", root).get_parsed_content("checkpoint"))
+        if own.exists():
+            fill_autoencoder(autoencoder, own)
+        elif inside.is_file():
+            _fill_from_segmenter(autoencoder, inside)
+        else:
+            raise InputError(f"{root}: neither {own} nor {inside} is there, expected a trained mask autoencoder")
+        height, width = parser.get_parsed_content("size")
+        return Audit(
+            autoencoder=autoencoder.to(parser.get_parsed_content("device")),
+            preprocessing=parser.get_parsed_content("train#preprocessing"),
+            num_classes=parser.get_parsed_content("num_classes"),
+            size=(height, width),
+            slice_axis=parser.get_parsed_content("slice_axis"),
+            weights=str(own if own.exists() else inside),
+        )
+
+
+def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Kept]:
+    """Audit every label file of a folder, volumes or, where there are none, pictures.
+
+    Raises:
+        InputError: the folder is missing or empty, a file cannot be used, or no label has any foreground.
+    """
+    paths = [Path(path) for path in list_images(labels)]
+    bar = tqdm(paths, desc="auditing", unit="label", disable=None if progress else True, leave=False)
+    kept = [row for path in bar for row in audit.run(path)]
+    if not any(row.size for row in kept):
+        raise InputError(f"{labels}: no label of the {len(paths)} there has any foreground, expected some")
+    return kept
+
+
+def audit_label(
+    autoencoder: MaskAutoencoder | TinyMaskAutoencoder,
+    label: torch.Tensor,
+    case: str,
+    *,
+    num_classes: int,
+    size: Sequence[int],
+    slice_axis: int,
+) -> list[Kept]:
+    """Encode and decode each slice of ``label`` [1, X, Y, Z] in {0..K-1} and see what is left of each class.
+
+    Slices are resized as in training, and scores back as in inference, before they are cut to classes.
+
+    Args:
+        autoencoder: in evaluation mode.
+        label: class of each voxel.
+        case: name for the rows.
+        num_classes: K, the background's included.
+        size: (H, W) of the network's grid.
+        slice_axis: spatial axis across which slices are taken.
+
+    Returns:
+        A row for each class of each slice, then one for each class of the case; none where a class is neither in the
+        label nor decoded.
+    """
+    kept: list[Kept] = []
+    decoded = torch.zeros(label.shape[1:], dtype=torch.uint8)  # [X, Y, Z]
+    in_plane = [length for axis, length in enumerate(decoded.shape) if axis != slice_axis]
+    for start, masks in label_slices(label, size, slice_axis):
+        score = reconstruct(autoencoder, masks, num_classes)
+        for offset, row in enumerate(slice_dice(cut_score(score), masks, num_classes)):
+            kept += [
+                Kept(case=case, slice=start + offset, label=value, size=pixels, dice=dice)
+                for value, (pixels, dice) in row.items()
+            ]
+        slab = cut_score(resize_slices(score, in_plane))[:, 0].movedim(0, slice_axis)
+        decoded.narrow(slice_axis, start, len(masks)).copy_(slab)
+    for value, agreement in compare_masks(case, decoded, label[0]).classes.items():
+        kept.append(
+            Kept(case=case, slice=None, label=value, size=int((label == value).sum()), dice=float(agreement.dice))
+        )
+    return kept
+
+
+def label_slices(label: torch.Tensor, size: Sequence[int], slice_axis: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the slices of ``label`` [1, X, Y, Z] as training sees them, a few at a time.
+
+    Yields:
+        The index of the first, and class maps [N, 1, H, W] in {0..K-1}, float32.
+    """
+    depth = label.shape[slice_axis + 1]
+    for start in range(0, depth, BATCH_SIZE):
+        slices = extract_slices(label, slice_axis, start, min(start + BATCH_SIZE, depth))
+        yield start, resize_labels(slices, size)
+
+
+@torch.inference_mode()
+def reconstruct(
+    autoencoder: MaskAutoencoder | TinyMaskAutoencoder, masks: torch.Tensor, num_classes: int
+) -> torch.Tensor:
+    """Encode and decode class maps [N, 1, H, W]; returns scores as a segmenter would, on the CPU."""
+    codes = class_codes(num_classes)
+    latent = autoencoder.encode_latent(mask_to_image(masks, codes).to(autoencoder.device))
+    return score_from_mask_image(autoencoder.decode(latent).sample.cpu(), codes)
+
+
+def cut_score(score: torch.Tensor) -> torch.Tensor:
+    """Return the classes [N, 1, H, W], uint8, of scores [N, 1 or K, H, W]."""
+    classes = score >= 0.5 if score.shape[1] == 1 else score.argmax(dim=1, keepdim=True)
+    return classes.to(torch.uint8)
+
+
+def slice_dice(
+    predicted: torch.Tensor, expected: torch.Tensor, num_classes: int
+) -> Iterator[dict[int, tuple[int, float]]]:
+    """Yield for each slice of two class maps [N, 1, H, W] the classes that either has: pixels expected, and Dice."""
+    dice = compute_dice(predicted, expected, include_background=False, ignore_empty=False, num_classes=num_classes)
+    for one, other, values in zip(predicted, expected, dice.tolist(), strict=True):
+        sizes = {value: int((other == value).sum()) for value in range(1, num_classes)}
+        yield {v: (size, values[v - 1]) for v, size in sizes.items() if size or bool((one == v).any())}
+
+
+def by_size(kept: Sequence[Kept]) -> list[SizeBin]:
+    """Return the :class:`SizeBin` of each of :data:`SIZES` that has any of the slices of ``kept``."""
+    slices = [row for row in kept if row.slice is not None and row.size]
+    bins = np.digitize([row.size for row in slices], SIZES)
+    dice = np.array([row.dice for row in slices])
+    return [
+        SizeBin(
+            smallest=SIZES[index - 1],
+            count=int((bins == index).sum()),
+            dice=float(dice[bins == index].mean()),
+            worst=float(dice[bins == index].min()),
+        )
+        for index in np.unique(bins)
+    ]
+
+
+def summarise_audit(kept: Sequence[Kept]) -> dict[str, Any]:
+    """Return for JSON what ``kept`` says of each class: over cases, and by its size in a slice.
+
+    ``lost`` counts the slices of which nothing came back in place, ``largest_lost`` and ``smallest_kept`` are sizes in
+    pixels on the network's grid, None for none, and ``invented`` counts the slices in which the class was made up.
+    """
+    classes = {}
+    for label in sorted({row.label for row in kept}):
+        rows = [row for row in kept if row.label == label]
+        cases = [row for row in rows if row.slice is None and row.size]
+        slices = [row for row in rows if row.slice is not None and row.size]
+        lost = [row.size for row in slices if row.dice == 0]
+        classes[label] = {
+            "cases": len(cases),
+            "dice": round(float(np.mean([row.dice for row in cases])), 6) if cases else None,
+            "worst_dice": round(min(row.dice for row in cases), 6) if cases else None,
+            "worst_case": min(cases, key=lambda row: row.dice).case if cases else None,
+            "slices": len(slices),
+            "lost": len(lost),
+            "largest_lost": max(lost, default=None),
+            "smallest_kept": min((row.size for row in slices if row.dice > 0), default=None),
+            "invented": sum(row.slice is not None and not row.size for row in rows),
+            "by_size": [
+                {"pixels_from": b.smallest, "slices": b.count, "dice": round(b.dice, 6), "worst": round(b.worst, 6)}
+                for b in by_size(rows)
+            ],
+        }
+    return {"cases": len({row.case for row in kept}), "classes": classes}
+
+
+def loss_warnings(kept: Sequence[Kept]) -> list[str]:
+    """Return a line for each class of which some slices were lost wholly: how many, and where the largest was."""
+    lines = []
+    for label, summary in summarise_audit(kept)["classes"].items():
+        if summary["lost"]:
+            lost = (r for r in kept if r.label == label and r.slice is not None and r.size and r.dice == 0)
+            largest = max(lost, key=lambda row: row.size)
+            smallest = summary["smallest_kept"]
+            lines.append(
+                f"class {label}: the autoencoder loses it in {summary['lost']} of {summary['slices']} slices, at most "
+                f"{largest.size} pixels of it (case {largest.case}, slice {largest.slice}); "
+                + ("it keeps none" if smallest is None else f"the smallest that it keeps has {smallest}")
+            )
+    return lines
+
+
+def write_audit(path: Path, kept: Sequence[Kept]) -> None:
+    """Write one row for each of ``kept``; ``slice`` is empty for a whole case.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "slice", "class", "size", "dice"])
+    writer.writerows([r.case, "" if r.slice is None else r.slice, r.label, r.size, f"{r.dice:.8f}"] for r in kept)
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
+
+
+def _fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
+    state = strip_prefix(read_tensors(path), "autoencoder.")
+    if not any(f"autoencoder.{name}".startswith(MASK_ENCODER) for name in state):
+        raise InputError(f"{path}: has no mask encoder (an inference export?), expected one to audit")
+    try:
+        check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
+        autoencoder.load_state_dict({name: to_float32(name, tensor) for name, tensor in state.items()}, strict=True)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _check_label_map(path: Path) -> None:
+    array = read_volume(path).array
+    values = np.unique(array)
+    if values[0] < 0 or len(values) > MOST_VALUES or (values != np.rint(values)).any():
+        raise InputError(
+            f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}, expected a label map: whole "
+            f"numbers from 0, {MOST_VALUES} of them or fewer; is it an image?"
+        )

@@ -1,0 +1,133 @@
+"""How unsure a model is of a volume, measured on several scores of it: no label is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics import compute_dice
+from monai.utils import MetaKeys
+
+from sdseg_monai.bundle import Segmentation, Segmenter
+from sdseg_monai.samples import Samples
+
+MM3_PER_ML = 1000
+
+
+@dataclass(frozen=True)
+class SampledSegmentation(Segmentation):
+    """The segmentation by the mean score of S samples, and how far they differ, on the file's grid; C as in ``scores``.
+
+    Attributes:
+        entropy: of the mean scores as probabilities, background included, [X, Y, Z], float32: 0 where one class is
+            certain, 1 where all are equal.
+        disagreement: :func:`mask_disagreement` of the samples' masks, in [0, 1].
+        volumes: of each class but the background in each sample's mask, [S, C], float64, in ml.
+    """
+
+    entropy: np.ndarray
+    disagreement: float
+    volumes: np.ndarray
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """What can be written beside the mask, ``entropy`` too, see :attr:`Segmentation.maps`."""
+        return {**super().maps, "entropy": self.entropy}
+
+    @property
+    def volume_range(self) -> np.ndarray:
+        """Smallest and largest volume of each class, [2, C], in ml.
+
+        It holds what the samples say, no more: of S samples of one source a further one would lie in it with a
+        probability of (S - 1)/(S + 1); the true volume need not.
+        """
+        return np.stack([self.volumes.min(axis=0), self.volumes.max(axis=0)])
+
+    @property
+    def relative_volume_range(self) -> float:
+        """Width of :attr:`volume_range` by the mean volume, averaged over the classes that occur; 0 where none does."""
+        mean, width = self.volumes.mean(axis=0), np.ptp(self.volumes, axis=0)
+        occurs = mean > 0
+        return float((width[occurs] / mean[occurs]).mean()) if occurs.any() else 0.0
+
+
+def measure_uncertainty(samples: Samples, path: Path) -> SampledSegmentation:
+    """Segment the volume file ``path`` several times and compare the results.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    return compare_samples(samples, samples.segmenter.prepare(path))
+
+
+def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegmentation:
+    """Compare the samples of an ``item`` that :meth:`Segmenter.prepare` made.
+
+    The scores of one slab are held for all samples at once, of the whole volume only their mean and a class per
+    sample and voxel.
+    """
+    segmenter = samples.segmenter
+    means, classes = [], []
+    for slab in samples.iter_slabs(item["image"]):  # [S, K, X, Y, Z]
+        means.append(slab.mean(dim=0))
+        classes.append((slab.argmax(dim=1) if slab.shape[1] > 1 else slab[:, 0] >= 0.5).to(torch.uint8))
+    slice_axis = segmenter.inferer.slice_axis
+    segmentation = segmenter.finish(item, torch.cat(means, dim=slice_axis + 1))
+    num_scores = len(means[0])
+    masks = [_mask_on_grid(segmenter, item, one, num_scores) for one in torch.cat(classes, dim=slice_axis + 1)]
+    voxel_ml = abs(np.linalg.det(item["image"].meta[MetaKeys.ORIGINAL_AFFINE][:3, :3])) / MM3_PER_ML
+    counts = np.array([np.bincount(mask.ravel(), minlength=segmenter.num_classes)[1:] for mask in masks])
+    return SampledSegmentation(
+        **vars(segmentation),
+        entropy=predictive_entropy(segmentation.scores),
+        disagreement=mask_disagreement(masks),
+        volumes=counts * voxel_ml,
+    )
+
+
+def predictive_entropy(scores: np.ndarray) -> np.ndarray:
+    """Return the entropy of class probabilities by the logarithm of their number, [X, Y, Z] in [0, 1], float32.
+
+    Args:
+        scores: probabilities of all classes but the background, [C, X, Y, Z].
+    """
+    foreground = torch.from_numpy(scores)
+    background = (1 - foreground.sum(dim=0)).clamp_min(0)
+    entropy = torch.special.entr(background)
+    for probability in foreground:  # one by one: all at once would need the memory of another score
+        entropy += torch.special.entr(probability)
+    return (entropy / np.log(len(scores) + 1)).clamp(0, 1).numpy()
+
+
+def mask_disagreement(masks: Sequence[np.ndarray]) -> float:
+    """Return 1 minus the mean Dice of every two ``masks`` and every class, in [0, 1]: 0 where all agree.
+
+    The classes are those that occur in any mask, the background left out. Two masks without a class agree in it; so do
+    masks without any.
+
+    Args:
+        masks: class of each voxel, 0 for the background, all of one shape.
+
+    Raises:
+        ValueError: there are fewer than two masks, or their shapes differ.
+    """
+    if len(masks) < 2 or len({mask.shape for mask in masks}) > 1:
+        raise ValueError(f"masks of shapes {[mask.shape for mask in masks]}: expected at least two, all of one shape")
+    tensors = [torch.from_numpy(mask)[None, None] for mask in masks]  # [1, 1, X, Y, Z]
+    dice = [
+        compute_dice(one == value, other == value, ignore_empty=False).item()
+        for value in sorted({value for mask in masks for value in np.unique(mask).tolist()} - {0})
+        for one, other in combinations(tensors, 2)
+    ]
+    return 1 - float(np.mean(dice)) if dice else 0.0
+
+
+def _mask_on_grid(segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int) -> np.ndarray:
+    """Take the ``classes`` [X, Y, Z] of a prepared item to the file's grid as scores of 0 and 1, which resize well."""
+    values = torch.arange(num_scores) if num_scores > 1 else torch.ones(1)
+    return segmenter.finish(item, (classes == values.view(-1, 1, 1, 1)).float()).mask

@@ -1,0 +1,128 @@
+"""Scores of masks against labels: rules for empty ones, classes, distances in millimetres, tables."""
+
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.evaluation import compare_masks, evaluate_case, evaluate_folders, mean_metrics, summarise, write_csv
+from sdseg_monai.segments import UNSURE
+
+
+def write(path, array, affine=None):
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def box(*ranges, value=1, shape=(12, 12, 12)):
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(*r) for r in ranges)] = value
+    return mask
+
+
+MASKS = st.lists(st.integers(0, 3), min_size=27, max_size=27).map(lambda v: torch.tensor(v).view(3, 3, 3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(MASKS, MASKS)
+def test_classes_are_scored_alone_and_the_union_as_one(predicted, expected):
+    metrics = compare_masks("case", predicted, expected, (1, 2, 3))
+    assert set(metrics.classes) == set(torch.cat([predicted, expected]).unique().tolist()) - {0}
+    binary = [(metrics, predicted > 0, expected > 0)]
+    binary += [(metrics.classes[k], predicted == k, expected == k) for k in metrics.classes]
+    for found, one, other in binary:
+        both, either, sizes = (one & other).sum(), (one | other).sum(), one.sum() + other.sum()
+        assert found.dice == pytest.approx(float(2 * both / sizes) if sizes else 1)
+        assert found.iou == pytest.approx(float(both / either) if sizes else 1)
+        assert math.isnan(found.hd95) == (not one.any() or not other.any())
+        if torch.equal(one, other) and one.any():
+            assert found.hd95 == 0
+    swapped = compare_masks("case", expected, predicted, (1, 2, 3))
+    assert swapped.dice == metrics.dice and (math.isnan(metrics.hd95) or swapped.hd95 == metrics.hd95)
+
+
+def test_a_binary_prediction_keeps_its_foreground_against_a_label_of_several_classes():
+    label = torch.from_numpy(box((2, 6), (2, 6), (2, 6)) + box((6, 10), (2, 6), (2, 6), value=2))
+    metrics = compare_masks("", label > 0, label)
+    assert metrics.dice == metrics.iou == 1
+    assert metrics.classes[1].dice == pytest.approx(2 / 3) and metrics.classes[2].dice == 0
+
+
+def test_distances_are_in_millimetres_whatever_the_orientation(tmp_path):
+    """A cube moved by two voxels of 3 mm is 6 mm off, along whichever axis of the file these voxels lie."""
+    expected, predicted = box((3, 7), (3, 7), (3, 7)), box((5, 9), (3, 7), (3, 7))
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1.0]])
+    for axis in range(3):
+        affine = np.eye(4)
+        affine[:3, :3] = turn @ np.diag(np.roll([3.0, 0.5, 0.5], axis))
+        masks = [
+            write(tmp_path / f"{i}.nii.gz", np.moveaxis(m, 0, axis), affine)
+            for i, m in enumerate((predicted, expected))
+        ]
+        assert evaluate_case(*masks).hd95 == pytest.approx(6, abs=1e-4)
+    assert math.isnan(compare_masks("", *map(torch.from_numpy, (predicted, expected))).hd95), "no size of a voxel"
+
+
+def test_a_distance_that_does_not_exist_is_counted_and_left_out(tmp_path):
+    """Of three cases one misses class 2: its Dice is 0 in the mean, its distance in none."""
+    both = box((1, 4), (1, 4), (1, 4)) + box((6, 9), (6, 9), (6, 9), value=2)
+    for case, predicted in {"a": both, "b": both, "c": both * (both == 1)}.items():
+        write(tmp_path / "masks" / f"{case}.nii.gz", predicted)
+        write(tmp_path / "labels" / f"{case}.nii.gz", both)
+    cases = evaluate_folders(tmp_path / "masks", tmp_path / "labels", progress=False)
+    summary = summarise(cases)
+    assert summary["hd95_cases"] == 3 and summary["classes"][1] == {"dice": 1, "iou": 1, "hd95": 0, "hd95_cases": 3}
+    assert summary["classes"][2] == {"dice": 0.666667, "iou": 0.666667, "hd95": 0, "hd95_cases": 2}
+    write_csv(tmp_path / "table.csv", cases)
+    head, *rows = [line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines()]
+    assert head == ["case", *(f"{m}{k}" for k in ("", "_1", "_2") for m in ("dice", "iou", "hd95"))]
+    assert [row[0] for row in rows] == ["a", "b", "c", "mean"]
+    table = {row[0]: dict(zip(head[1:], map(float, row[1:]), strict=True)) for row in rows}
+    assert math.isnan(table["c"]["hd95_2"]) and table["c"]["dice_2"] == 0 and table["c"]["dice_1"] == 1
+    assert table["mean"]["dice_2"] == pytest.approx(2 / 3) and table["mean"]["hd95_2"] == 0
+
+
+def test_no_distance_at_all_is_null(tmp_path):
+    nothing = torch.zeros(3, 3, 3)
+    summary = summarise([compare_masks("a", nothing, nothing, (1, 1, 1))])
+    assert summary == {"cases": 1, "dice": 1, "iou": 1, "hd95": None, "hd95_cases": 0}
+
+
+def test_a_class_that_a_case_does_not_have_is_found_missing_rightly():
+    one, two = torch.ones(2, 2, 2), torch.full((2, 2, 2), 2.0)
+    mean = mean_metrics([compare_masks("a", one, one), compare_masks("b", two, one)])
+    assert mean.dice == 1
+    assert {k: v.dice for k, v in mean.classes.items()} == {1: 0.5, 2: 0.5}
+
+
+@pytest.mark.parametrize("wrong", [UNSURE, 0.5, -1])
+@pytest.mark.parametrize("place", ["masks", "labels"])
+def test_what_is_no_class_is_refused(tmp_path, wrong, place):
+    mask = box((1, 4), (1, 4), (1, 4)).astype(np.float32)
+    for folder in ("masks", "labels"):
+        mask[6, 6, 6] = wrong if folder == place else 0
+        write(tmp_path / folder / "a.nii.gz", mask)
+    with pytest.raises(InputError, match=f"{place}/a.nii.gz: 1 voxels are no class, such as {wrong:g}, expected whole"):
+        evaluate_folders(tmp_path / "masks", tmp_path / "labels", progress=False)
+
+
+def test_an_image_is_no_mask(tmp_path):
+    image = np.arange(12**3, dtype=np.int16).reshape(12, 12, 12)
+    paths = [write(tmp_path / f"{name}.nii.gz", array) for name, array in {"a": box((1, 4)), "b": image}.items()]
+    with pytest.raises(InputError, match="b.nii.gz: 1728 different values, expected a mask"):
+        evaluate_case(*paths)
+
+
+def test_pictures_have_one_class(tmp_path):
+    for folder, columns in (("masks", (2, 6)), ("labels", (2, 8))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(255 * box((2, 6), columns, shape=(12, 12))).save(tmp_path / folder / "a.png")
+    summary = summarise(evaluate_folders(tmp_path / "masks", tmp_path / "labels", progress=False))
+    assert summary == {"cases": 1, "dice": 0.8, "iou": 0.666667, "hd95": 2, "hd95_cases": 1}, "in pixels"
