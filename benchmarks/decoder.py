@@ -1,7 +1,7 @@
 """What a distilled mask decoder loses and saves: teacher's and student's masks of the same latents, and their cost.
 
-Writes one section of docs/decoder.md. Both decoders run in one process, in turns. --config_file is what trained the
-student; give the same options that did.
+Writes one section of docs/decoder.md. Both decoders run in one process, in turns. --config_file and --option are what
+trained the student.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FULL_SIZE = 256  # where costs are counted
 WARM_UP, REPEATS = 2, 15
 
 
-def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, int]:
-    """Return the two autoencoders with their weights, and the number of classes."""
+def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, ConfigParser]:
+    """Return the two autoencoders with their weights, and the configuration that trained the student."""
     parser = ConfigParser()
     parser.read_config([ROOT / file for file in options.config_file])
     for name, value in options.option:
@@ -42,7 +42,7 @@ def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, int]:
     pair = parser.get_parsed_content("distillation").eval()
     load_teacher(pair, options.teacher)
     load_weights(pair.student, options.student)
-    return pair, parser["num_classes"]
+    return pair, parser
 
 
 @torch.inference_mode()
@@ -119,7 +119,8 @@ def time_decoders(pair: DecoderDistillation, size: int) -> dict[str, list[float]
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--section", required=True, help="section of docs/decoder.md to write")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "decoder.md")
+    parser.add_argument("--section", required=True, help="section of the document to write")
     parser.add_argument("--config_file", nargs="+", required=True, help="the configs that trained the student")
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("--teacher", required=True)
@@ -129,17 +130,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=FULL_SIZE)
     parser.add_argument("--slice_axis", type=int, default=2)
     options = parser.parse_args()
-    pair, num_classes = read_pair(options)
-    masks = [row for folder in options.dataset for row in compare(pair, folder, options, num_classes)]
+    pair, training = read_pair(options)
+    masks = [row for folder in options.dataset for row in compare(pair, folder, options, training["num_classes"])]
     head = ["masks", "class", "size in a slice", "slices", "student and teacher", "worst", "teacher and mask"]
     of_masks = markdown_table([*head, "student and mask"], masks)
     head = ["decoder", "parameters", f"GFLOP at {FULL_SIZE}", f"GFLOP at {options.size}", "seconds a slice"]
     of_costs = markdown_table(head, cost_rows(pair, options.size))
+    seen, length = training["epochs"] * training["masks_per_epoch"], training["size"]
     note = (
-        f"Dice at {options.size}x{options.size}; seconds: median of {REPEATS} (lowest to highest), one slice at a "
-        f"time, both decoders in one run; {hardware()}; commit {commit()}; benchmarks/decoder.py."
+        f"Distilled on {seen} procedural masks of {length}x{length}. Dice at {options.size}x{options.size}; seconds: "
+        f"median of {REPEATS} (lowest to highest), one slice at a time, both decoders in one run; {hardware()}; commit "
+        f"{commit()}; benchmarks/decoder.py."
     )
-    replace_section(ROOT / "docs" / "decoder.md", options.section, f"{of_masks}\n\n{of_costs}\n\n{note}")
+    replace_section(options.document, options.section, f"{of_masks}\n\n{of_costs}\n\n{note}")
 
 
 if __name__ == "__main__":

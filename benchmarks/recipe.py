@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def score(study: Study, run: str, split: str) -> Scores:
         cases = []
         for item in tqdm(study.items(split), desc=f"{run}, {split}", leave=False):
             data = load_volume(parser, item)
-            measures = measure(segment(parser, data), data["label"][0], parser["num_classes"])
+            predicted, expected = segment(parser, data), data["label"][0].as_subclass(torch.Tensor)
+            measures = measure(predicted, expected, data["label"].pixdim.tolist(), parser["num_classes"])
             cases.append({"case": image_stem(Path(item["image"])), **measures})
         with kept.open("w", newline="") as file:
             writer = csv.DictWriter(file, cases[0], lineterminator="\n")
@@ -90,18 +92,19 @@ def score(study: Study, run: str, split: str) -> Scores:
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "case"}
 
 
-def measure(predicted: torch.Tensor, expected: torch.Tensor, num_classes: int) -> dict[str, float]:
+def measure(
+    predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float], num_classes: int
+) -> dict[str, float]:
     """Return Dice in percent and HD95 in mm of the classes' union, and of each class where there are several.
 
     HD95 is NaN where one of the two masks is empty.
 
     Args:
         predicted: class of each voxel, [X, Y, Z].
-        expected: likewise, with an affine.
+        expected: likewise.
+        spacing: of the voxels, in mm.
         num_classes: K, the background's included.
     """
-    spacing = [float(length) for length in expected.pixdim]
-    predicted, expected = (classes.as_subclass(torch.Tensor) for classes in (predicted, expected))
     masks = {"": (predicted > 0, expected > 0)}
     if num_classes > 2:
         masks |= {f" of {index}": (predicted == index, expected == index) for index in range(1, num_classes)}
@@ -109,7 +112,7 @@ def measure(predicted: torch.Tensor, expected: torch.Tensor, num_classes: int) -
     return {**dice, **{f"HD95{name}": _hd95(*pair, spacing) for name, pair in masks.items()}}
 
 
-def _hd95(predicted: torch.Tensor, expected: torch.Tensor, spacing: list[float]) -> float:
+def _hd95(predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float]) -> float:
     if not (predicted.any() and expected.any()):
         return float("nan")
     pair = (mask[None, None] for mask in (predicted, expected))

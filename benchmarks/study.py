@@ -234,7 +234,7 @@ def segment(parser: ConfigParser, case: dict[str, torch.Tensor]) -> torch.Tensor
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
     device = parser.get_parsed_content("device")
     score = inferer(case["image"][None].to(device), network)[0].cpu()
-    return parser.get_parsed_content("validate#postprocessing")({"pred": score})["pred"][0]
+    return parser.get_parsed_content("validate#postprocessing")({"pred": score})["pred"][0].as_subclass(torch.Tensor)
 
 
 def load_volume(parser: ConfigParser, item: dict[str, str]) -> dict[str, torch.Tensor]:

@@ -9,100 +9,49 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from hippocampus import BUNDLE
+from judgement import NEAR, Case, auroc, calibration_error, kept_dice, measures, once, rank_of_error
 from monai.utils import convert_to_dst_type
-from scipy.ndimage import binary_dilation, gaussian_filter, maximum_filter, minimum_filter
-from scipy.stats import bootstrap, rankdata, spearmanr
+from scipy.ndimage import gaussian_filter
+from scipy.stats import bootstrap
 from tables import ROOT, Table, commit, hardware, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.bundle import Segmentation, Segmenter
+from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
 from sdseg_monai.io import read_volume
 from sdseg_monai.samples import Ensemble, Flips, Samples, Seeds
-from sdseg_monai.uncertainty import SampledSegmentation, compare_samples, mask_disagreement, predictive_entropy
+from sdseg_monai.uncertainty import compare_samples
 
-AXES = {"left-right": 0, "inferior-superior": 2}  # the third only reorders the slices
-NEAR = 2  # voxels around the predicted foreground in which voxels are judged; farther away every model is right
+AXES = {"left-right": 0, "inferior-superior": 2}  # slices are taken across the third
 HIGHEST = 5
 RESAMPLES = 10_000
-BINS = 15  # of the calibration error
 MARGINS = (0.0, 0.1, 0.25, 0.5, 0.75)
+SHARES = (0.02, 0.05, 0.1)  # of the voxels near the mask
 BLURS = (0.0, 0.5, 1.0, 1.5, 2.0)  # standard deviation, voxels
 NOISES = (0.0, 0.1, 0.2, 0.3)  # standard deviation, of intensities in [-1, 1]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One result beside its label: class of each voxel, [X, Y, Z]; ``volumes`` of the label's classes, [C], in ml."""
-
-    result: Segmentation
-    entropy: np.ndarray
-    label: np.ndarray
-    volumes: np.ndarray
-
-    @property
-    def dice(self) -> float:
-        """Mean Dice over the classes."""
-        return 1 - mask_disagreement([self.result.mask, self.label])
-
-    @property
-    def near(self) -> np.ndarray:
-        """The predicted foreground and what lies around it, or all where nothing is predicted."""
-        foreground = self.result.mask > 0
-        return binary_dilation(foreground, iterations=NEAR) if foreground.any() else ~foreground
-
-    @property
-    def outline(self) -> np.ndarray:
-        """Voxels that touch another class of the mask, or all where there is one class."""
-        mask = self.result.mask
-        outline = maximum_filter(mask, size=3) != minimum_filter(mask, size=3)
-        return outline if outline.any() else ~outline
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """Voxels of another class than the label's."""
-        return self.result.mask != self.label
-
-
-def measures(case: Case) -> dict[str, float]:
-    """Return what ranks cases, the higher the less sure; what needs samples only where there are some."""
-    found = {
-        "entropy near the mask": float(case.entropy[case.near].mean()),
-        "1 - margin at the outline": 1 - float(case.result.confidence[case.outline].mean()),
-    }
-    if isinstance(case.result, SampledSegmentation):
-        found["disagreement"] = case.result.disagreement
-        found["width of the volume range"] = case.result.relative_volume_range
-    return found
-
-
 def run(
-    segmenter: Segmenter, sources: Mapping[str, Samples | None], items: Sequence[dict[str, str]], worse: bool = False
+    segmenter: Segmenter, sources: Mapping[str, Samples], items: Sequence[dict[str, str]], worse: bool = False
 ) -> dict[str, list[Case]]:
-    """Segment ``items``, made worse if asked, by every source; None is the model as it is, once."""
+    """Segment ``items``, made worse if asked, by every source."""
     cases: dict[str, list[Case]] = {name: [] for name in sources}
     for number, data in enumerate(tqdm(items, leave=False)):
         item = segmenter.prepare(Path(data["image"]))
         if worse:
             item["image"] = make_worse(item["image"], number)
         volume = read_volume(Path(data["label"]))
-        label = volume.array.astype(np.uint8) if segmenter.num_classes > 2 else (volume.array > 0).astype(np.uint8)
+        label = (volume.array if segmenter.num_classes > 2 else volume.array > 0).astype(np.uint8)
         voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
         volumes = np.bincount(label.ravel(), minlength=segmenter.num_classes)[1:] * voxel_ml
         for name, samples in sources.items():
-            if samples is None:
-                result = segmenter.finish(item, segmenter.predict(item["image"]))
-                entropy = predictive_entropy(result.scores)
-            else:
-                result = compare_samples(samples, item)
-                entropy = result.entropy
-            cases[name].append(Case(result, entropy, label, volumes))
+            result = compare_samples(samples, item)
+            cases[name].append(Case(result, result.entropy, label, volumes, not isinstance(samples, Flips)))
     return cases
 
 
@@ -125,10 +74,9 @@ def ranking_rows(cases: Mapping[str, Sequence[Case]], *about: str) -> list[list[
             values = np.array([of_case[measure] for of_case in found])
             low, high = bootstrap(
                 (values, dice),
-                _rank_of_error,
+                rank_of_error,
                 n_resamples=RESAMPLES,
                 paired=True,
-                vectorized=False,
                 method="percentile",
                 rng=np.random.default_rng(0),
             ).confidence_interval
@@ -138,63 +86,46 @@ def ranking_rows(cases: Mapping[str, Sequence[Case]], *about: str) -> list[list[
                 dice[np.argsort(-values)[:HIGHEST]].mean(),
                 np.sort(dice)[:HIGHEST].mean(),
             ]
-            correlation = f"{_rank_of_error(values, dice):.2f} ({low:.2f} to {high:.2f})"
+            correlation = f"{rank_of_error(values, dice):.2f} ({low:.2f} to {high:.2f})"
             rows.append([*about, source, measure, correlation, *(f"{value:.3f}" for value in picked)])
     return rows
 
 
-def _rank_of_error(values: np.ndarray, dice: np.ndarray) -> float:
-    return spearmanr(values, 1 - dice).statistic
-
-
 def voxel_row(cases: Sequence[Case], *about: str) -> list[object]:
-    """Return how well single voxels near the mask are judged, by probabilities and by what says how sure they are."""
-    wrong = [case.wrong[case.near] for case in cases]
-    probabilities = [_probabilities(case.result.scores)[:, case.near] for case in cases]  # [K, N] each
-    labels = [case.label[case.near] for case in cases]
-    brier = np.mean([_brier(*pair) for pair in zip(probabilities, labels, strict=True)])
-    areas = [
-        np.nanmean([auroc(unsure(case)[case.near], mask) for case, mask in zip(cases, wrong, strict=True)])
-        for unsure in (lambda case: case.entropy, lambda case: 1 - case.result.confidence)
-    ]
-    error = calibration_error(np.concatenate([p.max(axis=0) for p in probabilities]), ~np.concatenate(wrong))
-    share = np.concatenate(wrong).mean()
+    """Return how well single voxels near the mask are judged, by entropy, by margin and by the probabilities."""
+    near = [case.near for case in cases]
+    wrong = [case.wrong[region] for case, region in zip(cases, near, strict=True)]
+    entropy = [case.entropy[region] for case, region in zip(cases, near, strict=True)]
     dice = np.mean([case.dice for case in cases])
-    return [*about, f"{dice:.4f}", f"{share:.1%}", *(f"{a:.3f}" for a in areas), f"{brier:.4f}", f"{error:.4f}"]
+    row = [*about, f"{dice:.4f}", f"{np.concatenate(wrong).mean():.1%}", f"{_mean_auroc(entropy, wrong):.3f}"]
+    for share in SHARES:
+        limits = [np.quantile(values, 1 - share) for values in entropy]
+        rest = [kept_dice(case, case.entropy <= limit) for case, limit in zip(cases, limits, strict=True)]
+        row.append(f"{np.mean(rest):.4f}")
+    if not cases[0].is_own:
+        return [*row, *["as once"] * 3]
+    margin = [1 - case.result.confidence[region] for case, region in zip(cases, near, strict=True)]
+    scores = [case.result.scores[:, region] for case, region in zip(cases, near, strict=True)]
+    probabilities = np.concatenate([np.concatenate([1 - s.sum(axis=0, keepdims=True), s]) for s in scores], axis=1)
+    label = np.concatenate([case.label[region] for case, region in zip(cases, near, strict=True)])
+    brier = ((probabilities - (label == np.arange(len(probabilities))[:, None])) ** 2).sum(axis=0).mean()
+    error = calibration_error(probabilities.max(axis=0), ~np.concatenate(wrong))
+    return [*row, f"{_mean_auroc(margin, wrong):.3f}", f"{brier:.4f}", f"{error:.4f}"]
 
 
-def _probabilities(scores: np.ndarray) -> np.ndarray:
-    return np.concatenate([1 - scores.sum(axis=0, keepdims=True), scores])
-
-
-def _brier(probabilities: np.ndarray, label: np.ndarray) -> float:
-    return float(((probabilities - (label == np.arange(len(probabilities))[:, None])) ** 2).sum(axis=0).mean())
-
-
-def auroc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Return the chance that a positive has a higher value than a negative, ties counted half; NaN without both."""
-    count = positive.sum()
-    if count in (0, positive.size):
-        return float("nan")
-    return float((rankdata(values)[positive].mean() - (count + 1) / 2) / (positive.size - count))
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Return the expected difference between the probability of the class taken and how often it is right."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, confidence - right, minlength=BINS)
-    return float(np.abs(gaps).sum() / confidence.size)
+def _mean_auroc(values: Sequence[np.ndarray], wrong: Sequence[np.ndarray]) -> float:
+    return float(np.nanmean([auroc(*pair) for pair in zip(values, wrong, strict=True)]))
 
 
 def abstention_rows(cases: Sequence[Case], *about: str) -> list[list[object]]:
-    """Return what is left out and what the rest scores, where voxels of too small a margin are left out."""
+    """Return what ``sdseg segment --abstain-below`` leaves out, and what the rest scores."""
     rows: list[list[object]] = []
     for margin in MARGINS:
         kept = [case.result.confidence >= margin for case in cases]
         pairs = list(zip(cases, kept, strict=True))
         left_out = np.mean([1 - keep[case.near].mean() for case, keep in pairs])
         found = sum((case.wrong & ~keep).sum() for case, keep in pairs) / sum(case.wrong.sum() for case in cases)
-        dice = np.mean([1 - mask_disagreement([case.result.mask[keep], case.label[keep]]) for case, keep in pairs])
+        dice = np.mean([kept_dice(case, keep) for case, keep in pairs])
         rows.append([*about, f"{margin:g}", f"{left_out:.1%}", f"{found:.1%}", f"{dice:.4f}"])
     return rows
 
@@ -218,25 +149,30 @@ def tables(
 ) -> list[Table]:
     """Choose the axis on validation, measure on test."""
     by_axis = run(segmenter, {name: Flips(segmenter, axis) for name, axis in AXES.items()}, splits["validation"])
-    choice = ranking_rows(by_axis, "validation", "as they are")
-    errors = {name: 1 - np.array([case.dice for case in cases]) for name, cases in by_axis.items()}
-    said = {name: np.array([case.result.disagreement for case in cases]) for name, cases in by_axis.items()}
-    chosen = max(AXES, key=lambda name: spearmanr(said[name], errors[name]).statistic)
-
-    sources: dict[str, Samples | None] = {"once": None, f"flips, {chosen}": Flips(segmenter, AXES[chosen])}
+    chosen = max(
+        AXES,
+        key=lambda axis: rank_of_error(
+            np.array([case.result.disagreement for case in by_axis[axis]]),
+            np.array([case.dice for case in by_axis[axis]]),
+        ),
+    )
+    flips = f"flips, {chosen}"
+    sources: dict[str, Samples] = {flips: Flips(segmenter, AXES[chosen])}
     if getattr(segmenter.network, "start_noise", "zeros") != "zeros":
         sources["seeds"] = Seeds(segmenter)
     if len(members) > 1:
         sources[f"ensemble of {len(members)}"] = Ensemble(members)
-    rankings, voxels, abstentions, volumes = choice, [], [], []
+    choice = {f"flips, {axis}": cases for axis, cases in by_axis.items()}
+    rankings, voxels, abstentions, volumes = ranking_rows(choice, "validation", "as they are"), [], [], []
     names = {value: segment.name for value, segment in segmenter.segments.items()}
     for images, worse in (("as they are", False), ("made worse", True)):
         measured = run(segmenter, sources, splits["test"], worse)
+        measured = {"once": [once(case) for case in measured[flips]], **measured}
         rankings += ranking_rows(measured, "test", images)
         for source, cases in measured.items():
             voxels.append(voxel_row(cases, images, source))
-            abstentions += abstention_rows(cases, images, source)
-            volumes += volume_rows(cases, names, images, source) if sources[source] else []
+            abstentions += abstention_rows(cases, images, source) if cases[0].is_own else []
+            volumes += volume_rows(cases, names, images, source) if source in sources else []
     title = f"How it ranks the cases: Spearman's correlation with 1 - Dice, bootstrap interval ({RESAMPLES} resamples)"
     head = ["split", "images", "scores", "measure", "rank correlation (95 %)", "mean", "mean Dice"]
     head += [f"Dice of the {HIGHEST} highest", f"of the {HIGHEST} worst"]
@@ -245,9 +181,14 @@ def tables(
         Table("ranking", title, head, rankings),
         Table(
             "voxels",
-            f"How it finds wrong voxels, {near}, test: the area is the chance that a wrong voxel is less sure than a right "
-            "one (AUROC), mean over the cases; Brier score; expected calibration error",
-            ["images", "scores", "mean Dice", "wrong", "entropy's area", "margin's area", "Brier", "calibration"],
+            f"How it finds wrong voxels {near}, test: the area is the chance that a wrong voxel is less sure than a "
+            "right one (AUROC), mean over the cases; Dice without the voxels of the highest entropy; Brier score and "
+            "expected calibration error of the probabilities",
+            [
+                *("images", "scores", "mean Dice", "wrong", "area of the entropy"),
+                *(f"Dice without {share:.0%}" for share in SHARES),
+                *("area of the margin", "Brier", "calibration error"),
+            ],
             voxels,
         ),
         Table(
@@ -272,7 +213,8 @@ def main() -> None:
     parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--weights", type=Path, nargs="+", help="instead of the bundle's; several are an ensemble")
-    parser.add_argument("--section", default="embedded", help="of docs/uncertainty.md (default: %(default)s)")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "uncertainty.md")
+    parser.add_argument("--section", default="embedded", help="of the document (default: %(default)s)")
     options = parser.parse_args()
     splits = {
         split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")
@@ -284,7 +226,7 @@ def main() -> None:
         f"{len(splits['test'])} test cases of {Path(options.datalist).name}; {hardware()}; commit {commit()}; "
         "benchmarks/uncertainty.py."
     )
-    replace_section(ROOT / "docs" / "uncertainty.md", options.section, f"{text}\n\n{note}")
+    replace_section(options.document, options.section, f"{text}\n\n{note}")
 
 
 if __name__ == "__main__":

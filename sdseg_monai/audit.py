@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,10 @@ class Audit:
         if not is_picture(path):
             _check_label_map(path)
         try:
-            # the label stands in for the image that it belongs to, which nothing here looks at
-            item = self.preprocessing({"image": str(path), "label": str(path)})
+            with warnings.catch_warnings():
+                # the label stands in for the image that it belongs to: nothing looks at what becomes of its intensities
+                warnings.simplefilter("ignore")
+                item = self.preprocessing({"image": str(path), "label": str(path)})
         except RuntimeError as error:  # MONAI wraps what a transform raises
             input_error = find_input_error(error)
             if input_error is None:

@@ -81,8 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--uncertainty",
         choices=("flips", "seeds", "ensemble"),
-        help="segment several times (the volume and its mirror image; several start noises; several weights), take the "
-        "mean, write its entropy in [0, 1], and report how far the masks differ",
+        help="segment several times (the volume and its mirror image; several start noises; several weights), write "
+        "the entropy of the mean score, 0 to 1, and report how far the masks differ; of noises and weights the mean "
+        "score is the result",
     )
     segment.add_argument("--num-samples", type=_positive, help="start noises of --uncertainty seeds (default: 5)")
     segment.set_defaults(command=_segment)

@@ -149,15 +149,17 @@ def _read_mask(path: Path) -> Volume:
 
 
 def _check_classes(path: Path, mask: np.ndarray) -> None:
+    values = len(np.unique(mask))
+    if values > UNSURE:
+        raise InputError(
+            f"{path}: {values} different values, expected the classes of a mask; is this an image or score?"
+        )
     wrong = mask[(mask < 0) | (mask != np.rint(mask)) | (mask == UNSURE)]
     if wrong.size:
         raise InputError(
             f"{path}: {wrong.size} voxels are no class, such as {wrong[0]:g}, expected whole numbers from 0; {UNSURE} "
             "stands for an unsure voxel"
         )
-    values = len(np.unique(mask))
-    if values > UNSURE:
-        raise InputError(f"{path}: {values} different values, expected a mask with at most {UNSURE}; is this an image?")
 
 
 def mean_metrics(cases: Sequence[CaseMetrics]) -> CaseMetrics:

@@ -164,6 +164,8 @@ class DistillationLoss(nn.Module):
         return _total(self, terms)
 
 
-def _total(loss: SDSegLoss | PixelLoss | MaskAutoencoderLoss | DistillationLoss, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+def _total(
+    loss: SDSegLoss | PixelLoss | MaskAutoencoderLoss | DistillationLoss, terms: dict[str, torch.Tensor]
+) -> torch.Tensor:
     loss.parts = {name: term.detach() for name, term in terms.items()}
     return torch.stack(list(terms.values())).sum()

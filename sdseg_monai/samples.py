@@ -33,6 +33,10 @@ class Samples(ABC):
         A slab is [S, K, X, Y, Z] in [0, 1], float32, on the CPU; in order along the inferer's slice axis.
         """
 
+    def result(self, slab: torch.Tensor) -> torch.Tensor:
+        """Return the score that is the result, [K, X, Y, Z], from a ``slab`` of :meth:`iter_slabs`: the mean."""
+        return slab.mean(dim=0)
+
 
 class Flips(Samples):
     """The score of the volume and that of its mirror image, mirrored back.
@@ -40,6 +44,8 @@ class Flips(Samples):
     The body is nearly symmetric from left to right, so that the mirror image is one that another patient, or the other
     side of this one, could have given, while nobody lies head down. Classes that name a side of the body, as BTCV's
     kidneys do, are wrong in a mirror. A model with start noise starts from the same one both times.
+
+    The result is the score of the volume itself: a model that has seen no mirror image in training knows less of one.
 
     Args:
         segmenter: the model.
@@ -63,6 +69,10 @@ class Flips(Samples):
         """Yield the scores of ``image`` and of its mirror image, see :class:`Samples`."""
         mirrored = (slab.flip(self.axis + 1) for slab in _iter_scores(self.segmenter, image.flip(self.axis + 1)))
         yield from _stack(_iter_scores(self.segmenter, image, self.segmenter.inferer.progress), mirrored)
+
+    def result(self, slab: torch.Tensor) -> torch.Tensor:
+        """Return the score of the volume itself."""
+        return slab[0]
 
 
 class Seeds(Samples):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,11 +22,10 @@ MM3_PER_ML = 1000
 
 @dataclass(frozen=True)
 class SampledSegmentation(Segmentation):
-    """The segmentation by the mean score of S samples, and how far they differ, on the file's grid; C as in ``scores``.
+    """The segmentation that S samples result in, and how far they differ, on the file's grid; C as in ``scores``.
 
     Attributes:
-        entropy: of the mean scores as probabilities, background included, [X, Y, Z], float32: 0 where one class is
-            certain, 1 where all are equal.
+        entropy: of the samples' mean score, [X, Y, Z], float32, see :func:`predictive_entropy`.
         disagreement: :func:`mask_disagreement` of the samples' masks, in [0, 1].
         volumes: of each class but the background in each sample's mask, [S, C], float64, in ml.
     """
@@ -68,40 +68,42 @@ def measure_uncertainty(samples: Samples, path: Path) -> SampledSegmentation:
 def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegmentation:
     """Compare the samples of an ``item`` that :meth:`Segmenter.prepare` made.
 
-    The scores of one slab are held for all samples at once, of the whole volume only their mean and a class per
-    sample and voxel.
+    The scores of one slab are held for all samples at once, of the whole volume only the result's, the entropy, and a
+    class per sample and voxel.
     """
     segmenter = samples.segmenter
-    means, classes = [], []
+    results, entropies, classes = [], [], []
     for slab in samples.iter_slabs(item["image"]):  # [S, K, X, Y, Z]
-        means.append(slab.mean(dim=0))
+        results.append(samples.result(slab))
+        mean = slab.mean(dim=0)
+        entropies.append(predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None])
         classes.append((slab.argmax(dim=1) if slab.shape[1] > 1 else slab[:, 0] >= 0.5).to(torch.uint8))
-    slice_axis = segmenter.inferer.slice_axis
-    segmentation = segmenter.finish(item, torch.cat(means, dim=slice_axis + 1))
-    num_scores = len(means[0])
-    masks = [_mask_on_grid(segmenter, item, one, num_scores) for one in torch.cat(classes, dim=slice_axis + 1)]
+    result, entropy, sampled = (
+        torch.cat(p, dim=segmenter.inferer.slice_axis + 1) for p in (results, entropies, classes)
+    )
+    masks = [_mask_on_grid(segmenter, item, one, len(result)) for one in sampled]
     voxel_ml = abs(np.linalg.det(item["image"].meta[MetaKeys.ORIGINAL_AFFINE][:3, :3])) / MM3_PER_ML
     counts = np.array([np.bincount(mask.ravel(), minlength=segmenter.num_classes)[1:] for mask in masks])
     return SampledSegmentation(
-        **vars(segmentation),
-        entropy=predictive_entropy(segmentation.scores),
+        **vars(segmenter.finish(item, result)),
+        entropy=segmenter.finish_score({**item, "pred": entropy})["pred"][0].numpy(),
         disagreement=mask_disagreement(masks),
         volumes=counts * voxel_ml,
     )
 
 
-def predictive_entropy(scores: np.ndarray) -> np.ndarray:
-    """Return the entropy of class probabilities by the logarithm of their number, [X, Y, Z] in [0, 1], float32.
+def predictive_entropy(scores: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of class probabilities by the logarithm of their number, [...] in [0, 1].
+
+    It is 0 where one class is certain, 1 where all are equally probable.
 
     Args:
-        scores: probabilities of all classes but the background, [C, X, Y, Z].
+        scores: probabilities of all classes but the background, [C, ...], which has the rest.
     """
-    foreground = torch.from_numpy(scores)
-    background = (1 - foreground.sum(dim=0)).clamp_min(0)
-    entropy = torch.special.entr(background)
-    for probability in foreground:  # one by one: all at once would need the memory of another score
+    entropy = torch.special.entr((1 - scores.sum(dim=0)).clamp_min(0))
+    for probability in scores:  # one by one: all at once would need the memory of another score
         entropy += torch.special.entr(probability)
-    return (entropy / np.log(len(scores) + 1)).clamp(0, 1).numpy()
+    return (entropy / math.log(len(scores) + 1)).clamp(0, 1)
 
 
 def mask_disagreement(masks: Sequence[np.ndarray]) -> float:

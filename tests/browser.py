@@ -45,11 +45,12 @@ VIEWS = """
 const service = window.services.cornerstoneViewportService;
 return [...service.viewportsById.keys()].map(id => {
     const view = service.getCornerstoneViewport(id), camera = view.getCamera();
+    const {color} = window.cornerstoneTools.segmentation.config;
     return {
         id, position: camera.focalPoint, normal: camera.viewPlaneNormal,
         axes: [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]].map(point => view.worldToCanvas(point)),
         picture: view.canvas.toDataURL(),
-        colour: window.cornerstoneTools.segmentation.config.color.getSegmentIndexColor(id, '1', 1),
+        colours: [1, 2].map(index => color.getSegmentIndexColor(id, '1', index)),
     };
 })
 """
@@ -74,7 +75,7 @@ class View:
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.id = state["id"]
-        self.colour = np.array(state["colour"][:3], dtype=float) if state["colour"] else None  # of segment 1
+        self.colours = [np.array(colour[:3], dtype=float) for colour in state["colours"] if colour]  # of segments 1, 2
         self.position, self.normal = np.array(state["position"]), np.array(state["normal"])
         self._zero, *axes = np.array(state["axes"])
         self._axes = np.array(axes) - self._zero

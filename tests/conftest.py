@@ -69,6 +69,15 @@ def network() -> SDSeg:
     return make_network().eval()
 
 
+@pytest.fixture
+def keep_global_state(monkeypatch):
+    """For tests that run a bundle in this process, which seeds torch and replaces the excepthook."""
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+
+
 @pytest.fixture(scope="session")
 def hippocampus() -> Path:
     """The real MR volumes; skips where they are absent."""

@@ -60,6 +60,7 @@ def serve() -> None:
 
     from sdseg_monai.errors import InputError
     from sdseg_monai.label.models import ServedModel
+    from sdseg_monai.label.named import check_labels
     from sdseg_monai.label.stores import dicom_folder, open_datastore
     from sdseg_monai.label.stores.dicom_seg import describe_segments
     from sdseg_monai.segments import Segment
@@ -75,13 +76,13 @@ def serve() -> None:
 
     logging.getLogger().addHandler(Collector(logging.WARNING))
     store: Any = None
+    segments = {
+        1: Segment("anterior", (0, 255, 0), ("10200004", "SCT", "Liver")),
+        2: Segment("posterior", (0, 0, 255), None),
+    }
 
     def open_store(studies: str, cache: str, modality: str = "MR") -> str:
         nonlocal store
-        segments = {
-            1: Segment("anterior", (0, 255, 0), ("10200004", "SCT", "Liver")),
-            2: Segment("posterior", (0, 0, 255), None),
-        }
         model = ServedModel("model", Path("model"), Path(cache), segments, modality, "a model", "1")
         store = open_datastore(studies, [model], Path(cache))
         return type(store).__name__
@@ -90,8 +91,8 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def describe(values: list[int], label_info: list[dict[str, Any]], models: list[dict[str, str]]) -> Any:
-        segments = [{int(value): Segment(name, (1, 2, 3), None) for value, name in model.items()} for model in models]
-        return describe_segments(values, label_info, segments)
+        known = [{int(value): Segment(name, (1, 2, 3), None) for value, name in model.items()} for model in models]
+        return describe_segments(values, label_info, known)
 
     own: dict[str, Any] = {
         "open": open_store,
@@ -99,6 +100,7 @@ def serve() -> None:
         "limit": limit_file_size,
         "path": lambda value: os.environ.update(PATH=value),
         "describe": describe,
+        "check_labels": lambda count: check_labels(store, dict(list(segments.items())[:count])),
     }
     for line in sys.stdin:
         request = json.loads(line)

@@ -267,6 +267,16 @@ class TestCommand:
         assert reports[0] == reports[1]
 
 
+def test_procedural_masks_in_the_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from autoencoder import audit_procedural, table_rows
+
+    exact = SimpleNamespace(autoencoder=Exact(), size=(16, 16), num_classes=3)
+    rows = table_rows("masks", audit_procedural(exact, 20))
+    assert {row[1] for row in rows} == {1, 2} and all(row[4:] == ["1.0000", "1.0000"] for row in rows)
+    assert 20 <= sum(row[3] for row in rows) <= 40
+
+
 def test_the_shipped_autoencoder_keeps_discs_of_a_picture(tmp_path):
     """The real thing: a binary bundle, photographs' masks, and what is known of its ceiling."""
     y, x = np.mgrid[:256, :256]

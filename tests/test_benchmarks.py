@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 from PIL import Image
 
 from tests.conftest import ROOT, SHARED, run_process, write_case
@@ -209,17 +208,17 @@ def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefine
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from recipe import measure
 
-    expected = MetaTensor(torch.zeros(20, 10, 10), affine=torch.diag(torch.tensor([2.0, 1.0, 1.0, 1.0])))
+    expected, spacing = torch.zeros(20, 10, 10), [2.0, 1.0, 1.0]
     expected[2:8, 2:8, 2:8], expected[8:14, 2:8, 2:8] = 1, 2
-    assert measure(expected, expected, 3) == {
-        **{name: 100 for name in ("Dice", "Dice of 1", "Dice of 2")},
-        **{name: 0 for name in ("HD95", "HD95 of 1", "HD95 of 2")},
+    assert measure(expected, expected, spacing, 3) == {
+        **dict.fromkeys(("Dice", "Dice of 1", "Dice of 2"), 100),
+        **dict.fromkeys(("HD95", "HD95 of 1", "HD95 of 2"), 0),
     }
-    shifted = torch.roll(torch.as_tensor(expected), 3, dims=0)
-    found = measure(shifted, expected, 3)
+    shifted = torch.roll(expected, 3, dims=0)
+    found = measure(shifted, expected, spacing, 3)
     assert found["Dice"] == pytest.approx(75) and found["Dice of 1"] == pytest.approx(50)
     assert found["HD95 of 1"] == pytest.approx(6)  # three voxels of 2 mm
     shifted[shifted == 2] = 0
-    found = measure(shifted, expected, 3)
+    found = measure(shifted, expected, spacing, 3)
     assert found["Dice of 2"] == 0 and np.isnan(found["HD95 of 2"]) and np.isfinite(found["HD95"])
-    assert set(measure(shifted, expected, 2)) == {"Dice", "HD95"}
+    assert set(measure(shifted, expected, spacing, 2)) == {"Dice", "HD95"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nibabel.orientations import axcodes2ornt, ornt_transform
 from PIL import Image
 
 from sdseg_monai import cli
@@ -100,6 +101,22 @@ def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, 
     np.testing.assert_array_equal(unsure, confidence < limit)
     assert 0.2 < unsure.mean() < 0.4
     np.testing.assert_array_equal(abstained[~unsure], mask[~unsure])
+
+
+def test_everything_lies_on_the_grid_of_the_file(bundle, volume, tmp_path, capsys):
+    turned = nib.load(volume).as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("PIL")))
+    (tmp_path / "turned").mkdir()
+    nib.save(turned, tmp_path / "turned" / "a.nii.gz")
+    for folder in ("in", "turned"):
+        arguments = ("-o", tmp_path / f"{folder}_out", "--bundle", bundle, "--save-score", "--save-confidence")
+        assert run(capsys, "segment", tmp_path / folder, *arguments)[0] == 0
+    written = sorted(path.relative_to(tmp_path / "in_out") for path in (tmp_path / "in_out").rglob("*.nii.gz"))
+    assert len(written) in (3, 4)
+    for path in written:
+        image = nib.load(tmp_path / "turned_out" / path)
+        assert image.shape == turned.shape and np.array_equal(image.affine, turned.affine)
+        array, expected = nib.as_closest_canonical(image).get_fdata(), nib.load(tmp_path / "in_out" / path).get_fdata()
+        np.testing.assert_allclose(array, expected, atol=1e-5)
 
 
 def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys):

@@ -45,6 +45,16 @@ def test_codes_lie_as_far_apart_as_is_said(num_classes):
         assert torch.equal(class_codes(num_classes - 1), codes[:-1])
 
 
+@EVERY_NUMBER
+def test_the_middle_of_two_codes_is_nearest_to_these_for_eight_classes_at_most(num_classes):
+    codes = class_codes(num_classes)
+    middles = (codes[:, None] + codes[None]) / 2  # [K, K, 3]
+    to_all = (middles[:, :, None] - codes).square().sum(-1)  # [K, K, K]
+    to_these = (codes[:, None] - codes[None]).square().sum(-1) / 4
+    stolen = (to_all.min(-1).values < to_these - 1e-6).any()
+    assert stolen == (num_classes > 8)
+
+
 @pytest.mark.parametrize("num_classes", [-1, 0, 1, 28])
 def test_too_few_or_too_many_classes_are_refused(num_classes):
     with pytest.raises(ValueError, match="expected 2 to 27"):

@@ -26,7 +26,7 @@ from sdseg_monai.transforms import (
 from sdseg_monai.transforms.slices import TIE_BREAK, add_context
 from tests.conftest import write_case
 
-# of the first 20 masks of 48 x 48 pixels, computed before there were several classes: trained autoencoders came of these
+# of the first 20 masks of 48 x 48 pixels, computed before there were several classes: autoencoders came of these
 PROCEDURAL_DIGEST = "644d04cbe721d497f6b3e2bfce9880a8323255a4cdf836e1e118c3b65acf14b9"
 SEED_OF_X_1 = 711035701018243104  # computed once: a seed that changed would change every noised result
 AUGMENTATION = Compose(

@@ -29,7 +29,12 @@ class Masks(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         generator = torch.Generator().manual_seed(index)
-        return {"label": (torch.rand(1, 16, 16, generator=generator) > 0.5).float()}
+        return {"label": torch.randint(3, (1, 16, 16), generator=generator).float(), "seed": torch.tensor(index)}
+
+
+def class_conditional():
+    parts, unet = make_network(), DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8, num_class_embeds=3)
+    return SDSeg(parts.autoencoder, parts.vision_encoder, unet)
 
 
 def run(steps=4, epochs=1, *handlers, step=lambda engine, batch: None):
@@ -41,7 +46,7 @@ def run(steps=4, epochs=1, *handlers, step=lambda engine, batch: None):
 
 
 def test_scale_makes_the_latents_unit_variance_and_is_measured_once():
-    network = make_network()
+    network = make_network(num_classes=3)
     network.scale_factor.fill_(float("nan"))
     handler = LatentScale(network, Masks(), num_masks=512, batch_size=4)
     run(1, 1, handler)
@@ -50,6 +55,16 @@ def test_scale_makes_the_latents_unit_variance_and_is_measured_once():
     network.scale_factor.fill_(0.25)
     run(1, 1, handler)
     assert network.scale_factor.item() == 0.25
+
+
+def test_scale_of_a_network_with_one_pass_per_class_is_of_the_masks_it_trains_on():
+    network = class_conditional()
+    network.scale_factor.fill_(float("nan"))
+    run(1, 1, LatentScale(network, Masks(), num_masks=512, batch_size=4))
+    items = [Masks()[i] for i in range(9)]
+    masks, seeds = (torch.stack([item[key] for item in items]) for key in ("label", "seed"))
+    output = network(torch.zeros(9, 3, 16, 16), mask=masks, seeds=seeds)
+    assert output.latent.std().item() == pytest.approx(1, abs=1e-4)
 
 
 def test_average_follows_the_trained_weights_and_shares_the_frozen_ones():
@@ -92,7 +107,10 @@ def make_dataset(cases, augmentation_cycle=2):
 
 def train(cases, handlers=(), epochs=3, num_workers=0, **options):
     """Train for some epochs; returns the losses of all steps and the dataset."""
-    network, dataset = make_network(prediction_type="sample", start_noise="zeros", **options).train(), make_dataset(cases)
+    network, dataset = (
+        make_network(prediction_type="sample", start_noise="zeros", **options).train(),
+        make_dataset(cases),
+    )
     optimizer, loss = torch.optim.SGD(network.trained_parts.parameters(), lr=0.05), SDSegLoss()
     sampler = DrawSampler(dataset, num_replicas=1, rank=0, seed=5)
     losses = []
@@ -143,12 +161,10 @@ def test_kept_latents_do_not_wait_for_the_scale(cases):
 
 
 def test_latents_that_change_are_not_kept(cases):
-    parts = make_network()
-    unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, 4, 8, num_class_embeds=3)
     for network, cycle, match in (
         (make_network(), None, "augmentation_cycle=None"),
         (make_network(mask_latent="sample"), 2, "mask_latent='sample'"),
-        (SDSeg(parts.autoencoder, parts.vision_encoder, unet), 2, "one pass per class"),
+        (class_conditional(), 2, "one pass per class"),
     ):
         with pytest.raises(InputError, match=match):
             CacheLatents(network, make_dataset(cases, cycle), 4)

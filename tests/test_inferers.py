@@ -159,8 +159,9 @@ def test_the_score_does_not_depend_on_how_a_volume_is_stored(tmp_path, codes, co
 
 
 def test_context_of_a_photograph_or_of_no_distance_is_refused(network):
-    photograph = MetaTensor(torch.zeros(1, 3, 16, 16, 1), meta={"filename_or_obj": ["/there/polyp.png"]})
-    with pytest.raises(InputError, match=r"polyp\.png: has 3 channels, a photograph .*set context_mm to null"):
+    picture = MetaTensor(torch.zeros(3, 16, 16, 1), meta={"filename_or_obj": "/there/polyp.png"})
+    photograph = list_data_collate([{"image": picture}])["image"]
+    with pytest.raises(InputError, match=r"^/there/polyp\.png: has 3 channels, a photograph .*set context_mm to null"):
         SliceWiseInferer((16, 16), context_mm=1.0)(photograph, network)
     with pytest.raises(InputError, match="expected a distance in millimetres"):
         SliceWiseInferer((16, 16), context_mm=-1.0)(with_spacing(VOLUME, 1.0), network)

@@ -183,6 +183,26 @@ class TestVolumes:
             store("save_label", image, tmp_path / "label.bin", "final", {})
         assert np.array_equal(voxels(case["label"]), array)
 
+    def test_a_training_takes_labels_for_what_the_model_calls_them(self, studies, store, tmp_path):
+        """Slicer numbers the segments that it has; a name tells whether these are the model's numbers."""
+        for said in (["Anterior", "posterior"], ["", "posterior"], []):
+            label_info = [{"name": name} for name in said]
+            store("save_label", "a", tmp_path / "a_label.nii.gz", "final", {"label_info": label_info})
+            store("check_labels", 2)
+        for said, reason in (
+            (["posterior", "anterior"], "label of a: 1 is called 'posterior', expected 1 anterior, 2 posterior"),
+            (["anterior", "cyst"], "label of a: 2 is called 'cyst', expected 1 anterior, 2 posterior"),
+        ):
+            label_info = [{"name": name} for name in said]
+            store("save_label", "a", tmp_path / "a_label.nii.gz", "final", {"label_info": label_info})
+            with pytest.raises(Refused, match=f"^{reason}$"):
+                store("check_labels", 2)
+            store("check_labels", 1)  # of a single class any label is foreground
+        three = write_label(tmp_path / "three.nii.gz", studies / "a.nii.gz", {**ONE_BOX, 3: np.s_[:1, :1, :1]})
+        store("save_label", "a", three, "final", {})
+        with pytest.raises(Refused, match=r"^label of a: a value of 3, expected 1 anterior, 2 posterior$"):
+            store("check_labels", 2)
+
     def test_a_full_disk_leaves_the_label_before(self, studies, store, tmp_path):
         store("save_label", "a", tmp_path / "a_label.nii.gz", "final", {})
         array = np.random.default_rng(0).integers(0, 2, SHAPE, dtype=np.uint8)
@@ -509,6 +529,19 @@ class TestDicomFolder:
         assert np.allclose(nib.load(case["label"]).affine, nib.load(case["image"]).affine, atol=1e-4)
         assert np.allclose(points(case["label"], 2), points(label, 1), atol=1e-3)  # its name makes it 2
         assert voxels(case["label"]).max() == 2
+
+    @pytest.mark.parametrize("names", [["Posterior"], ["tumour"]])
+    def test_names_of_segs_of_others_count_in_a_training(self, dicom, store, tmp_path, names):
+        uid, files, volume = dicom["oblique"]
+        label = write_label(tmp_path / "label.nii.gz", volume, ONE_BOX)
+        make_seg(tmp_path / "dicom" / "others", label, files, names)
+        if names == ["Posterior"]:
+            store("check_labels", 2)
+            (case,) = store("datalist")
+            assert set(np.unique(voxels(case["label"]))) == {0, 2}, "the model's value, not the segment's number"
+        else:
+            with pytest.raises(Refused, match=f"label of {uid}: 1 is called 'tumour', expected 1 anterior"):
+                store("check_labels", 2)
 
     def test_segs_that_cannot_be_read_are_left_out(self, dicom, store, tmp_path):
         uid, files, volume = dicom["oblique"]

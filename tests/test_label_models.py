@@ -9,8 +9,9 @@ import torch
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.errors import InputError
-from sdseg_monai.label.models import Segment, ServedModel, open_models
+from sdseg_monai.label.models import ServedModel, open_models
 from sdseg_monai.label.splits import split_cases
+from sdseg_monai.segments import Segment
 from tests.conftest import ROOT, run_process
 
 NAME = "hippocampus_sdseg"
@@ -27,8 +28,12 @@ def bundle(tmp_path):
 def test_installed_bundles_with_weights_are_offered(tmp_path):
     assert list(open_models([], tmp_path)) == [NAME]
     model = open_models([], tmp_path)[NAME]
-    assert model.segments == {1: Segment("hippocampus", (221, 130, 101), ("5366008", "SCT", "Hippocampus"))}
-    assert model.labels == {"hippocampus": 1} and model.modality == "MR"
+    hippocampus = ("5366008", "SCT", "Hippocampus")
+    assert model.segments == {
+        1: Segment("anterior hippocampus", (230, 159, 0), hippocampus),
+        2: Segment("posterior hippocampus", (0, 114, 178), hippocampus),
+    }
+    assert model.labels == {"anterior hippocampus": 1, "posterior hippocampus": 2} and model.modality == "MR"
     assert model.signals == ["flips"], "a model that starts from zeros has no seeds to compare"
 
 
@@ -47,6 +52,7 @@ def test_metadata_names_each_segment(name, tmp_path):
     model = ServedModel.open(name, tmp_path)
     assert formats["outputs"]["pred"]["channel_def"] == formats["post_processed_outputs"]["pred"]["channel_def"]
     assert all(segment.code for segment in model.segments.values())
+    assert len(set(model.labels)) == len(set(map(tuple, model.colours.values()))) == len(model.segments)
 
 
 def test_tuned_weights_come_first(bundle, tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import requests
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from tests.conftest import OBLIQUE, run_process
 from tests.dicom import write_mr_series
@@ -27,6 +27,7 @@ from tests.label_server import BIN, LabelServer, needs_label_env
 pytestmark = [needs_label_env, pytest.mark.shared]
 
 MODEL = "hippocampus_sdseg"
+LABELS = {"anterior hippocampus": 1, "posterior hippocampus": 2}
 CASES = ("hippocampus_001", "hippocampus_003", "hippocampus_004", "hippocampus_006", "hippocampus_008")
 
 
@@ -75,11 +76,11 @@ def test_info(server):
     assert set(info["models"]) == {MODEL}, "a bundle without weights is offered"
     model = info["models"][MODEL]
     assert model["type"] == "segmentation" and model["dimension"] == 3
-    assert model["labels"] == {"hippocampus": 1} and model["colors"] == {"hippocampus": [221, 130, 101]}
+    assert model["labels"] == LABELS and model["colors"].keys() == LABELS.keys()
     assert {"device", "seed", "batch_size", "weights"} <= model["config"].keys()
     assert set(info["trainers"]) == {MODEL} and {"max_epochs", "val_split"} <= info["trainers"][MODEL]["config"].keys()
     assert "random" in info["strategies"] and f"{MODEL}_flips" in info["strategies"]
-    assert info["labels"] == ["hippocampus"] and info["datastore"]["total"] == len(CASES)
+    assert info["labels"] == list(LABELS) and info["datastore"]["total"] == len(CASES)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
@@ -90,7 +91,7 @@ def test_equals_segment(server, masks, tmp_path, suffix):
     mask = sitk.ReadImage(str(path))
     assert mask.GetPixelIDTypeAsString() == "8-bit unsigned integer"
     assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(expected))
-    assert sitk.GetArrayFromImage(mask).any()
+    assert set(np.unique(sitk.GetArrayFromImage(mask))) == {0, 1, 2}
     np.testing.assert_allclose(mask.GetOrigin(), expected.GetOrigin(), atol=1e-4)
     np.testing.assert_allclose(mask.GetSpacing(), expected.GetSpacing(), atol=1e-5)
     np.testing.assert_allclose(mask.GetDirection(), expected.GetDirection(), atol=1e-5)
@@ -107,9 +108,9 @@ def test_multipart_holds_mask_and_names(server, masks):
     response = infer(server, image=CASES[0], output="all")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("multipart/form-data")
-    assert b'"label_names": {"hippocampus": 1}' in response.content
+    assert f'"label_names": {json.dumps(LABELS)}'.encode() in response.content
     only_json = infer(server, image=CASES[0], output="json").json()
-    assert only_json["label_names"] == {"hippocampus": 1} and only_json["latencies"]["total"] > 0
+    assert only_json["label_names"] == LABELS and only_json["latencies"]["total"] > 0
 
 
 def test_upload_keeps_an_oblique_grid(server, hippocampus, tmp_path):
@@ -137,9 +138,10 @@ def test_slicer_client(server, hippocampus, tmp_path):
     assert sample["id"] in CASES
     params = {"result_extension": ".nrrd", "result_dtype": "uint8", "device": "cpu", "seed": "", "batch_size": ""}
     file, answer = client.infer(MODEL, CASES[3], params)
-    assert sitk.GetArrayFromImage(sitk.ReadImage(file)).any() and answer["label_names"] == {"hippocampus": 1}
+    assert sitk.GetArrayFromImage(sitk.ReadImage(file)).any() and answer["label_names"] == LABELS
     label = hippocampus / "labels" / f"{CASES[3]}.nii.gz"
-    saved = client.save_label(CASES[3], str(label), params={"label_info": [{"name": "hippocampus", "idx": 1}]})
+    label_info = [{"name": name, "idx": value} for name, value in LABELS.items()]
+    saved = client.save_label(CASES[3], str(label), params={"label_info": label_info})
     assert saved["label"] == CASES[3]
     assert "final" in client.datastore()["objects"][CASES[3]]["labels"]
     session = client.create_session(str(hippocampus / "images" / f"{CASES[4]}.nii.gz"))
@@ -166,9 +168,9 @@ def test_ten_inferences_queue(server):
     assert process.memory_info().rss - before < 500e6
 
 
-def submit(server, case, path):
+def submit(server, case, path, label_info=()):
     """Submit ``path`` as the final label of ``case``."""
-    files = {"params": (None, "{}"), "label": (path.name, path.read_bytes())}
+    files = {"params": (None, json.dumps({"label_info": list(label_info)})), "label": (path.name, path.read_bytes())}
     response = requests.put(f"{server.url}/datastore/label", params={"image": case, "tag": "final"}, files=files)
     assert response.status_code == 200, response.text
 
@@ -198,11 +200,11 @@ def test_dicom_folder(hippocampus, tmp_path):
         response = infer(server, image=image, output="dicom_seg")
         assert response.status_code == 200 and response.headers["content-type"] == "application/dicom", response.text
         seg = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(response.content)))
-        assert seg.get_segment_description(1).segment_label == "hippocampus"
+        assert {s.segment_label: s.segment_number for s in seg.segment_descriptions} == LABELS
         assert {uid for _, _, uid in seg.get_source_image_uids()} <= {
             pydicom.dcmread(path).SOPInstanceUID for path in slices
         }
-        assert seg.pixel_array.sum() == sitk.GetArrayFromImage(own).sum()
+        assert seg.pixel_array.sum() == np.count_nonzero(sitk.GetArrayFromImage(own))
 
         label = tmp_path / "mask.nii.gz"
         submit(server, image, label)
@@ -223,8 +225,13 @@ def test_correct_retrain_and_go_on(hippocampus, tmp_path):
     labelled, new = CASES[:4], CASES[4]
     for case in labelled:  # a reader who draws two voxels further out
         label = nib.load(hippocampus / "labels" / f"{case}.nii.gz")
-        wide = binary_dilation(np.asarray(label.dataobj) > 0, iterations=2)
-        nib.save(nib.Nifti1Image(wide.astype(np.uint8), label.affine), tmp_path / f"{case}.nii.gz")
+        classes = np.asarray(label.dataobj)
+        wide = binary_dilation(classes > 0, iterations=2)
+        nearest = distance_transform_edt(classes == 0, return_distances=False, return_indices=True)
+        nib.save(
+            nib.Nifti1Image((classes[tuple(nearest)] * wide).astype(np.uint8), label.affine),
+            tmp_path / f"{case}.nii.gz",
+        )
     with LabelServer(studies, work) as server:
         first = infer(server, image=new)
         assert first.status_code == 200
@@ -321,6 +328,18 @@ def test_failed_training_leaves_the_weights(hippocampus, tmp_path):
         state = wait_for_training(server)
         assert state["status"] == "ERROR"
         assert state["details"][-1].startswith("error: 1 labelled images, expected at least two")
+        label = nib.load(hippocampus / "labels" / f"{CASES[1]}.nii.gz")
+        for value, label_info, reason in (
+            (1, [{"name": "hippocampus"}], "1 is called 'hippocampus', expected 1 anterior hippocampus, 2 post"),
+            (255, [], "a value of 255, expected 1 anterior hippocampus"),
+        ):
+            union = nib.Nifti1Image(value * (np.asarray(label.dataobj) > 0).astype(np.uint8), label.affine)
+            nib.save(union, tmp_path / "union.nii.gz")
+            submit(server, CASES[1], tmp_path / "union.nii.gz", label_info)
+            requests.post(f"{server.url}/train/{MODEL}", json={"max_epochs": 1})
+            state = wait_for_training(server)
+            assert state["status"] == "ERROR"
+            assert state["details"][-1].startswith(f"error: label of {CASES[1]}: {reason}")
         submit(server, CASES[1], hippocampus / "labels" / f"{CASES[1]}.nii.gz")
         image = studies / f"{CASES[1]}.nii.gz"
         image.write_bytes(image.read_bytes()[:1000])

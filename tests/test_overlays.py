@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-import sys
 from pydoc import locate
 
 import nibabel as nib
@@ -14,13 +13,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 from PIL import Image
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.networks import CrossAttentionUNet
 from sdseg_monai.weights import load_autoencoder, save_tensors
 from tests import compvis
 from tests.conftest import ROOT, write_case
 
+pytestmark = pytest.mark.usefixtures("keep_global_state")
 CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
+HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_sdseg" / "configs"
 OVERLAYS = sorted(
     str(p.relative_to(CONFIGS)) for folder in CONFIGS.iterdir() if folder.is_dir() for p in folder.iterdir()
 )
@@ -38,6 +39,8 @@ SMALL = {
     "taesd": {**RUN, **SMALL_TINY},
     "unet": {**RUN, "network_def#backbone#features": [4, 4, 8, 8, 16, 4]},
     "unet_r50": RUN,
+    "unet_small": RUN,
+    "dynunet_small": RUN,
     "swin_unetr": {**RUN, "network_def#backbone#feature_size": 12},
     "dynunet": {**RUN, "size": [128, 128], "network_def#backbone#filters": [4, 4, 8, 8, 8, 16, 16]},
 }
@@ -57,10 +60,15 @@ PICTURES = {
     "zero_start": ("zero_start",),
     **{
         f"baselines/{n}": ("baselines/baseline", f"baselines/{n}")
-        for n in ("unet", "unet_r50", "swin_unetr", "dynunet")
+        for n in ("unet", "unet_r50", "unet_small", "swin_unetr", "dynunet", "dynunet_small")
     },
 }
 VOLUMES = {"datasets/sts": ("datasets/sts",), "official": ("official",)}
+ORGANS = {
+    "classes/organs": ("classes/organs",),
+    "organs by a pixel network": ("classes/organs", "baselines/baseline", "baselines/unet"),
+}
+RECIPES = sorted(f"recipe/{path.stem}" for path in (CONFIGS / "recipe").iterdir())
 
 
 def write_picture_case(folder, name, seed, size=(40, 56)):
@@ -98,10 +106,39 @@ def volumes(tmp_path_factory):
     return folder
 
 
-def train_and_evaluate(overlays, data, tmp_path):
+def write_organs(folder, num_classes, shape):
+    """Write volumes in Hounsfield units whose foreground classes are slabs across x, each of its own radiodensity."""
+    rng = np.random.default_rng(0)
+    inside = np.linspace(1, num_classes, shape[0] - 4, endpoint=False).astype(np.uint8)
+    cases = {"training": "a", "validation": "v", "test": "t"}
+    for name in cases.values():
+        label = np.zeros(shape, np.uint8)
+        label[2:-2, 2:-2] = inside[:, None, None]
+        image = (20 * label + rng.normal(-100, 5, shape)).astype(np.int16)
+        for kind, array in (("images", image), ("labels", label)):
+            (folder / kind).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 3.0, 1.0])), folder / kind / f"{name}.nii.gz")
+    datalist = {k: [{key: f"{key}s/{n}.nii.gz" for key in ("image", "label")}] for k, n in cases.items()}
+    (folder / "datalist.json").write_text(json.dumps(datalist))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def organs(tmp_path_factory):
+    """BTCV's 13 organs."""
+    return write_organs(tmp_path_factory.mktemp("organs"), 14, (30, 24, 8))
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Two classes, as the hippocampus has, in eight coronal slices."""
+    return write_organs(tmp_path_factory.mktemp("halves"), 3, (20, 8, 24))
+
+
+def train_and_evaluate(overlays, data, tmp_path, bundle=CONFIGS, **changes):
     small = SMALL.get(overlays[-1].split("/")[-1], SMALL.get(overlays[0].split("/")[-1], SMALL_SDSEG))
-    (tmp_path / "small.json").write_text(json.dumps({**small, "epochs": 1}))
-    chain = [str(CONFIGS / f"{name}.json") for name in ("train", *overlays)]
+    (tmp_path / "small.json").write_text(json.dumps({**(small if bundle == CONFIGS else RUN), "epochs": 1, **changes}))
+    chain = [str(bundle / "train.json"), *(str(CONFIGS / f"{name}.json") for name in overlays)]
     options = {
         "dataset_dir": str(data),
         "datalist": str(data / "datalist.json"),
@@ -126,15 +163,6 @@ def train_and_evaluate(overlays, data, tmp_path):
     evaluation.run()
     metrics = (tmp_path / "eval" / "metrics.csv").read_text().strip().split(",")
     return steps, float(metrics[-1]), evaluation
-
-
-@pytest.fixture(autouse=True)
-def _keep_global_state(monkeypatch):
-    """A bundle run in this process seeds torch and replaces the excepthook."""
-    monkeypatch.setattr("sys.excepthook", sys.excepthook)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -270,12 +298,116 @@ def test_overlay_trains_two_iterations_and_evaluates_volumes(name, volumes, tmp_
     assert steps == (4 if name == "official" else 2) and 0 <= dice <= 1
 
 
+def train_autoencoder(overlays, tmp_path):
+    """Train a toy autoencoder on the codes of procedural masks; returns the parser."""
+    small = {"network_def#block_out_channels": [8] * 4, "size": 32, "epochs": 1, "masks_per_epoch": 32}
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    workflow = ConfigWorkflow(
+        [*(str(CONFIGS / f"{name}.json") for name in ("train_autoencoder", *overlays)), str(tmp_path / "small.json")],
+        run_id="training",
+        workflow_type="train",
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        ckpt_dir=str(tmp_path / "models"),
+        log_dir=str(tmp_path / "logs"),
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow.parser
+
+
+def test_the_organs_are_trained_on_their_own_codes_scored_and_written_by_number(organs, tmp_path):
+    masks = train_autoencoder(("classes/organs",), tmp_path).get_parsed_content("train#dataset")
+    assert torch.stack([masks[i]["label"] for i in range(32)]).max() == 13
+    changes = {"autoencoder_weights": "$@ckpt_dir + '/autoencoder.pt'"}
+    steps, dice, evaluation = train_and_evaluate(("classes/organs",), organs, tmp_path, **changes)
+    assert steps == 2 and 0 <= dice < 1
+    network = evaluation.parser.get_parsed_content("network_def")
+    own = torch.load(tmp_path / "models" / "autoencoder.pt", weights_only=True)["encoder.conv_in.weight"]
+    assert network.num_classes == 14 and torch.equal(network.autoencoder.encoder.conv_in.weight, own)
+    infer(("classes/organs",), organs / "images", tmp_path)
+    evaluated, inferred = (nib.load(tmp_path / folder / "t.nii.gz") for folder in ("eval", "masks"))
+    assert inferred.shape == (30, 24, 8) and inferred.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(evaluated.get_fdata(), inferred.get_fdata())
+    assert set(np.unique(inferred.get_fdata())) <= set(range(14))
+
+
+def test_the_organs_mean_dice_is_over_the_organs(organs):
+    """A mask that is right everywhere, one that swaps two organs and an empty one, by the evaluation's own metric."""
+    parser = parse("classes/organs")
+    metric = parser.get_parsed_content("validate#key_metric#val_mean_dice#metric_fn")
+    label = torch.as_tensor(nib.load(organs / "labels" / "t.nii.gz").get_fdata()).float()[None, None]
+    swapped = torch.where(label == 3, 5.0, torch.where(label == 5, 3.0, label))
+    for pred, expected in ((label, 1.0), (swapped, 11 / 13), (0 * label, 0.0)):
+        metric.reset()
+        metric(pred, label)
+        assert metric.aggregate().item() == pytest.approx(expected)
+
+
+def test_every_command_finds_the_organs_weights():
+    def paths(names, *keys):
+        parser = ConfigParser()
+        parser.read_config([CONFIGS / f"{name}.json" for name in (*names, "classes/organs")])
+        return [parser.get_parsed_content(key) for key in keys]
+
+    folder = "bundles/sdseg/models/organs"
+    assert paths(["train_autoencoder"], "train#handlers#1#path") == [f"{folder}/autoencoder.pt"]
+    trained = paths(["train"], "autoencoder_weights", "validate#handlers#0#path", "num_classes")
+    assert trained == [f"{folder}/autoencoder.pt", f"{folder}/model.pt", 14]
+    assert paths(["train", "evaluate"], "checkpoint") == paths(["inference"], "checkpoint") == [f"{folder}/model.pt"]
+
+
+def test_a_label_that_is_no_organ_is_refused_by_name(organs, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for path in (organs / kind).iterdir():
+            (tmp_path / kind / path.name).write_bytes(path.read_bytes())
+    label = nib.load(organs / "labels" / "a.nii.gz")
+    array = np.asarray(label.dataobj).copy()
+    array[0, 0, 0] = 14
+    nib.save(nib.Nifti1Image(array, label.affine), tmp_path / "labels" / "a.nii.gz")
+    parser = parse("classes/organs")
+    parser.update({"dataset_dir": str(tmp_path), "datalist": str(organs / "datalist.json")})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("train#dataset")
+    message = str(find_input_error(caught.value))
+    assert message == f"{tmp_path / 'labels' / 'a.nii.gz'}: a label of 14, expected 0 to 13 for num_classes=14"
+
+
+def test_context_for_photographs_is_refused_by_name(pictures):
+    parser = parse("datasets/kvasir")
+    parser.update({"dataset_dir": str(pictures), "datalist": str(pictures / "datalist.json"), "context_mm": 1.0})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("train#dataset")
+    assert "a0.jpg: has 3 channels, a photograph without neighbours" in str(find_input_error(caught.value))
+
+
+@pytest.mark.parametrize("name", ORGANS)
+def test_overlay_trains_two_iterations_and_evaluates_organs(name, organs, tmp_path):
+    small = {"network_def#backbone#features": [4, 4, 8, 8, 16, 4]} if "pixel" in name else {}
+    steps, dice, evaluation = train_and_evaluate(ORGANS[name], organs, tmp_path, **small)
+    assert steps == 2 and 0 <= dice <= 1
+    with torch.no_grad():
+        score = evaluation.parser.get_parsed_content("network_def").eval()(torch.zeros(1, 3, 64, 64))
+    assert score.shape == (1, 14, 64, 64)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_trains_and_evaluates_two_classes_in_one_pass(name, halves, tmp_path):
+    steps, dice, evaluation = train_and_evaluate((name,), halves, tmp_path, bundle=HIPPOCAMPUS)
+    assert steps == 2 and 0 <= dice <= 1
+    assert evaluation.parser.get_parsed_content("network_def").num_classes == 3
+
+
 def test_no_overlay_is_untested():
-    tested = {overlay for chain in (*PICTURES.values(), *VOLUMES.values()) for overlay in chain}
+    chains = (*PICTURES.values(), *VOLUMES.values(), *ORGANS.values(), RECIPES)
+    tested = {overlay for chain in chains for overlay in chain}
+    distillation = {"distill_decoder", "distill_taesd", "mask_decoder"}  # tests/test_distillation.py
     elsewhere = {"evaluate", "multi_gpu_train", "multi_gpu_evaluate", "official_inference", "smoke", "paper_weights"}
     top = {path.stem for path in CONFIGS.glob("*.json")} - set(WHOLE)
-    assert {f"{name}.json" for name in tested | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)
-    assert top - elsewhere == {name for name in tested if "/" not in name}
+    volumes = {"baselines/dynunet_3d"}  # tests/test_volumes.py
+    assert {f"{name}.json" for name in tested | volumes | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)
+    assert top - elsewhere - distillation == {name for name in tested if "/" not in name}
 
 
 def test_the_official_preset_has_the_official_quirks(volumes, tmp_path):
@@ -328,12 +460,15 @@ MONAI_IDS = {"imports", "bundle_root", "train", "validate", "initialize", "run",
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "studies").glob("*.json")), ids=lambda path: path.stem)
 def test_a_study_names_what_there_is(path):
     study = json.loads(path.read_text())
+    base = [ROOT / "bundles" / study.get("bundle", "sdseg") / "configs" / "train.json"]
+    base += [CONFIGS / f"{study['dataset']}.json"] if "dataset" in study else []
     for kind, *overlays in study["experiments"].values():
         parser = ConfigParser()
-        parser.read_config([CONFIGS / f"{name}.json" for name in ("train", study["dataset"], *overlays)])
-        for key in {**study["budget"], **study["networks"][kind]}:
+        parser.read_config([*base, *(CONFIGS / f"{name}.json" for name in overlays)])
+        settings = {**study["budget"], **study["networks"][kind]}
+        for key in settings:
             parent, _, leaf = key.rpartition("#")
-            assert key in parser or key == "taesd_weights" or leaf in arguments(parser[parent]["_target_"]), key
+            assert key in parser or key in referenced(settings) or leaf in arguments(parser[parent]["_target_"]), key
 
 
 @pytest.mark.parametrize("name", ["train", "train_autoencoder", "inference"])
@@ -349,7 +484,10 @@ def test_no_config_key_is_read_by_nothing(bundle, name):
 
 @pytest.mark.parametrize(
     "overlay",
-    ["official", "official_inference", "paper_weights", "sd_autoencoder", "smoke", "taesd", "zero_start", *OVERLAYS],
+    [
+        *("mask_decoder", "official", "official_inference", "paper_weights", "sd_autoencoder", "smoke", "taesd"),
+        *("zero_start", *OVERLAYS),
+    ],
 )
 def test_an_overlay_changes_only_what_the_base_has(overlay):
     base = ConfigParser()
@@ -358,7 +496,7 @@ def test_an_overlay_changes_only_what_the_base_has(overlay):
         *(["baselines/baseline"] if "baselines" in overlay else []),
     ]
     base.read_config([CONFIGS / f"{name}.json" for name in names])
-    own = {"unet_weights"}  # of the overlay itself
+    own = {"unet_weights", "checkpoint"}  # of the overlay itself; where evaluate.json and inference.json look
     changes = json.loads((CONFIGS / overlay).with_suffix(".json").read_text())
     for key in changes:
         parent, _, leaf = key.lstrip("+").rpartition("#")

@@ -8,7 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 
+from sdseg_monai.errors import find_input_error
 from tests.conftest import ROOT, run_process, write_case
 
 CONFIGS = "bundles/sdseg/configs"
@@ -124,6 +126,89 @@ def test_a_checkpoint_of_another_training_is_refused_with_one_line(data, tmp_pat
     process = run_process("python", *arguments(data, tmp_path, "--epochs", 1))
     assert process.returncode == 2
     assert "checkpoint.pt: is of another training" in process.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def two_classes(data, tmp_path_factory):
+    """The same volumes, the upper half of each ball another class."""
+    folder = tmp_path_factory.mktemp("two_classes")
+    (folder / "labels").mkdir()
+    (folder / "images").symlink_to(data / "images")
+    for path in (data / "labels").iterdir():
+        label = nib.load(path)
+        array = np.asarray(label.dataobj).copy()
+        array[:, :, array.shape[2] // 2 :] *= 2
+        nib.save(nib.Nifti1Image(array, label.affine), folder / "labels" / path.name)
+    (folder / "datalist.json").write_text((data / "datalist.json").read_text())
+    return folder
+
+
+def train_in_process(data, out, **options):
+    """Train with the smoke sizes in this process; returns the workflow."""
+    workflow = ConfigWorkflow(
+        [str(ROOT / CONFIGS / "train.json"), str(ROOT / SMOKE)],
+        run_id="training",
+        workflow_type="train",
+        meta_file=str(ROOT / CONFIGS / "metadata.json"),
+        logging_file=False,
+        dataset_dir=str(data),
+        ckpt_dir=str(out),
+        log_dir=str(out / "logs"),
+        device="cpu",
+        batch_size=4,
+        warmup_steps=5,
+        learning_rate=0.001,
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
+EVERYTHING = {
+    "num_classes": 3,
+    "context_mm": 1.0,
+    "augmentation_cycle": 2,
+    "segmentation_weight": 1.0,
+    "network_def#train_decoder": True,
+    "network_def#train_timesteps": "last",
+    "network_def#prediction_type": "sample",
+}
+
+
+@pytest.mark.usefixtures("keep_global_state")
+def test_several_classes_context_kept_latents_and_a_trained_decoder_resume_exactly(two_classes, tmp_path):
+    whole = train_in_process(two_classes, tmp_path / "whole", epochs=3, **EVERYTHING)
+    train_in_process(two_classes, tmp_path / "parts", epochs=2, **EVERYTHING)
+    train_in_process(two_classes, tmp_path / "parts", epochs=3, **EVERYTHING)
+    for name in ("checkpoint.pt", "model.pt"):
+        assert same(read(tmp_path / "whole" / name), read(tmp_path / "parts" / name)), name
+    model, dataset = read(tmp_path / "whole" / "model.pt"), whole.parser.get_parsed_content("train#dataset")
+    assert torch.equal(model["class_codes"], whole.parser.get_parsed_content("network_def").class_codes)
+    assert len(dataset.latents) == 2 * len(dataset)
+    checkpoint = read(tmp_path / "whole" / "checkpoint.pt")
+    averaged = {name.split(".")[0] for name in checkpoint["ema"]["parts"]}
+    assert averaged == {"vision_encoder", "unet", "decoder", "post_quant_conv"}
+    # what is written to be used is the average, the decoder's included
+    assert torch.equal(model["autoencoder.decoder.conv_out.bias"], checkpoint["ema"]["parts"]["decoder.conv_out.bias"])
+
+
+@pytest.mark.usefixtures("keep_global_state")
+def test_a_checkpoint_for_other_classes_is_refused(two_classes, tmp_path):
+    train_in_process(two_classes, tmp_path, epochs=1, num_classes=3)
+    with pytest.raises(RuntimeError) as caught:
+        train_in_process(two_classes, tmp_path, epochs=2)
+    assert "checkpoint.pt: is of another training" in str(find_input_error(caught.value))
+
+
+@pytest.mark.usefixtures("keep_global_state")
+def test_one_pass_per_class_trains_and_validates(two_classes, tmp_path):
+    options = {"num_classes": 3, "network_def#unet#num_class_embeds": 3}
+    workflow = train_in_process(two_classes, tmp_path, epochs=1, **options)
+    assert workflow.parser.get_parsed_content("network_def").class_conditional
+    assert 0 <= read(tmp_path / "checkpoint.pt")["best_metric"] <= 1 and "class_codes" not in read(
+        tmp_path / "model.pt"
+    )
 
 
 @pytest.mark.slow

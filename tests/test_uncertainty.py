@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy.stats import spearmanr
 
 from sdseg_monai import cli
 from sdseg_monai.bundle import Segmenter
@@ -28,11 +29,10 @@ METADATA = INFERENCE.with_name("metadata.json")
 EDGE = 16  # voxels along each axis of the network's images, so that exact cases need no resizing
 GOOD, BROKEN = ("hippocampus_001", "hippocampus_003", "hippocampus_004"), "broken"
 WIDTH = 8  # voxels along each edge of the box that the exact networks see
-SDSEG = {
-    "autoencoder": {"block_out_channels": [8, 16, 16], "norm_num_groups": 4},
-    "vision_encoder": {"block_out_channels": [8, 16, 16], "norm_num_groups": 4},
-    "unet": {"block_out_channels": [16, 32], "num_heads": 4},
-}
+ENCODER = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
+UNET = {"in_channels": 8, "out_channels": 4, "block_out_channels": [16, 32], "attention_levels": [False, True]}
+UNET |= {"layers_per_block": 1, "num_heads": 4, "norm_num_groups": 8}
+SDSEG = {"autoencoder": ENCODER, "vision_encoder": ENCODER, "unet": UNET}  # of make_network
 
 
 def write_bundle(folder, network_def, network, slice_axis=1, num_classes=2):
@@ -174,17 +174,19 @@ def test_masks_that_cannot_be_compared_are_refused(masks):
 def test_entropy_is_between_certainty_and_equality(weights, num_classes):
     weights = weights[:num_classes] + 1e-3
     probabilities = weights / weights.sum(0)
-    entropy = predictive_entropy(probabilities[1:])
+
+    def entropy_of(probabilities):
+        return predictive_entropy(torch.from_numpy(probabilities[1:])).numpy()
+
+    entropy = entropy_of(probabilities)
     assert entropy.shape == (2, 1, 2) and entropy.dtype == np.float32
     assert (entropy >= 0).all() and (entropy <= 1).all()
     # whichever class is the background, and more where the probabilities are nearer to each other
-    np.testing.assert_allclose(predictive_entropy(probabilities[:-1]), entropy, atol=1e-5)
-    assert (predictive_entropy(0.5 * probabilities[1:] + 0.5 / num_classes) >= entropy - 1e-6).all()
-    certain = (probabilities == probabilities.max(0)).astype(np.float32)
-    if (certain.sum(0) == 1).all():
-        assert (predictive_entropy(certain[1:]) == 0).all()
-    equal = np.full_like(probabilities, 1 / num_classes)
-    np.testing.assert_allclose(predictive_entropy(equal[1:]), 1, atol=1e-6)
+    np.testing.assert_allclose(entropy_of(probabilities[::-1].copy()), entropy, atol=1e-5)
+    assert (entropy_of(0.5 * probabilities + 0.5 / num_classes) >= entropy - 1e-6).all()
+    certain = np.eye(num_classes, dtype=np.float32)[..., None, None]
+    assert (entropy_of(certain) == 0).all()
+    np.testing.assert_allclose(entropy_of(np.full_like(probabilities, 1 / num_classes)), 1, atol=1e-6)
 
 
 def test_volumes_give_a_range():
@@ -229,17 +231,21 @@ def test_flips_are_the_patients_left_and_right_however_the_file_is_stored(tmp_pa
 
 @pytest.mark.parametrize("codes", ["RAS", "SLA"])
 def test_volumes_and_means_are_known(tmp_path, codes):
-    """The box moves by a voxel to either side: both samples have its volume, their mean is half at its two ends."""
+    """The box moves by a voxel to either side: both samples have its volume, their mean is half at its two ends.
+
+    The result is what the network makes of the volume itself, of which it is certain.
+    """
     kernel = np.zeros((3, 3))
-    kernel[0, 1] = 100  # the score is 0 or 1
+    kernel[0, 1] = 100  # scores are 0 or 1
     segmenter = convolution(tmp_path / "bundle", kernel)
     result = measure_uncertainty(Flips(segmenter), write_box(tmp_path / "a.nii.gz", codes))
     np.testing.assert_allclose(result.volumes, np.full((2, 1), (2 * WIDTH) ** 3 / 1000))
     assert result.relative_volume_range == 0
-    half = np.isclose(result.scores[0], 0.5, atol=0.03)  # the bias leaves the background at 0.475
-    assert (result.entropy[half] > 0.99).all() and (result.confidence[half] < 0.06).all()
-    certain = result.scores[0] > 0.99
-    assert certain.sum() == (WIDTH - 2) * WIDTH**2 and (result.entropy[certain] < 0.01).all()
+    assert result.mask.sum() == WIDTH**3
+    inside = (slice(1, -1),) * 3  # at the border the padding comes in
+    entropy, confidence = result.entropy[inside], result.confidence[inside]
+    assert (confidence > 0.98).all()
+    assert (entropy > 0.99).sum() == 4 * WIDTH**2 and (entropy[entropy <= 0.99] < 0.01).all()
 
 
 def test_a_network_without_left_and_right_agrees_with_itself_on_any_volume(tmp_path, volume):
@@ -278,6 +284,7 @@ def test_flips_compare_the_mask_that_is_written(deterministic, volume):
     masks = [deterministic.finish(item, score).mask for score in join(Flips(deterministic), item["image"])]
     np.testing.assert_array_equal(masks[0], deterministic.segment(volume).mask)
     result = measure_uncertainty(Flips(deterministic), volume)
+    np.testing.assert_array_equal(result.mask, masks[0])
     assert result.disagreement == mask_disagreement(masks) > 0
     num_classes = len(result.scores)
     voxels = [[(mask == value).sum() for value in range(1, num_classes + 1)] for mask in masks]
@@ -305,7 +312,8 @@ def test_one_model_twice_is_no_ensemble_to_disagree(deterministic, volume):
     np.testing.assert_array_equal(result.volumes[0], result.volumes[1])
     for name in ("mask", "scores", "confidence"):
         np.testing.assert_array_equal(getattr(result, name), getattr(single, name))
-    np.testing.assert_array_equal(result.entropy, predictive_entropy(single.scores))
+    expected = predictive_entropy(torch.from_numpy(single.scores))
+    np.testing.assert_allclose(result.entropy, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_samples", [2, 5])
@@ -388,7 +396,7 @@ def test_the_command_writes_the_mean_its_entropy_and_reports_the_volumes(
     np.testing.assert_allclose(means, expected.volumes.mean(0), atol=1e-4)
 
 
-def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, tmp_path, volume, capsys):
+def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, deterministic, tmp_path, volume, capsys):
     studies = tmp_path / "studies"
     studies.mkdir()
     for name in ("a", "b"):
@@ -399,6 +407,9 @@ def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, t
     assert code == 1 and "c.nii.gz" in errors and reported["failed"] == 1
     assert sorted(reported["cases"]) == ["a.nii.gz", "b.nii.gz"]
     assert reported["cases"]["a.nii.gz"] == reported["cases"]["b.nii.gz"]
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "out" / "a.nii.gz").array, deterministic.segment(volume).mask, "flips change no mask"
+    )
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz"))
     assert written == ["a.nii.gz", "b.nii.gz", "entropy/a.nii.gz", "entropy/b.nii.gz"]
 
@@ -431,6 +442,67 @@ def test_the_entropy_replaces_no_input(bundle, tmp_path, volume, capsys):
     code, _, errors = report(capsys, "segment", image, "-o", tmp_path / "a.nii.gz", *options)
     assert code == 2 and "would be replaced" in errors
     assert image.read_bytes() == before and list(tmp_path.iterdir()) == [image]
+
+
+# of the benchmark
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=20))
+def test_the_area_is_the_chance_of_a_higher_value(benchmarks, pairs):
+    from judgement import auroc
+
+    values, positive = (np.array(column) for column in zip(*pairs, strict=True))
+    high, low = values[positive], values[~positive]
+    if not (high.size and low.size):
+        assert np.isnan(auroc(values, positive))
+        return
+    wins = (high[:, None] > low).mean() + (high[:, None] == low).mean() / 2
+    assert auroc(values, positive) == pytest.approx(wins)
+
+
+def test_calibration_and_rank_are_known(benchmarks):
+    from judgement import calibration_error, rank_of_error
+
+    right = np.array([True, True, True, False] * 10)
+    assert calibration_error(np.full(40, 0.75), right) == pytest.approx(0)
+    assert calibration_error(np.ones(40), right) == pytest.approx(0.25)
+    assert calibration_error(np.where(right, 1.0, 0.0), right) == 0
+    values, dice = np.random.default_rng(0).integers(0, 6, (2, 9))
+    assert rank_of_error(values, dice) == pytest.approx(spearmanr(values, -dice).statistic)
+    np.testing.assert_allclose(rank_of_error(np.stack([dice, -dice]), np.stack([dice, dice])), [-1, 1])
+
+
+def test_the_benchmark_fills_its_section(bundle, other_weights, benchmarks, tmp_path, monkeypatch):
+    import uncertainty
+
+    split = {"validation": ["a", "b", "c"], "test": ["d", "e", "f"]}
+    for seed, name in enumerate("abcdef"):
+        write_case(tmp_path, name, shape=(20, 5, 18), seed=seed)
+    files = {
+        split: [{kind: f"{kind}s/{name}.nii.gz" for kind in ("image", "label")} for name in names]
+        for split, names in split.items()
+    }
+    (tmp_path / "datalist.json").write_text(json.dumps(files))
+    document = tmp_path / "document.md"
+    document.write_text("before\n<!-- embedded -->\n<!-- /embedded -->\nafter\n")
+    command = ["--dataset_dir", tmp_path, "--datalist", tmp_path / "datalist.json", "--bundle", bundle]
+    command += ["--document", document, "--weights", bundle / "models" / "model.pt", other_weights]
+    monkeypatch.setattr("sys.argv", ["uncertainty.py", *map(str, command)])
+    monkeypatch.setattr(uncertainty, "RESAMPLES", 10)
+    uncertainty.main()
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    for row in ("| once |", "| flips, ", "| ensemble of 2 |"):
+        assert text.count(row) >= 4
+    assert "seeds" not in text and "| 0 | 0.0% | 0.0% |" in text
 
 
 # in the label environment

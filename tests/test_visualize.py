@@ -9,7 +9,7 @@ SHAPE = (8, 5, 9)
 
 
 def draw(label, prediction, **options):
-    """Return the three pictures of the slice with most label across axis 1, and that slice's masks as they lie there."""
+    """Return the three pictures of the slice with most label, and that slice's masks as they lie there."""
     image = np.random.default_rng(0).normal(size=SHAPE)
     panel = slice_panel(image, label, prediction, 1, gap=0, **options)
     index = int((label > 0).sum(axis=(0, 2)).argmax())

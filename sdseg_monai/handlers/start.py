@@ -47,7 +47,7 @@ class LatentScale:
 
     Args:
         network: network whose buffer is filled.
-        dataset: training set, items with ``label`` [1, H, W].
+        dataset: training set, items with ``label`` [1, H, W] and ``seed``.
         num_masks: masks to measure on, evenly spaced over the set; at most this many.
         batch_size: masks per forward pass.
 
@@ -73,8 +73,11 @@ class LatentScale:
         indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
         latents = []
         for start in tqdm(range(0, len(indices), self.batch_size), desc="latent scale", delay=2, leave=False):
-            batch = [self.dataset[i]["label"] for i in indices[start : start + self.batch_size]]
-            latents.append(self.network.encode_mask(torch.stack(batch).to(factor.device), scale=False).cpu())
+            batch = [self.dataset[i] for i in indices[start : start + self.batch_size]]
+            masks = torch.stack([item["label"] for item in batch]).to(factor.device)
+            if self.network.class_conditional:
+                masks, _ = self.network.draw_class(masks, torch.stack([item["seed"] for item in batch]))
+            latents.append(self.network.encode_mask(masks, scale=False).cpu())
         factor.fill_(1 / torch.cat(latents).std())
         logger.info("latent scale factor %.5f, measured on %d training masks", float(factor), len(indices))
 
@@ -97,10 +100,10 @@ class CacheLatents:
 
     def __init__(self, network: SDSeg, dataset: SliceDataset, batch_size: int) -> None:
         if dataset.augmentation_cycle is None or network.mask_latent != "mean" or network.class_conditional:
-            passes = "one pass per class" if network.class_conditional else "one pass"
+            passes = "one pass per class" if network.class_conditional else "one pass for all classes"
             raise InputError(
-                f"augmentation_cycle={dataset.augmentation_cycle} with mask_latent={network.mask_latent!r} and {passes}: "
-                "mask latents can be kept for a number of epochs, 'mean' and one pass; else set it to null"
+                f"augmentation_cycle={dataset.augmentation_cycle}, mask_latent={network.mask_latent!r} and {passes}: "
+                "mask latents are kept over a number of epochs, of 'mean' and one pass; else set the cycle to null"
             )
         self.network = network
         self.dataset = dataset

@@ -158,6 +158,22 @@ class SDSeg(nn.Module):
             latent = self.autoencoder.encode_latent(mask_image, noise).float()
         return latent * self.scale_factor if scale else latent
 
+    def draw_class(self, mask: torch.Tensor, seeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw the class of each sample that a class-conditional network is trained on; class 0 is all others' union.
+
+        Args:
+            mask: [B, 1, H, W] in {0..K-1}.
+            seeds: [B], int64.
+
+        Returns:
+            The classes' binary masks [B, 1, H, W], and the classes [B], int64.
+
+        Source: official-behaviour, section 2.
+        """
+        class_labels = seeded_integers(_keys("class", seeds), self.num_classes).to(mask.device)
+        wanted = class_labels.view(-1, 1, 1, 1)
+        return torch.where(wanted == 0, mask > 0, mask == wanted).to(mask.dtype), class_labels
+
     def estimate_latent(
         self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
@@ -281,8 +297,7 @@ class SDSeg(nn.Module):
         shape = self.latent_shape(image)
         class_labels = None
         if self.class_conditional:
-            class_labels = seeded_integers(_keys("class", seeds), self.num_classes).to(mask.device)
-            mask = _one_class(mask, class_labels)
+            mask, class_labels = self.draw_class(mask, seeds)
         if latent is None or self.class_conditional:
             latent = self.encode_mask(mask, self._posterior_noise(seeds, shape))
         else:
@@ -313,15 +328,6 @@ class SDSeg(nn.Module):
 def _keys(name: str, seeds: torch.Tensor) -> torch.Tensor:
     """Return seeds for another drawing, ``name``, of the samples of ``seeds`` [B]."""
     return torch.tensor([seed_from(name, seed) for seed in seeds.tolist()])
-
-
-def _one_class(mask: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-    """Return for each sample of ``mask`` [B, 1, H, W] the binary mask of its class; class 0 is the union of the others.
-
-    Source: official-behaviour, section 2.
-    """
-    wanted = class_labels.view(-1, 1, 1, 1)
-    return torch.where(wanted == 0, mask > 0, mask == wanted).to(mask.dtype)
 
 
 def _check_options(
