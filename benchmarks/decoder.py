@@ -84,11 +84,16 @@ def cost_rows(pair: DecoderDistillation, size: int) -> list[list[Any]]:
     rows = []
     for name, network in (("teacher", pair.teacher), ("student", pair.student), ("kl-f8, for comparison", full)):
         parameters = sum(p.numel() for p in network.decoding_parts.parameters())
-        flops = [f"{count_flops(network, length):.2f}" for length in (FULL_SIZE, size)]
+        flops = [f"{count_flops(network, length):.2f}" for length in counted_sizes(size)]
         taken = seconds.get(name)
         spread = "" if taken is None else f"{median(taken):.4f} ({min(taken):.4f} to {max(taken):.4f})"
         rows.append([name, f"{parameters:,}", *flops, spread])
     return rows
+
+
+def counted_sizes(size: int) -> list[int]:
+    """Return the sizes at which FLOPs are counted: full, and ``size`` where that is another."""
+    return list(dict.fromkeys((FULL_SIZE, size)))
 
 
 def count_flops(network: Any, size: int) -> float:
@@ -134,7 +139,7 @@ def main() -> None:
     masks = [row for folder in options.dataset for row in compare(pair, folder, options, training["num_classes"])]
     head = ["masks", "class", "size in a slice", "slices", "student and teacher", "worst", "teacher and mask"]
     of_masks = markdown_table([*head, "student and mask"], masks)
-    head = ["decoder", "parameters", f"GFLOP at {FULL_SIZE}", f"GFLOP at {options.size}", "seconds a slice"]
+    head = ["decoder", "parameters", *(f"GFLOP at {n}" for n in counted_sizes(options.size)), "seconds a slice"]
     of_costs = markdown_table(head, cost_rows(pair, options.size))
     seen, length = training["epochs"] * training["masks_per_epoch"], training["size"]
     note = (

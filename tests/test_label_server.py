@@ -200,7 +200,7 @@ def test_dicom_folder(hippocampus, tmp_path):
         response = infer(server, image=image, output="dicom_seg")
         assert response.status_code == 200 and response.headers["content-type"] == "application/dicom", response.text
         seg = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(response.content)))
-        assert {s.segment_label: s.segment_number for s in seg.segment_descriptions} == LABELS
+        assert {item.SegmentLabel: item.SegmentNumber for item in seg.SegmentSequence} == LABELS
         assert {uid for _, _, uid in seg.get_source_image_uids()} <= {
             pydicom.dcmread(path).SOPInstanceUID for path in slices
         }

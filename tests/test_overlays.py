@@ -495,7 +495,8 @@ def test_an_overlay_changes_only_what_the_base_has(overlay):
         "inference" if "inference" in overlay else "train",
         *(["baselines/baseline"] if "baselines" in overlay else []),
     ]
-    base.read_config([CONFIGS / f"{name}.json" for name in names])
+    folder = HIPPOCAMPUS if overlay.startswith("recipe/") else CONFIGS
+    base.read_config([folder / f"{name}.json" for name in names])
     own = {"unet_weights", "checkpoint"}  # of the overlay itself; where evaluate.json and inference.json look
     changes = json.loads((CONFIGS / overlay).with_suffix(".json").read_text())
     for key in changes:

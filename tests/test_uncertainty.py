@@ -88,9 +88,14 @@ def write_box(path, codes="RAS"):
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["two_classes", "three_classes"])
-def noisy(request, tmp_path_factory):
-    """A segmenter that starts from noise."""
-    return Segmenter(write_sdseg(tmp_path_factory.mktemp("noisy") / "tiny", "shared", request.param), device="cpu")
+def noisy_bundle(request, tmp_path_factory):
+    """A bundle that starts from noise."""
+    return write_sdseg(tmp_path_factory.mktemp("noisy") / "tiny", "shared", request.param)
+
+
+@pytest.fixture(scope="module")
+def noisy(noisy_bundle):
+    return Segmenter(noisy_bundle, device="cpu")
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["two_classes", "three_classes"])
@@ -265,7 +270,8 @@ def test_a_real_network_has_one_uncertainty(noisy, volume, signal):
     result = measure_uncertainty(samples, volume)
     assert 0.01 < result.disagreement < 0.99 and result.relative_volume_range > 0
     assert result.volumes.shape == (5 if signal == "seeds" else 2, len(before))
-    assert result.entropy.shape == before.shape[1:]
+    assert result.entropy.shape == before.shape[1:] and result.entropy.dtype == np.float32
+    assert (result.entropy >= 0).all() and (result.entropy <= 1).all()
     assert measure_uncertainty(samples, volume).disagreement == result.disagreement
     np.testing.assert_array_equal(noisy.segment(volume).scores, before)
     try:
@@ -394,6 +400,20 @@ def test_the_command_writes_the_mean_its_entropy_and_reports_the_volumes(
     np.testing.assert_allclose(np.transpose(ranges), expected.volume_range, atol=1e-4)
     means = [of["mean"] for of in reported["volume_ml"].values()]
     np.testing.assert_allclose(means, expected.volumes.mean(0), atol=1e-4)
+
+
+def test_the_command_takes_the_mean_of_seeds_and_may_abstain(noisy_bundle, tmp_path, volume, capsys):
+    mask = tmp_path / "mask.nii.gz"
+    options = ["--bundle", noisy_bundle, "--device", "cpu", "--uncertainty", "seeds", "--num-samples", 3, "--seed", 7]
+    code, reported, _ = report(capsys, "segment", volume, "-o", mask, *options, "--abstain-below", 0.3)
+    assert code == 0 and reported["samples"] == 3
+    expected = measure_uncertainty(Seeds(Segmenter(noisy_bundle, device="cpu", seed=7), 3), volume)
+    written = read_volume(mask).array
+    np.testing.assert_array_equal(written, expected.abstain(0.3).mask)
+    assert 0 < (written == reported["labels"]["unsure"]).mean() < 1
+    low, high = expected.volume_range  # of whole masks: no volume is lost by abstaining
+    np.testing.assert_allclose([of["smallest"] for of in reported["volume_ml"].values()], low, atol=1e-4)
+    np.testing.assert_allclose([of["largest"] for of in reported["volume_ml"].values()], high, atol=1e-4)
 
 
 def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, deterministic, tmp_path, volume, capsys):
