@@ -10,20 +10,22 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from comparison import RESAMPLES, interval
 from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
-from sdseg_monai.evaluation import evaluate_case, mean_metrics
+from sdseg_monai.evaluation import BOTH_EMPTY, Agreement, CaseMetrics, evaluate_case, summarise
 
 BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
 
 
-def score(segmenter: Segmenter, items: list[dict[str, str]]) -> dict[str, float]:
-    """Segment and score ``items``; returns means, the spread of the Dice, and the median seconds per volume."""
+def segment_and_score(segmenter: Segmenter, items: list[dict[str, str]]) -> tuple[list[CaseMetrics], float]:
+    """Segment and score ``items``; returns the metrics of each case and the median seconds per volume."""
     cases, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
         for item in tqdm(items):
@@ -32,16 +34,17 @@ def score(segmenter: Segmenter, items: list[dict[str, str]]) -> dict[str, float]
             segmenter.segment_file(Path(item["image"]), output)
             seconds.append(time.perf_counter() - start)
             cases.append(evaluate_case(output, Path(item["label"])))
-    dice = np.array([case.dice for case in cases])
-    mean = mean_metrics(cases)
-    return {
-        "cases": len(cases),
-        "dice": round(mean.dice, 4),
-        "dice_std": round(float(dice.std()), 4),
-        "dice_min": round(float(dice.min()), 4),
-        "iou": round(mean.iou, 4),
-        "seconds_per_volume": round(float(np.median(seconds)), 2),
-    }
+    return cases, float(np.median(seconds))
+
+
+def row(agreements: list[Agreement]) -> list[str]:
+    """Return the cells of the cases' agreement on one structure: means with their bootstrap intervals, the worst."""
+    cells = []
+    for values, digits in (([a.dice for a in agreements], 4), ([a.hd95 for a in agreements], 2)):
+        known = [value for value in values if not np.isnan(value)]
+        low, high = interval(known)
+        cells.append(f"{np.mean(known):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
+    return [cells[0], f"{min(a.dice for a in agreements):.4f}", cells[1]]
 
 
 def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
@@ -57,13 +60,23 @@ def main() -> None:
     """Run the benchmark."""
     splits = read_splits(__doc__)
     segmenter = Segmenter(BUNDLE, device="cpu")
-    results = {split: score(segmenter, items) for split, items in splits.items()}
-    about = {"data": "MSD Task04 hippocampus, label > 0", "split": "hippocampus_180_20_20", "seed": 0}
+    results: dict[str, Any] = {}
+    rows = []
+    for split, items in splits.items():
+        cases, seconds = segment_and_score(segmenter, items)
+        results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
+        structures = {"union": list(cases)}
+        for value, segment in segmenter.segments.items():
+            structures[segment.name] = [case.classes.get(value, BOTH_EMPTY) for case in cases]
+        rows += [[split, len(cases), name, *row(found), f"{seconds:.2f}"] for name, found in structures.items()]
+    about = {"data": "MSD Task04 hippocampus", "split": "hippocampus_180_20_20", "seed": 0}
     about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/hippocampus.py"}
     (BUNDLE / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    head = ["split", "cases", "mean 3-D Dice", "std", "worst", "mean IoU", "median s per volume"]
-    rows = [[split, *result.values()] for split, result in results.items()]
-    note = f"Data {about['data']}; split {about['split']}; seed 0; {about['hardware']}; commit {about['commit']}."
+    head = ["split", "cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)", "median s per volume"]
+    note = (
+        f"Means over the cases, percentile bootstrap ({RESAMPLES} resamples). Data {about['data']}; split "
+        f"{about['split']}; seed 0; {about['hardware']}; commit {about['commit']}."
+    )
     replace_section(BUNDLE / "docs" / "README.md", "results", f"{markdown_table(head, rows)}\n\n{note}")
 
 

@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from comparison import RESAMPLES, interval, logged, training_minutes
 from monai.bundle import ConfigParser
-from monai.metrics import compute_hausdorff_distance
 from study import Study, is_trained, load_volume, parse_options, read_study, segment, train_all
 from tables import Table, commit, hardware, replace_section
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sdseg_monai.data import VolumeDataset
-from sdseg_monai.evaluation import compare_masks
+from sdseg_monai.evaluation import BOTH_EMPTY, compare_masks
 from sdseg_monai.pictures import image_stem
 
 matplotlib.use("Agg")
@@ -105,18 +104,12 @@ def measure(
         spacing: of the voxels, in mm.
         num_classes: K, the background's included.
     """
-    masks = {"": (predicted > 0, expected > 0)}
+    found = compare_masks("", predicted, expected, spacing)
+    agreements = {"": found}
     if num_classes > 2:
-        masks |= {f" of {index}": (predicted == index, expected == index) for index in range(1, num_classes)}
-    dice = {f"Dice{name}": 100 * compare_masks("", *pair).dice for name, pair in masks.items()}
-    return {**dice, **{f"HD95{name}": _hd95(*pair, spacing) for name, pair in masks.items()}}
-
-
-def _hd95(predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float]) -> float:
-    if not (predicted.any() and expected.any()):
-        return float("nan")
-    pair = (mask[None, None] for mask in (predicted, expected))
-    return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing))
+        agreements |= {f" of {value}": found.classes.get(value, BOTH_EMPTY) for value in range(1, num_classes)}
+    dice = {f"Dice{name}": 100 * agreement.dice for name, agreement in agreements.items()}
+    return {**dice, **{f"HD95{name}": agreement.hd95 for name, agreement in agreements.items()}}
 
 
 @torch.no_grad()  # in inference mode some operations are not counted

@@ -1,3 +1,3 @@
 """SDSeg on MONAI: single-step latent diffusion segmentation of medical images."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -58,7 +58,7 @@ def test_segment_a_file(volume, tmp_path, capsys):
     assert code == 0
     assert json.loads(out) == {
         "mask": str(tmp_path / "mask.nii.gz"),
-        "labels": {"anterior hippocampus": 1, "posterior hippocampus": 2},
+        "labels": {"Anterior hippocampus": 1, "Posterior hippocampus": 2},
     }
     assert "Research use only" in err
     source, mask = nib.load(volume), nib.load(tmp_path / "mask.nii.gz")
@@ -336,7 +336,7 @@ def test_evaluate_errors(tmp_path, capsys, volume):
 def test_demo_offline(tmp_path, capsys):
     code, out, _ = run(capsys, "demo", "--offline", "-o", tmp_path / "demo")
     assert code == 0 and "made up" in out and "Research use only" in out
-    assert all(f"{name}: volume " in out for name in ("anterior hippocampus", "posterior hippocampus", "together"))
+    assert all(f"{name}: volume " in out for name in ("Anterior hippocampus", "Posterior hippocampus", "together"))
     picture = np.asarray(Image.open(tmp_path / "demo" / "overlay.png"))
     assert picture.shape[1] > 3 * 35 and picture.std() > 20
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {

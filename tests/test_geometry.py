@@ -102,3 +102,6 @@ def test_the_reported_test_dice_is_reproduced(segmenter, hippocampus, tmp_path):
     reported = json.loads((root / "models" / "metrics.json").read_text())["test"]
     assert mean.dice == pytest.approx(reported["dice"], abs=1e-3)
     assert mean.iou == pytest.approx(reported["iou"], abs=1e-3)
+    assert mean.hd95 == pytest.approx(reported["hd95"], abs=1e-2)
+    for value, agreement in mean.classes.items():
+        assert agreement.dice == pytest.approx(reported["classes"][str(value)]["dice"], abs=1e-3)

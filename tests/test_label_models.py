@@ -30,10 +30,10 @@ def test_installed_bundles_with_weights_are_offered(tmp_path):
     model = open_models([], tmp_path)[NAME]
     hippocampus = ("5366008", "SCT", "Hippocampus")
     assert model.segments == {
-        1: Segment("anterior hippocampus", (230, 159, 0), hippocampus),
-        2: Segment("posterior hippocampus", (0, 114, 178), hippocampus),
+        1: Segment("Anterior hippocampus", (230, 159, 0), hippocampus),
+        2: Segment("Posterior hippocampus", (0, 114, 178), hippocampus),
     }
-    assert model.labels == {"anterior hippocampus": 1, "posterior hippocampus": 2} and model.modality == "MR"
+    assert model.labels == {"Anterior hippocampus": 1, "Posterior hippocampus": 2} and model.modality == "MR"
     assert model.signals == ["flips"], "a model that starts from zeros has no seeds to compare"
 
 

@@ -236,7 +236,7 @@ def test_submit_and_go_on(ohif, cases, orthanc):
     ohif.connect()
     ohif.run_model()
     ohif.wait(lambda: holds(ohif, case), "the mask of sdseg segment")
-    names = ["anterior hippocampus", "posterior hippocampus"]
+    names = ["Anterior hippocampus", "Posterior hippocampus"]
     assert ohif.submit(case.series, [{"name": name} for name in names]) == 200
     (seg,) = orthanc.instances(Modality="SEG")
     assert (seg.PatientID, seg.StudyInstanceUID) == (case.patient, case.study)

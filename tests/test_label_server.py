@@ -27,7 +27,7 @@ from tests.label_server import BIN, LabelServer, needs_label_env
 pytestmark = [needs_label_env, pytest.mark.shared]
 
 MODEL = "hippocampus_sdseg"
-LABELS = {"anterior hippocampus": 1, "posterior hippocampus": 2}
+LABELS = {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
 CASES = ("hippocampus_001", "hippocampus_003", "hippocampus_004", "hippocampus_006", "hippocampus_008")
 
 
@@ -330,8 +330,8 @@ def test_failed_training_leaves_the_weights(hippocampus, tmp_path):
         assert state["details"][-1].startswith("error: 1 labelled images, expected at least two")
         label = nib.load(hippocampus / "labels" / f"{CASES[1]}.nii.gz")
         for value, label_info, reason in (
-            (1, [{"name": "hippocampus"}], "1 is called 'hippocampus', expected 1 anterior hippocampus, 2 post"),
-            (255, [], "a value of 255, expected 1 anterior hippocampus"),
+            (1, [{"name": "hippocampus"}], "1 is called 'hippocampus', expected 1 Anterior hippocampus, 2 Post"),
+            (255, [], "a value of 255, expected 1 Anterior hippocampus"),
         ):
             union = nib.Nifti1Image(value * (np.asarray(label.dataobj) > 0).astype(np.uint8), label.affine)
             nib.save(union, tmp_path / "union.nii.gz")
