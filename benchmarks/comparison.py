@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,30 @@ def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
         (np.array(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
     )
     return tuple(result.confidence_interval)
+
+
+def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = False) -> str:
+    """Return the mean of a measure over cases and seeds, its spread, and how often it is undefined (NaN).
+
+    Args:
+        by_seed: of each seed, one value per case.
+        digits: decimals of the numbers.
+        of_seeds: the spread is the lowest and highest seed's mean, where there are several, rather than
+            :func:`interval` over the cases, each the mean of its seeds.
+    """
+    values = np.stack(by_seed)  # [seeds, cases]
+    undefined = int(np.isnan(values).sum())
+    if undefined == values.size:
+        return "undefined"
+    text = f"{np.nanmean(values):.{digits}f}"
+    if not of_seeds:
+        cases = values[:, ~np.isnan(values).all(axis=0)]
+        low, high = interval(list(np.nanmean(cases, axis=0)))
+        text += f" ({low:.{digits}f} to {high:.{digits}f})"
+    elif len(values) > 1:
+        seeds = [np.nanmean(seed) for seed in values if not np.isnan(seed).all()]
+        text += f" ({min(seeds):.{digits}f} to {max(seeds):.{digits}f})"
+    return text + (f", {undefined} of {values.size} undefined" if undefined else "")
 
 
 def compare(study: Study) -> Table:

@@ -7,19 +7,18 @@ trained the student.
 from __future__ import annotations
 
 import argparse
-import ast
-import time
 from collections import defaultdict
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import gflop, median_and_spread, take_turns
 from monai.bundle import ConfigParser
+from study import parse_options
 from tables import ROOT, commit, hardware, markdown_table, replace_section
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from sdseg_monai.audit import SIZES, cut_score, label_slices, slice_dice
@@ -37,8 +36,8 @@ def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, ConfigP
     """Return the two autoencoders with their weights, and the configuration that trained the student."""
     parser = ConfigParser()
     parser.read_config([ROOT / file for file in options.config_file])
-    for name, value in options.option:
-        parser[name] = ast.literal_eval(value)
+    for name, value in parse_options(options.option).items():
+        parser[name] = value
     pair = parser.get_parsed_content("distillation").eval()
     load_teacher(pair, options.teacher)
     load_weights(pair.student, options.student)
@@ -85,9 +84,8 @@ def cost_rows(pair: DecoderDistillation, size: int) -> list[list[Any]]:
     for name, network in (("teacher", pair.teacher), ("student", pair.student), ("kl-f8, for comparison", full)):
         parameters = sum(p.numel() for p in network.decoding_parts.parameters())
         flops = [f"{count_flops(network, length):.2f}" for length in counted_sizes(size)]
-        taken = seconds.get(name)
-        spread = "" if taken is None else f"{median(taken):.4f} ({min(taken):.4f} to {max(taken):.4f})"
-        rows.append([name, f"{parameters:,}", *flops, spread])
+        taken = median_and_spread(seconds[name]) if name in seconds else ""
+        rows.append([name, f"{parameters:,}", *flops, taken])
     return rows
 
 
@@ -97,12 +95,11 @@ def counted_sizes(size: int) -> list[int]:
 
 
 def count_flops(network: Any, size: int) -> float:
-    """Return the GFLOP of decoding one slice, two for a multiply-add; nothing is computed."""
+    """Return the GFLOP of decoding one slice; nothing is computed."""
     meta = deepcopy(network).to("meta")
     latent = torch.zeros(1, network.latent_channels, *[size // network.downsampling] * 2, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        meta.decode(latent)
-    return counter.get_total_flops() / 1e9
+    with torch.no_grad():
+        return gflop(lambda: meta.decode(latent))
 
 
 @torch.inference_mode()
@@ -111,14 +108,8 @@ def time_decoders(pair: DecoderDistillation, size: int) -> dict[str, list[float]
     latent = torch.randn(
         1, pair.student.latent_channels, *[size // pair.student.downsampling] * 2, generator=torch.manual_seed(0)
     )
-    seconds: dict[str, list[float]] = {"teacher": [], "student": []}
-    for repeat in range(WARM_UP + REPEATS):
-        for name, network in (("teacher", pair.teacher), ("student", pair.student)):
-            start = time.perf_counter()
-            network.decode(latent)
-            if repeat >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    decoders = {"teacher": pair.teacher, "student": pair.student}
+    return take_turns({name: partial(network.decode, latent) for name, network in decoders.items()}, REPEATS, WARM_UP)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparison import RESAMPLES, interval
+from comparison import RESAMPLES, summary
 from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
@@ -39,12 +39,8 @@ def segment_and_score(segmenter: Segmenter, items: list[dict[str, str]]) -> tupl
 
 def row(agreements: list[Agreement]) -> list[str]:
     """Return the cells of the cases' agreement on one structure: means with their bootstrap intervals, the worst."""
-    cells = []
-    for values, digits in (([a.dice for a in agreements], 4), ([a.hd95 for a in agreements], 2)):
-        known = [value for value in values if not np.isnan(value)]
-        low, high = interval(known)
-        cells.append(f"{np.mean(known):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-    return [cells[0], f"{min(a.dice for a in agreements):.4f}", cells[1]]
+    dice, hd95 = (np.array([getattr(agreement, name) for agreement in agreements]) for name in ("dice", "hd95"))
+    return [summary([dice], digits=4), f"{dice.min():.4f}", summary([hd95])]
 
 
 def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:

@@ -12,6 +12,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+import budget
 import comparison
 import efficiency
 import figures
@@ -47,6 +48,7 @@ def main() -> None:
         parse_options(options.option),
         options.only,
     )
+    budget.check(study)
     _check(options, study)
     if "train" in options.parts:
         failures = train_all(study, options.jobs)

@@ -1,8 +1,10 @@
 """A study: experiments that share data, split, budget and metric, and differ in the overlays that they chain.
 
 A study is a JSON file; an experiment is ``train.json`` of the study's bundle, the dataset's overlay if it names one,
-the experiment's own, and last what the study sets for all (the budget) and for this kind of network (its sizes). A
-study that names ``seeds`` runs each experiment once with each of them.
+the experiment's own, and last what the study sets for all (the budget) and for this kind of network (its sizes). An
+overlay is looked for in the study's bundle, then in the sdseg bundle. A study that names ``seeds`` runs each experiment
+once with each of them. It may state what was planned: ``images``, seen by each network in its training, one number or
+one for each kind of network; and ``cpu_hours`` for all trainings together.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ class Study:
     datalist: Path
     folder: Path
     options: dict[str, Any]  # top-level keys for all, as from the command line
+    images: dict[str, int]  # stated, by run; empty where the study states none
+    cpu_hours: float | None  # planned for all runs together
 
     def configs(self, experiment: str) -> list[str]:
         """Return the chain of configs of ``experiment``."""
@@ -151,14 +155,16 @@ def read_study(
     bundle = BUNDLES / content.get("bundle", "sdseg")
     base = [bundle / "configs" / "train.json"]
     if "dataset" in content:
-        base.append(OVERLAYS / f"{content['dataset']}.json")
-    runs, experiments, settings = {}, {}, {}
+        base.append(find_overlay(bundle, content["dataset"]))
+    stated = content.get("images", {})
+    runs, experiments, settings, images = {}, {}, {}, {}
     for name, (kind, *overlays) in content["experiments"].items():
         seeds = {f"{name}, seed {seed}": {"seed": seed} for seed in content.get("seeds", [])} or {name: {}}
         runs[name] = list(seeds)
         for run, seed in seeds.items():
-            experiments[run] = [*map(str, base), *(str(OVERLAYS / f"{overlay}.json") for overlay in overlays)]
+            experiments[run] = [*map(str, base), *(str(find_overlay(bundle, overlay)) for overlay in overlays)]
             settings[run] = {**content["budget"], **content["networks"][kind], **seed}
+            images[run] = stated.get(kind) if isinstance(stated, dict) else stated
     missing = {config for configs in experiments.values() for config in configs if not Path(config).is_file()}
     if missing:
         raise SystemExit(f"{path}: {min(missing)}: no such file")
@@ -173,6 +179,8 @@ def read_study(
         datalist=(datalist or bundle / "configs" / "datalist.json").resolve(),
         folder=folder.resolve(),
         options=options,
+        images={run: images[run] for run in chosen if images[run] is not None},
+        cpu_hours=content.get("cpu_hours"),
     )
     folders = [study.run_folder(run) for run in experiments]
     if len(set(folders)) < len(folders) or study.folder in folders:
@@ -181,17 +189,24 @@ def read_study(
     return study
 
 
+def find_overlay(bundle: Path, name: str) -> Path:
+    """Return the file of an overlay: the bundle's own where it has one of this name, else the sdseg bundle's."""
+    own = bundle / "configs" / f"{name}.json"
+    return own if own.is_file() else OVERLAYS / f"{name}.json"
+
+
 def train_all(study: Study, jobs: int = 1) -> list[str]:
     """Train what is not trained yet, ``jobs`` runs at once; returns why runs failed, one line each.
 
-    Each of several at once has one thread.
+    Each of several at once has one thread, and so has each run of a study that counts CPU hours.
     """
     for run in study.experiments:
         if (study.run_folder(run) / "checkpoint.pt").is_file():
             study.check_trained_as_configured(run)
     failures = []
+    threads = None if jobs == 1 and study.cpu_hours is None else 1
     with ThreadPoolExecutor(jobs) as pool:
-        pending = {pool.submit(train, study, run, None if jobs == 1 else 1) for run in study.experiments}
+        pending = {pool.submit(train, study, run, threads) for run in study.experiments}
         for done in tqdm(as_completed(pending), desc="training", total=len(pending)):
             failure = done.result()
             if failure:
@@ -214,11 +229,16 @@ def train(study: Study, experiment: str, threads: int | None = None) -> str | No
     environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (folder / "training.log").open("a") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    if not code:
+    return f"{experiment}: training ended with exit code {code}: {last_words(study, experiment)}" if code else None
+
+
+def last_words(study: Study, experiment: str) -> str | None:
+    """Return the last error in what the training of ``experiment`` wrote, else its last line; None before it began."""
+    path = study.run_folder(experiment) / "training.log"
+    if not path.is_file():
         return None
-    lines = (folder / "training.log").read_text().strip().splitlines() or ["no output"]
-    reason = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-    return f"{experiment}: training ended with exit code {code}: {reason}"
+    lines = path.read_text().strip().splitlines() or ["no output"]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1]).strip()
 
 
 def is_trained(study: Study, experiment: str) -> bool:

@@ -119,26 +119,29 @@ class Audit:
         )
 
 
-def load_audit(bundle: str | Path, device: str | None = None) -> Audit:
+def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence[Path] = ()) -> Audit:
     """Return the audit of a bundle, which need not be trained: its mask autoencoder is enough.
 
     Args:
         bundle: name of a shipped bundle, or a bundle's folder. Its configs are code: load only what you trust.
         device: torch device; None for what the bundle chooses.
+        overlays: configs to chain after the bundle's ``train.json``; code, like the bundle's own.
 
     Raises:
-        InputError: there is no such bundle or device, or the bundle has weights neither for its ``train.json``'s
-            autoencoder nor in its ``model.pt``.
+        InputError: there is no such bundle, overlay or device, or the bundle has weights neither for the autoencoder of
+            its ``train.json`` nor in its ``model.pt``.
     """
     root = find_bundle(bundle)
     config = root / "configs" / "train.json"
     with config_errors(config):
-        parser = read_config(config, root)
+        parser = read_config(config, root, overlays)
         if device is not None:
             parser["device"] = checked_device(device)
         autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
         own = Path(parser.get_parsed_content("autoencoder_weights"))
-        inside = Path(read_config(root / "configs" / "inference.json", root).get_parsed_content("checkpoint"))
+        # train.json does not say where inference looks, an overlay may
+        named = parser if "checkpoint" in parser else read_config(root / "configs" / "inference.json", root)
+        inside = Path(named.get_parsed_content("checkpoint"))
         if own.exists():
             fill_autoencoder(autoencoder, own)
         elif inside.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,10 +107,23 @@ def bundle_weights(root: Path) -> Path | None:
     return weights if weights.is_file() else None
 
 
-def read_config(config: Path, root: Path) -> ConfigParser:
-    """Return the parsed ``config`` of the bundle in ``root``."""
+def read_config(config: Path, root: Path, overlays: Sequence[Path] = ()) -> ConfigParser:
+    """Return the parsed ``config`` of the bundle in ``root``, with ``overlays`` chained after it, later ones winning.
+
+    Raises:
+        InputError: an overlay is missing or no config, or changes what the configs before it do not have.
+    """
     parser = ConfigParser()
     parser.read_config(config)
+    chain = [config]
+    for overlay in overlays:
+        if not overlay.is_file():
+            raise InputError(f"{overlay}: no such file, expected an overlay for {config}")
+        chain.append(overlay)
+        try:
+            parser.read_config(chain)
+        except Exception as error:  # as many as there are ways to spoil JSON or YAML
+            raise InputError(f"{overlay}: cannot be chained after {config} ({error!r}), expected an overlay") from error
     parser["bundle_root"] = str(root)
     return parser
 
@@ -137,13 +150,15 @@ class Segmenter:
         seed: seed of the start noise, where the network has some; None for the bundle's.
         batch_size: slices per forward pass; None for the bundle's.
         weights: file to load instead of the bundle's own, the same network's.
+        overlays: configs to chain after the bundle's ``inference.json``; code, like the bundle's own.
 
     Attributes:
         num_classes: values of a mask, 0 for the background included.
         segments: what these stand for, as far as the bundle's metadata says; the background is left out.
 
     Raises:
-        InputError: there is no such bundle or device, or the bundle has no weights of its network.
+        InputError: there is no such bundle, overlay or device, the bundle has no weights of its network, or that has
+            another number of classes than the config.
     """
 
     def __init__(
@@ -154,11 +169,12 @@ class Segmenter:
         seed: int | None = None,
         batch_size: int | None = None,
         weights: Path | None = None,
+        overlays: Sequence[Path] = (),
     ) -> None:
         root = find_bundle(bundle)
         config = root / "configs" / "inference.json"
         with config_errors(config):
-            self._build(config, root, device, weights)
+            self._build(config, root, overlays, device, weights)
         self.segments = _read_segments(root, self.num_classes)
         self._own = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=seed, batch_size=batch_size)
@@ -170,8 +186,10 @@ class Segmenter:
         self.inferer.seed = inferer_seed if seed is None else seed
         self.inferer.batch_size = own_batch_size if batch_size is None else batch_size
 
-    def _build(self, config: Path, root: Path, device: str | None, weights: Path | None) -> None:
-        parser = read_config(config, root)
+    def _build(
+        self, config: Path, root: Path, overlays: Sequence[Path], device: str | None, weights: Path | None
+    ) -> None:
+        parser = read_config(config, root, overlays)
         if device is not None:
             parser["device"] = checked_device(device)
         missing = [key for key in CONFIG_KEYS if key not in parser]
@@ -184,6 +202,12 @@ class Segmenter:
         self.num_classes = int(parser.get_parsed_content("num_classes")) if "num_classes" in parser else 2
         self.device: torch.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
+        found = getattr(self.network, "num_classes", self.num_classes)  # a PixelSegmenter does not say
+        if found != self.num_classes:
+            raise InputError(
+                f"{config}: its network has {found} classes, num_classes is {self.num_classes}: set the config's "
+                f"num_classes to {found}"
+            )
         load_weights(self.network, weights)
         self.network.eval()
         self.inferer = parser.get_parsed_content("inferer")

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="mask file, or folder for masks"
     )
-    segment.add_argument("--bundle", metavar="NAME_OR_DIR", help="bundle to use (default: hippocampus_sdseg)")
+    _add_bundle(segment)
     segment.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
     segment.add_argument("--seed", type=_seed, help="seed of the start noise, for bundles that start from noise")
     segment.add_argument(
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of labels, volumes or black and white pictures",
     )
-    audit.add_argument("--bundle", metavar="NAME_OR_DIR", help="bundle to use (default: hippocampus_sdseg)")
+    _add_bundle(audit)
     audit.add_argument("-o", "--output", type=Path, metavar="CSV", help="table to write, a row a slice and class")
     audit.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
     audit.set_defaults(command=_audit)
@@ -173,6 +173,18 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--offline", action="store_true", help="do not try to fetch data, use a made-up volume")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _add_bundle(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--bundle", metavar="NAME_OR_DIR", help="bundle to use (default: hippocampus_sdseg)")
+    command.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="config to chain after the bundle's own; may be repeated, the last one wins; code: use what you trust",
+    )
 
 
 def _seed(text: str) -> int:
@@ -303,7 +315,12 @@ def _segmenter(options: argparse.Namespace) -> tuple[Segmenter, Samples | None]:
         raise InputError(f"{len(options.weights)} weights: expected one, or --uncertainty ensemble")
     if options.num_samples is not None and options.uncertainty != "seeds":
         raise InputError("--num-samples: only --uncertainty seeds has a number to choose")
-    settings = {"device": options.device, "seed": options.seed, "batch_size": options.batch_size}
+    settings = {
+        "device": options.device,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "overlays": options.overlay,
+    }
     members = [
         Segmenter(options.bundle or DEFAULT_BUNDLE, weights=weights, **settings)
         for weights in options.weights or [None]
@@ -391,7 +408,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.output is not None:
         _refuse_to_replace(list(options.labels.iterdir()), [options.output])
         check_folder(options.output.parent)
-    audit = load_audit(options.bundle or DEFAULT_BUNDLE, options.device)
+    audit = load_audit(options.bundle or DEFAULT_BUNDLE, options.device, options.overlay)
     kept = audit_folder(audit, options.labels)
     for line in loss_warnings(kept):
         sys.stderr.write(f"warning: {line}\n")

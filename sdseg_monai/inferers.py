@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
+from torch import nn
 from tqdm import tqdm
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.networks.sdseg import SDSeg
 from sdseg_monai.random import seed_from, seeded_normal
 from sdseg_monai.transforms.slices import (
@@ -44,7 +46,7 @@ class SliceWiseInferer(Inferer):
         progress: show a bar for a volume that takes longer than two seconds.
 
     Raises:
-        ValueError: an option is unknown or out of range.
+        InputError: an option is unknown or out of range.
     """
 
     def __init__(
@@ -60,13 +62,13 @@ class SliceWiseInferer(Inferer):
     ) -> None:
         super().__init__()
         if noise not in get_args(SliceNoise):
-            raise ValueError(f"noise={noise!r} is unknown: expected one of {', '.join(get_args(SliceNoise))}")
+            raise InputError(f"noise={noise!r} is unknown: expected one of {', '.join(get_args(SliceNoise))}")
         if slice_axis not in (0, 1, 2):
-            raise ValueError(f"slice_axis={slice_axis}: expected 0, 1 or 2")
+            raise InputError(f"slice_axis={slice_axis}: expected 0, 1 or 2")
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: expected at least 1")
+            raise InputError(f"batch_size={batch_size}: expected at least 1")
         if num_samples < 1 or (num_samples > 1 and noise == "network"):
-            raise ValueError(f"num_samples={num_samples} with noise={noise!r}: expected 1, or more with 'per_slice'")
+            raise InputError(f"num_samples={num_samples} with noise={noise!r}: expected 1, or more with 'per_slice'")
         self.size = tuple(size)
         self.slice_axis = slice_axis
         self.batch_size = batch_size
@@ -103,7 +105,11 @@ class SliceWiseInferer(Inferer):
     def iter_samples(
         self, volume: torch.Tensor, network: Callable[..., torch.Tensor], case: str = ""
     ) -> Iterator[torch.Tensor]:
-        """Yield the slabs of :meth:`iter_scores` before the mean, [S, K, X, Y, Z] for ``num_samples`` S."""
+        """Yield the slabs of :meth:`iter_scores` before the mean, [S, K, X, Y, Z] for ``num_samples`` S.
+
+        Raises:
+            InputError: noise is ``per_slice``, and the network has no start noise.
+        """
         offset = context_offset(volume, self.slice_axis, self.context_mm)
         volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
@@ -132,11 +138,21 @@ class SliceWiseInferer(Inferer):
             yield network(image)
             return
         sdseg: SDSeg = getattr(network, "module", network)  # inside DistributedDataParallel
+        if not has_start_noise(sdseg):
+            raise InputError(
+                "noise='per_slice' for a network without start noise, which gives one mask whatever the seed: use "
+                "'network' and one sample instead"
+            )
         shape, image_latent = sdseg.latent_shape(image), sdseg.encode_image(image)
         for sample in range(self.num_samples):
             seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
             noise = seeded_normal(torch.tensor(seeds), shape).to(image)
             yield sdseg.segment_latent(image_latent, noise)
+
+
+def has_start_noise(network: nn.Module) -> bool:
+    """Return whether ``network`` starts from noise: no pixel-space network does, nor one that starts from zeros."""
+    return getattr(network, "start_noise", "zeros") != "zeros"
 
 
 def case_names(inputs: torch.Tensor) -> list[str]:

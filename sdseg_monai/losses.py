@@ -9,6 +9,7 @@ from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn import functional as F
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.networks.autoencoder import AutoencoderOutput
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
 from sdseg_monai.networks.distillation import DistillationOutput
@@ -50,12 +51,14 @@ class SDSegLoss(nn.Module):
         segmentation_weight: weight of :class:`SegmentationLoss` on the decoded estimate; 0 in the paper.
         decode_logits: latent to class logits, :meth:`SDSeg.decode_logits`; needed for the segmentation term.
         batch_dice: see :class:`SegmentationLoss`.
+        train_decoder: whether the network's decoder is trained, which only the segmentation term reaches.
 
     Attributes:
         parts: the weighted terms of the last call, detached, by name; for logging.
 
     Raises:
         ValueError: a segmentation term is asked for without ``decode_logits``.
+        InputError: the decoder is to be trained without a segmentation term.
     """
 
     def __init__(
@@ -64,8 +67,14 @@ class SDSegLoss(nn.Module):
         segmentation_weight: float = 0.0,
         decode_logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
         batch_dice: bool = False,
+        train_decoder: bool = False,
     ) -> None:
         super().__init__()
+        if train_decoder and not segmentation_weight:
+            raise InputError(
+                f"train_decoder with segmentation_weight={segmentation_weight}: only the segmentation term trains the "
+                "decoder, set its weight above 0 or train_decoder to false"
+            )
         if segmentation_weight and decode_logits is None:
             raise ValueError(
                 f"segmentation_weight={segmentation_weight} needs decode_logits: pass the network's method of that name"

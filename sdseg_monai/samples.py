@@ -11,7 +11,7 @@ import torch
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.errors import InputError
-from sdseg_monai.inferers import case_names
+from sdseg_monai.inferers import case_names, has_start_noise
 
 NUM_SEEDS = 5  # as many as Table 5 compares here
 
@@ -91,7 +91,7 @@ class Seeds(Samples):
 
     def __init__(self, segmenter: Segmenter, num_samples: int = NUM_SEEDS) -> None:
         super().__init__(segmenter)
-        if getattr(segmenter.network, "start_noise", "zeros") == "zeros":
+        if not has_start_noise(segmenter.network):
             raise InputError(
                 "seeds of a network without start noise, which gives one mask whatever the seed: use flips or an "
                 "ensemble instead"

@@ -215,6 +215,25 @@ class TestCommand:
         code, out, err = run(capsys, "--labels", labels, "--bundle", bundle)
         assert (code, out) == (2, "") and "has no mask encoder" in err and err.count("\n") == 1
 
+    def test_an_overlay_has_other_classes_and_weights(self, bundle, labels, tmp_path, capsys):
+        other = bundle / "models" / "other"
+        other.mkdir()
+        (bundle / "models" / "autoencoder.pt").rename(other / "autoencoder.pt")
+        overlay = tmp_path / "overlay.json"
+        overlay.write_text(json.dumps({"num_classes": 2, "ckpt_dir": "$@bundle_root + '/models/other'"}))
+        code, out, _ = run(capsys, "--labels", labels, "--bundle", bundle, "--overlay", overlay)
+        report = json.loads(out)
+        assert code == 0 and report["weights"] == str(other / "autoencoder.pt") and report["classes"].keys() == {"1"}
+
+    def test_the_organs_overlay_names_the_weights_that_it_needs(self, labels, tmp_path, capsys):
+        (tmp_path / "configs").symlink_to(BUNDLES / "sdseg" / "configs")
+        overlay = BUNDLES / "sdseg" / "configs" / "classes" / "organs.json"
+        code, out, err = run(capsys, "--labels", labels, "--bundle", tmp_path, "--overlay", overlay)
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert all(str(tmp_path / "models" / "organs" / f"{name}.pt") in err for name in ("autoencoder", "model"))
+        code, out, err = run(capsys, "--labels", labels, "--overlay", tmp_path / "none.json")
+        assert (code, out) == (2, "") and "none.json: no such file" in err and err.count("\n") == 1
+
     def test_bad_input_ends_with_one_line_and_no_table(self, bundle, labels, tmp_path, capsys):
         (tmp_path / "empty").mkdir()
         write_case(tmp_path / "case", "a")

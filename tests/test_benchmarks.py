@@ -3,17 +3,23 @@
 import csv
 import hashlib
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
+from sdseg_monai.visualize import slice_panel
+from sdseg_monai.weights import save_tensors
 from tests.conftest import ROOT, SHARED, run_process, write_case
 
 KVASIR = SHARED / "data" / "kvasir-seg-256"
 TAESD = SHARED / "weights" / "taesd-fp8" / "taesd_fp8_e4m3.safetensors"
 LPIPS = SHARED / "weights" / "lpips-alexnet" / "lpips_alexnet.safetensors"
+SDSEG = ROOT / "bundles" / "sdseg"
 TAESD_ROW = "SDSeg, TAESD"
 LAST_ABLATION = f"{TAESD_ROW}, no latent loss, frozen encoder, cross-attention"
 NAMES = ("SDSeg", TAESD_ROW, f"{TAESD_ROW}, no latent loss", LAST_ABLATION, "U-Net")
@@ -132,8 +138,13 @@ def test_what_would_fail_after_hours_ends_at_once_with_one_line(tmp_path, option
     assert process.returncode != 0 and "Traceback" not in process.stderr and message in process.stderr
 
 
-def test_the_interval_is_that_of_the_mean(monkeypatch):
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The benchmarks' modules, importable by their names."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def test_the_interval_is_that_of_the_mean(benchmarks):
     from comparison import interval
 
     values = list(np.random.default_rng(0).normal(0.7, 0.2, 400))
@@ -160,6 +171,8 @@ def volumes(tmp_path):
         "bundle": "hippocampus_sdseg",
         "name": "Toy",
         "seeds": [0, 1],
+        "images": {"slices": 24, "volumes": 24},  # 2 epochs of 12 slices, and of 2 volumes of 6 slices each
+        "cpu_hours": 0.5,
         "budget": {"epochs": 2, "val_interval": 1},
         "networks": {
             "slices": {"network_def#backbone#channels": [4, 4, 4, 4], "size": [16, 16], "batch_size": 4},
@@ -187,16 +200,19 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
     for split in ("validation", "test"):
         rows = list(csv.DictReader((volumes / "out" / f"toy_{split}.csv").open()))
         assert [row["experiment"] for row in rows] == ["U-Net", "3-D", "broken"]
-        assert [row["seeds"] for row in rows] == ["2 of 2", "2 of 2", "0 of 2"]
-        # 2 epochs of 12 slices, and of 2 volumes of 6 slices each
+        assert [row["seeds"] for row in rows[:2]] == ["2 of 2", "2 of 2"]
+        assert rows[2]["seeds"].startswith("0 of 2; ") and "Error" in rows[2]["seeds"]
         assert [row["images seen"] for row in rows] == ["24", "24", "not trained"]
-        per_case = list(csv.DictReader((volumes / "out" / "3_d_seed_1" / f"{split}.csv").open()))
+        assert all(re.fullmatch(r"[12], [12] of 2", row["best epoch"]) for row in rows[:2])
+        per_case = list(csv.DictReader((volumes / "out" / "3_d_seed_1" / f"scores_{split}.csv").open()))
         assert len(per_case) == {"validation": 1, "test": 2}[split]
-    for name in ("toy_images_seen", "toy_gflop"):
+    for name in ("toy_images_seen", "toy_gflop", "toy_worst"):
         picture = np.asarray(Image.open(volumes / "images" / f"{name}.png").convert("L"))
         assert picture.std() > 5, name
     text = (volumes / "report.md").read_text()
     assert "toy, " in text and "images/toy_gflop.png" in text and "95 % bootstrap" in text
+    assert "Planned: 24 images seen by each network. CPU hours planned 0.5, used 0.0" in text
+    assert "The 3 worst validation cases of" in text
     weights = {path: path.stat().st_mtime_ns for path in volumes.glob("out/*/model.pt")}
     assert len(weights) == 4
     again = run_process(*command, "--only", "U-Net", "3-D")
@@ -204,9 +220,175 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
     assert weights == {path: path.stat().st_mtime_ns for path in weights}  # nothing was trained anew
 
 
-def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefined(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from recipe import measure
+@pytest.fixture
+def toy(volumes, benchmarks):
+    """The toy study, read."""
+    from study import read_study
+
+    return read_study(volumes / "toy.json", volumes, volumes / "datalist.json", volumes / "out", {}, None)
+
+
+def test_a_budget_of_other_images_than_stated_ends_at_once_with_one_line(toy):
+    import budget
+
+    budget.check(toy)
+    for run, planned in (("U-Net, seed 1", 24), ("3-D, seed 0", 24)):
+        with pytest.raises(SystemExit) as caught:
+            budget.check(replace(toy, images={run: 25}))
+        assert f"{run}: 2 epochs x " in str(caught.value) and f"are {planned} images" in str(caught.value)
+        assert "the study states 25" in str(caught.value)
+
+
+def test_a_studys_own_overlay_comes_before_the_sdseg_bundles(toy, benchmarks):
+    from study import find_overlay
+
+    configs = toy.bundle / "configs"
+    assert find_overlay(toy.bundle, "recipe/mirror") == configs / "recipe" / "mirror.json"
+    assert find_overlay(toy.bundle, "recipe/paper") == SDSEG / "configs" / "recipe" / "paper.json"
+    assert find_overlay(SDSEG, "recipe/paper") == SDSEG / "configs" / "recipe" / "paper.json"
+
+
+@pytest.mark.parametrize(
+    ("dice", "best", "gain"),
+    [
+        ([0.5, 0.6, 0.7, 0.8], 4, 10),
+        ([0.5, 0.8, 0.7, 0.8], 2, 0),
+        ([0.2, 0.1, 0.1, 0.1], 1, 0),
+        ([None, None, None, 0.8], 4, float("nan")),
+    ],
+)
+def test_what_the_last_quarter_brought(toy, dice, best, gain):
+    import budget
+
+    run = "U-Net, seed 0"
+    settings = json.loads((toy.run_folder(run) / "settings.json").read_text())
+    (toy.run_folder(run) / "settings.json").write_text(json.dumps({**settings, "epochs": 4}))
+    with SummaryWriter(toy.run_folder(run) / "logs") as writer:
+        for epoch, value in enumerate(dice, 1):
+            if value is not None:
+                writer.add_scalar("val_mean_dice", value, epoch)
+    assert budget.best_epoch(toy, run) == best
+    assert budget.gain_at_the_end(toy, run) == pytest.approx(gain, nan_ok=True, abs=1e-4)
+
+
+def keep_random_weights(study, run):
+    """Write weights as a training of ``run`` would have, without one."""
+    torch.manual_seed(0)
+    save_tensors(study.run_folder(run) / "model.pt", study.parser(run).get_parsed_content("network_def").state_dict())
+    (study.run_folder(run) / "trained_as.txt").write_text(f"{study.stamp(run)}\ncommit none\n")
+
+
+def test_the_worst_cases_of_volumes_are_drawn_where_they_are_wrong(toy, tmp_path, monkeypatch):
+    import recipe_figures
+    from scores import score
+    from study import load_volume, segment
+
+    run = "U-Net, seed 0"
+    keep_random_weights(toy, run)
+    shown = []
+    monkeypatch.setattr(recipe_figures, "slice_panel", lambda *a: shown.append(a) or slice_panel(*a))
+    recipe_figures.draw_worst(toy, run, score(toy, run, "validation"), tmp_path / "worst.png")
+    assert np.asarray(Image.open(tmp_path / "worst.png").convert("L")).std() > 5
+    parser = toy.parser(run)
+    network = parser.get_parsed_content("network")
+    network.load_state_dict(torch.load(toy.run_folder(run) / "model.pt", weights_only=True))
+    network.eval()
+    data = load_volume(parser, toy.items("validation")[0])
+    with torch.inference_mode():
+        wrong = (segment(parser, data) != data["label"][0]).sum(dim=(0, 2))
+    (image, label, predicted, _), *others = shown
+    assert not others and image.shape == label.shape == predicted.shape == (12, 1, 14)
+    assert (label != predicted).sum() == wrong.max()
+
+
+def test_the_worst_photographs_are_drawn(tmp_path, benchmarks):
+    from recipe_figures import draw_worst
+    from scores import mean_class_dice, score
+    from study import read_study
+
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(rng.integers(0, 2, (20, 24), dtype=np.uint8) * 255).save(tmp_path / f"{name}.png")
+    items = [{"image": f"{name}.jpg", "label": f"{name}.png"} for name in "abcde"]
+    (tmp_path / "datalist.json").write_text(json.dumps({"validation": items}))
+    small = {"size": [32, 32], "network_def#backbone#channels": [4, 4, 4, 4]}
+    photographs = {
+        "name": "Toy",
+        "dataset": "datasets/kvasir",
+        "budget": {},
+        "networks": {"small": small},
+        "experiments": {"U-Net": ["small", "baselines/baseline", "baselines/unet_small"]},
+    }
+    (tmp_path / "toy.json").write_text(json.dumps(photographs))
+    study = read_study(tmp_path / "toy.json", tmp_path, tmp_path / "datalist.json", tmp_path / "out", {}, None)
+    keep_random_weights(study, "U-Net")
+    found = score(study, "U-Net", "validation")
+    assert found.keys() == {"Dice", "HD95"} and len(mean_class_dice(found)) == 5
+    draw_worst(study, "U-Net", found, tmp_path / "worst.png")
+    assert np.asarray(Image.open(tmp_path / "worst.png").convert("L")).std() > 5
+
+
+def test_a_training_that_failed_says_why(toy, benchmarks):
+    from study import last_words
+    from tables import markdown_table
+
+    run = "broken, seed 0"
+    assert last_words(toy, run) is None
+    log = toy.run_folder(run) / "training.log"
+    for text, words in (("", "no output"), ("a\nb | c\n", "b | c"), ("a\nValueError: b\nc\n", "ValueError: b")):
+        log.write_text(text)
+        assert last_words(toy, run) == words
+    assert markdown_table(["a"], [["b | c"]]).splitlines()[2] == "| b \\| c |"
+
+
+def test_a_summary_counts_what_is_undefined(benchmarks):
+    from comparison import summary
+    from hippocampus import row
+
+    from sdseg_monai.evaluation import Agreement
+
+    nan = float("nan")
+    assert summary([np.array([1.0, 3.0]), np.array([2.0, 6.0])], of_seeds=True) == "3.00 (2.00 to 4.00)"
+    assert summary([np.array([1.0, 3.0])], of_seeds=True) == "2.00"
+    assert summary([np.array([2.0, 2.0, nan])], digits=1) == "2.0 (2.0 to 2.0), 1 of 3 undefined"
+    assert summary([np.array([nan, nan])]) == "undefined"
+    missed, found = Agreement(dice=0.0, iou=0.0, hd95=nan), Agreement(dice=0.9, iou=0.8, hd95=1.5)
+    assert row([missed, missed]) == ["0.0000 (0.0000 to 0.0000)", "0.0000", "undefined"]
+    assert row([found, found, missed])[1:] == ["0.0000", "1.50 (1.50 to 1.50), 1 of 3 undefined"]
+
+
+def test_attention_is_counted_on_the_cpu(benchmarks):
+    from measuring import gflop
+
+    tokens, channels = 64, 16
+    q = torch.zeros(1, 2, tokens, channels)
+    counted = gflop(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert counted * 1e9 == 2 * 2 * 2 * tokens**2 * channels  # two products, two heads, a multiply-add is two
+
+
+def test_what_a_slice_costs_is_the_sum_of_its_parts_and_keeping_latents_saves_the_encoding(benchmarks):
+    import cost
+
+    parser = cost.read_bundle()
+    parser["batch_size"] = 2
+    case = cost.Case("toy", cost.of_bundle, 64, 8, 1, large=False)
+    own, distilled = cost.slice_rows(case)
+    assert own[2:4] == distilled[2:4] and float(distilled[4]) < 0.5 * float(own[4])
+    for row in (own, distilled):
+        assert sum(map(float, row[2:5])) == pytest.approx(float(row[5]), abs=0.02)
+    assert cost.slice_rows(replace(case, large=True))[0][2:6] == own[2:6]  # counting without computing
+    network, _ = case.build(None)
+    whole, encoding = cost.step_gflop(case)
+    assert encoding == pytest.approx(cost.gflop(lambda: network.encode_mask(torch.zeros(1, 1, 64, 64))), rel=1e-3)
+    seconds = cost.time_steps(parser, 1)
+    (row,) = cost.step_rows([case], {"toy": seconds})
+    assert row[:4] == ["toy", f"{whole:.2f}", f"{encoding:.2f}", f"{encoding / whole:.1%}"] and row[-1].endswith("%")
+    assert cost.step_rows([case], {})[0][-3:] == ["not timed"] * 3
+
+
+def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefined(benchmarks):
+    from scores import mean_class_dice, measure
 
     expected, spacing = torch.zeros(20, 10, 10), [2.0, 1.0, 1.0]
     expected[2:8, 2:8, 2:8], expected[8:14, 2:8, 2:8] = 1, 2
@@ -221,4 +403,7 @@ def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefine
     shifted[shifted == 2] = 0
     found = measure(shifted, expected, spacing, 3)
     assert found["Dice of 2"] == 0 and np.isnan(found["HD95 of 2"]) and np.isfinite(found["HD95"])
-    assert set(measure(shifted, expected, spacing, 2)) == {"Dice", "HD95"}
+    two = measure(shifted, expected, spacing, 2)
+    assert set(two) == {"Dice", "HD95"}
+    for measures, dice in ((two, two["Dice"]), (found, found["Dice of 1"] / 2)):
+        assert mean_class_dice({k: np.array([v]) for k, v in measures.items()}) == pytest.approx([dice])

@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sdseg_monai.bundle import Segmenter, find_bundle
 from sdseg_monai.data.datalist import SPLITS
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.losses import PixelLoss, SDSegLoss
 from sdseg_monai.networks import MaskAutoencoder
 from sdseg_monai.weights import load_weights
 from tests.conftest import ROOT, run_process, write_case
@@ -247,6 +248,34 @@ def test_what_is_written_twice_is_equal(bundle):
         assert config(BUNDLES[0], name) == config(BUNDLES[1], name)
 
 
+@pytest.mark.parametrize(("bundle", "default"), [("sdseg", False), ("hippocampus_sdseg", True)])
+def test_dice_over_the_batch_is_one_knob_of_sdseg_and_of_the_baselines(bundle, default):
+    small = [ROOT / SMOKE] if bundle == "sdseg" else []
+    baselines = CONFIGS / "sdseg" / "configs" / "baselines"
+    for kind, overlays in (
+        (SDSegLoss, small),
+        (PixelLoss, [baselines / f"{name}.json" for name in ("baseline", "unet")]),
+    ):
+        for changes, expected in (({}, default), ({"batch_dice": not default}, not default)):
+            parser = ConfigParser()
+            parser.read_config([CONFIGS / bundle / "configs" / "train.json", *overlays])
+            parser.update(changes)
+            loss = parser.get_parsed_content("loss")
+            terms = loss.segmentation_loss
+            assert isinstance(loss, kind) and terms.binary.dice.batch == terms.multi_class.dice.batch == expected
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_decoder_that_nothing_would_train_is_refused(bundle):
+    parser = ConfigParser()
+    small = [ROOT / SMOKE] if bundle == "sdseg" else []
+    parser.read_config([CONFIGS / bundle / "configs" / "train.json", *small])
+    parser.update({"network_def#train_decoder": True, "segmentation_weight": 0.0})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("loss")
+    assert "only the segmentation term trains the decoder" in str(find_input_error(caught.value))
+
+
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_metadata_tells_what_the_network_takes(bundle):
     meta, train = config(bundle, "metadata"), config(bundle, "train")
@@ -334,6 +363,22 @@ def test_a_bundle_of_another_kind_is_refused(tmp_path):
         (tmp_path / "configs" / "inference.json").write_text(text)
         with pytest.raises(InputError, match=r"inference\.json"):
             Segmenter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [({"num_classes": 4}, 4), ({"num_classes": None, "unet#num_class_embeds": 5}, 5)]
+)
+def test_a_network_of_other_classes_than_the_config_is_refused(change, found, tmp_path):
+    shutil.copytree(CONFIGS / "hippocampus_sdseg" / "configs", tmp_path / "configs")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").touch()
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({f"network_def#{key}": value for key, value in change.items()}))
+    with pytest.raises(InputError, match=f"has {found} classes, num_classes is 3: set the config's num_classes to "):
+        Segmenter(tmp_path, device="cpu", overlays=[overlay])
+    overlay.write_text(json.dumps({"network_def#unet#num_class_embeds": 5}))
+    with pytest.raises(InputError, match=r"^num_classes=3, but .* has 5: set the config's num_classes to 5$"):
+        Segmenter(tmp_path, device="cpu", overlays=[overlay])
 
 
 def test_a_device_that_is_not_there_is_an_input_error():

@@ -67,10 +67,10 @@ def test_segment_a_file(volume, tmp_path, capsys):
     for name in ("sform_code", "qform_code"):
         assert mask.header[name] == source.header[name]
     assert set(np.unique(mask.dataobj)) == {0, 1, 2}
-    label = nib.load(tmp_path / "label.nii.gz").get_fdata()
-    for value in (1, 2):
-        one, other = mask.get_fdata() == value, label == value
-        assert (one & other).sum() > (one & (label == 3 - value)).sum(), "the front is the back"
+    anterior, posterior = (
+        nib.affines.apply_affine(mask.affine, np.argwhere(mask.get_fdata() == value)).mean(axis=0) for value in (1, 2)
+    )
+    assert anterior[1] > posterior[1], "the front is the back"
 
 
 def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, capsys):
@@ -101,6 +101,47 @@ def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, 
     np.testing.assert_array_equal(unsure, confidence < limit)
     assert 0.2 < unsure.mean() < 0.4
     np.testing.assert_array_equal(abstained[~unsure], mask[~unsure])
+
+
+def write_overlay(path, **content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_overlays_are_chained_after_the_bundles_config(bundle, volume, tmp_path, capsys):
+    """Another network, of another number of classes and other weights, in the bundle's folder."""
+    root = tmp_path / "bundle"
+    shutil.copytree(bundle / "configs", root / "configs")
+    shutil.copytree(bundle / "models", root / "models" / "other")
+    config = root / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    own = content["num_classes"]
+    config.write_text(json.dumps({**content, "num_classes": 5 - own}))  # 2 or 3
+    first = write_overlay(tmp_path / "a.json", num_classes=4, checkpoint="$@bundle_root + '/models/other/model.pt'")
+    second = write_overlay(tmp_path / "b.json", num_classes=own)
+    code, *_ = run(capsys, "segment", volume, "-o", tmp_path / "own.nii.gz", "--bundle", bundle)
+    assert code == 0
+    options = ("-o", tmp_path / "m.nii.gz", "--bundle", root, "--overlay", first)
+    code, out, err = run(capsys, "segment", volume, *options)
+    assert (code, out) == (2, "") and "not the weights of this network" in err  # of four classes
+    code, *_ = run(capsys, "segment", volume, *options, "--overlay", second)
+    assert code == 0
+    masks = [np.asarray(nib.load(tmp_path / f"{name}.nii.gz").dataobj) for name in ("own", "m")]
+    np.testing.assert_array_equal(*masks)
+
+
+def test_bad_overlays_end_with_one_line(volume, tmp_path, capsys):
+    files = {"list.json": "[1]", "text.json": "{", "text.yaml": "- a: [", "text.txt": "{}", "bytes.json": "\xff"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    write_overlay(tmp_path / "elsewhere.json", **{"train#dataset#size": [1, 1]})
+    write_overlay(tmp_path / "broken.json", network_def="$nonsense()")
+    for name in (*files, "elsewhere.json", "missing.json", "broken.json"):
+        overlay = tmp_path / name
+        code, out, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--overlay", overlay)
+        assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, err
+        assert (str(overlay) in err) == (name != "broken.json"), err
+    assert not (tmp_path / "m.nii.gz").exists()
 
 
 def test_everything_lies_on_the_grid_of_the_file(bundle, volume, tmp_path, capsys):

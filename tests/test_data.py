@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
-from monai.transforms import Compose, RandAffined, RandFlipd, RandShiftIntensityd
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.transforms import Compose, Lambdad, RandAffined, RandFlipd, RandShiftIntensityd
 from torch.utils.data import DataLoader
 
 from sdseg_monai.data import DrawSampler, ProceduralMasks, SliceDataset, read_datalist, write_datalist
+from sdseg_monai.data.augmentation import augment
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.networks.codes import class_codes
 from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
@@ -24,7 +26,7 @@ from sdseg_monai.transforms import (
     to_three_channels,
 )
 from sdseg_monai.transforms.slices import TIE_BREAK, add_context
-from tests.conftest import write_case
+from tests.conftest import ROOT, write_case
 
 # of the first 20 masks of 48 x 48 pixels, computed before there were several classes: autoencoders came of these
 PROCEDURAL_DIGEST = "644d04cbe721d497f6b3e2bfce9880a8323255a4cdf836e1e118c3b65acf14b9"
@@ -65,6 +67,7 @@ def test_every_slice_of_every_volume_is_there_once(slices):
     images = torch.stack([item["image"] for item in items])
     stacks = torch.cat([stack["image"] for stack in slices.stacks])
     assert torch.equal(images[:, :1], stacks)
+    assert {type(item[key]) for item in items for key in ("image", "label")} == {torch.Tensor}
     assert set(torch.stack([item["label"] for item in items]).unique().tolist()) == {0.0, 1.0}
 
 
@@ -75,6 +78,38 @@ def test_a_draw_is_a_pure_function_of_its_number(slices):
         assert all(torch.equal(a[key], b[key]) for key in ("image", "label", "seed"))
     assert not torch.equal(slices[0]["image"], slices[11]["image"])  # the next epoch augments anew
     assert slices[0]["seed"] != slices[11]["seed"]
+
+
+HIPPOCAMPUS = "bundles/hippocampus_sdseg/configs/train.json"
+VOLUMES = "bundles/sdseg/configs/baselines/dynunet_3d.json"
+
+
+@pytest.mark.parametrize(("config", "shape"), [(HIPPOCAMPUS, (16, 24)), (VOLUMES, (16, 24, 12))])
+def test_augmentations_are_the_same_without_a_record_of_positions(config, shape, monkeypatch):
+    parser = ConfigParser(json.loads((ROOT / config).read_text()))
+    parser["mirror_probability"] = 0.5
+    augmentation = parser.get_parsed_content("augmentation")
+    item = {"image": torch.randn(1, *shape), "label": torch.randint(3, (1, *shape)).float()}
+    plain = [augment(item, augmentation, seed) for seed in range(8)]
+    monkeypatch.setattr("sdseg_monai.data.augmentation.set_track_meta", lambda _: None)
+    for seed, expected in enumerate(plain):
+        found = augment(item, augmentation, seed)
+        assert all(torch.equal(found[key], expected[key]) and not torch.equal(found[key], item[key]) for key in item)
+        assert {type(tensor) for tensor in (*found.values(), *expected.values())} == {torch.Tensor}
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_tracking_is_off_for_the_augmentation_alone(tracked):
+    seen, item = [], {"image": torch.zeros(1, 2, 2)}
+    try:
+        set_track_meta(tracked)
+        augment(item, Compose([lambda x: seen.append(get_track_meta()) or x]), 0)
+        assert seen == [False] and get_track_meta() == tracked
+        with pytest.raises(RuntimeError):
+            augment(item, Compose([Lambdad("image", lambda x: 1 / 0)]), 0)
+        assert get_track_meta() == tracked
+    finally:
+        set_track_meta(True)
 
 
 def test_augmentations_come_again_after_a_cycle_and_seeds_never(items):

@@ -209,7 +209,7 @@ def distil(tmp_path, folder, **options):
 
 class TestTraining:
     def test_writes_what_the_overlay_loads(self, teacher, tmp_path):
-        distil(tmp_path, tmp_path, num_classes=3)  # the teacher is the folder's autoencoder.pt
+        distil(tmp_path, tmp_path)  # the teacher is the folder's autoencoder.pt
         parser = ConfigParser()
         parser.read_config([CONFIGS / "train.json", CONFIGS / "mask_decoder.json", CONFIGS / "smoke.json"])
         parser["ckpt_dir"] = str(tmp_path)
@@ -242,6 +242,17 @@ class TestTraining:
             distil(tmp_path, parts, teacher=str(tmp_path / "other.pt"))
         assert "is of another training (it had another teacher)" in str(find_input_error(caught.value))
         assert (parts / "mask_decoder.pt").read_bytes() == before
+
+    def test_of_three_classes_needs_a_teacher_that_knows_their_codes(self, teacher, tmp_path):
+        with pytest.raises(Exception) as caught:  # MONAI wraps it
+            distil(tmp_path, tmp_path / "out", teacher=str(tmp_path / "autoencoder.pt"), num_classes=3)
+        assert "does not know the codes of 3 classes" in str(find_input_error(caught.value))
+        assert not (tmp_path / "out" / "mask_decoder_checkpoint.pt").exists()
+        shipped = ROOT / "bundles" / "hippocampus_sdseg" / "models" / "autoencoder.pt"
+        sizes = {"network_def#block_out_channels": [8, 16, 32]}
+        distil(tmp_path, tmp_path / "out", teacher=str(shipped), num_classes=3, epochs=1, **sizes)
+        distilled = torch.load(tmp_path / "out" / "mask_decoder.pt", weights_only=True)
+        assert equal(encoding(distilled), encoding(torch.load(shipped, weights_only=True)))
 
     def test_of_a_teacher_of_other_sizes(self, teacher, tmp_path):
         save_tensors(tmp_path / "a.pt", MaskAutoencoder([8, 8, 8], 1, 4, 4).state_dict())

@@ -160,6 +160,20 @@ def test_kept_latents_do_not_wait_for_the_scale(cases):
     assert (dataset.latents[:8].std() * network.scale_factor).item() == pytest.approx(1, abs=1e-4)
 
 
+def test_the_scale_is_measured_on_kept_latents_without_encoding_again(cases, caplog):
+    caplog.set_level("INFO")
+    factors, encoded = [], []
+    for handlers in ((LatentScale,), (CacheLatents, LatentScale)):
+        network, dataset = make_network(), make_dataset(cases)
+        network.scale_factor.fill_(float("nan"))
+        network.autoencoder.encoder.register_forward_hook(lambda _, images, __: encoded.append(len(images[0])))
+        run(1, 1, *(handler(network, dataset, 3) for handler in handlers))
+        factors.append(network.scale_factor)
+    assert encoded == [3, 3, 3, 3, 3, 3, 1]  # 3 of the 8 slices; then all 16 and none of them twice
+    torch.testing.assert_close(*factors)
+    assert "kept 16 mask latents, each of 8 slices in 2 augmentations: 0.0 MiB of memory" in caplog.text
+
+
 def test_latents_that_change_are_not_kept(cases):
     for network, cycle, match in (
         (make_network(), None, "augmentation_cycle=None"),

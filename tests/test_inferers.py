@@ -9,6 +9,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from sdseg_monai.data import SliceDataset
 from sdseg_monai.errors import InputError
 from sdseg_monai.inferers import SliceWiseInferer
+from sdseg_monai.networks import PixelSegmenter
 from sdseg_monai.transforms import LoadVolumed
 from tests.conftest import make_network, write_case
 
@@ -64,10 +65,12 @@ def test_shared_noise_is_the_same_for_every_slice(network):
     torch.testing.assert_close(score, score[..., :1].expand_as(score), atol=1e-5, rtol=0)
 
 
-def test_per_slice_noise_for_a_network_that_starts_from_zeros_is_refused():
-    network = make_network(prediction_type="sample", start_noise="zeros").eval()
-    with pytest.raises(ValueError, match="zeros"):
-        SliceWiseInferer((16, 16), noise="per_slice")(VOLUME, network)
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_per_slice_noise_for_a_network_without_start_noise_is_refused(num_samples):
+    zeros = make_network(prediction_type="sample", start_noise="zeros").eval()
+    for network in (zeros, PixelSegmenter(torch.nn.Conv2d(3, 1, 1))):
+        with pytest.raises(InputError, match="without start noise, which gives one mask whatever the seed"):
+            SliceWiseInferer((16, 16), noise="per_slice", num_samples=num_samples)(VOLUME, network)
 
 
 def test_metadata_is_kept_and_several_volumes_and_channels_work(network):
@@ -203,5 +206,5 @@ def test_samples_come_in_slabs_before_their_mean(network):
     "options", [{"slice_axis": 3}, {"batch_size": 0}, {"noise": "random"}, {"num_samples": 0}, {"num_samples": 2}]
 )
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(InputError, match=next(iter(options))):
         SliceWiseInferer((16, 16), **options)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.losses import MaskAutoencoderLoss, SDSegLoss, SegmentationLoss
 from sdseg_monai.networks import SDSegOutput
 from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image
@@ -42,6 +43,12 @@ def test_sample_prediction_has_no_noise_term():
 def test_segmentation_term_needs_a_decoder():
     with pytest.raises(ValueError, match="decode"):
         SDSegLoss(segmentation_weight=1.0)
+
+
+def test_a_decoder_that_nothing_would_train_is_refused():
+    with pytest.raises(InputError, match="only the segmentation term trains the decoder"):
+        SDSegLoss(train_decoder=True)
+    SDSegLoss(segmentation_weight=1.0, decode_logits=make_network().decode_logits, train_decoder=True)
 
 
 def test_segmentation_gradient_passes_the_frozen_decoder_beyond_the_clamp():

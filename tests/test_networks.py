@@ -15,7 +15,7 @@ from sdseg_monai.networks import (
     TinyVisionEncoder,
     VisionEncoder,
 )
-from sdseg_monai.networks.codes import score_from_mask_image
+from sdseg_monai.networks.codes import score_from_mask_image, score_margin
 from sdseg_monai.networks.unet import Float32Conv2d
 from sdseg_monai.weights import load_weights, save_tensors
 from tests.conftest import make_network
@@ -356,8 +356,12 @@ def test_class_conditional_network_gives_one_score_per_class():
             *_, latent = network.reverse(network.encode_image(IMAGE), noise, class_labels=torch.full((3,), index))
             maps.append((-1 if index == 0 else 1) * network.decode(latent).mean(1, keepdim=True))
     assert score.shape == (3, 3, 32, 16)
-    torch.testing.assert_close(score, torch.cat(maps, 1).softmax(1))
-    with pytest.raises(ValueError, match="class embedding has 3"):
+    torch.testing.assert_close(score.sum(1), torch.ones(3, 32, 16))
+    # as sure as the maps are far apart: 1 where they are 1 and -1
+    best, second = torch.cat(maps, 1).topk(2, dim=1).values.unbind(1)
+    torch.testing.assert_close(score_margin(score)[:, 0], ((best - second) / 2).clamp(0, 1), atol=1e-5, rtol=1e-4)
+    assert torch.equal(score.argmax(1), torch.cat(maps, 1).argmax(1))
+    with pytest.raises(InputError, match="class embedding has 3: set the config's num_classes to 3"):
         SDSeg(network.autoencoder, network.vision_encoder, network.unet, num_classes=4)
 
 

@@ -1,4 +1,4 @@
-"""Every overlay of the sdseg bundle parses, trains two iterations and evaluates, on data of the kind it is for."""
+"""Every overlay of the bundles parses, trains two iterations and evaluates, on data of the kind it is for."""
 
 import inspect
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("keep_global_state")
 CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
 HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_sdseg" / "configs"
 OVERLAYS = sorted(
-    str(p.relative_to(CONFIGS)) for folder in CONFIGS.iterdir() if folder.is_dir() for p in folder.iterdir()
+    str(path.relative_to(configs).with_suffix("")) for configs in (CONFIGS, HIPPOCAMPUS) for path in configs.glob("*/*")
 )
 WHOLE = ("train", "inference", "train_autoencoder", "metadata")
 SMALL_SDSEG = json.loads((CONFIGS / "smoke.json").read_text())
@@ -68,7 +68,7 @@ ORGANS = {
     "classes/organs": ("classes/organs",),
     "organs by a pixel network": ("classes/organs", "baselines/baseline", "baselines/unet"),
 }
-RECIPES = sorted(f"recipe/{path.stem}" for path in (CONFIGS / "recipe").iterdir())
+RECIPES = [name for name in OVERLAYS if name.startswith("recipe/")]
 
 
 def write_picture_case(folder, name, seed, size=(40, 56)):
@@ -135,10 +135,16 @@ def halves(tmp_path_factory):
     return write_organs(tmp_path_factory.mktemp("halves"), 3, (20, 8, 24))
 
 
+def find(overlay, configs=HIPPOCAMPUS):
+    """Return the file of an overlay, from ``configs`` or else from the sdseg bundle's."""
+    own = configs / f"{overlay}.json"
+    return own if own.is_file() else CONFIGS / own.relative_to(configs)
+
+
 def train_and_evaluate(overlays, data, tmp_path, bundle=CONFIGS, **changes):
     small = SMALL.get(overlays[-1].split("/")[-1], SMALL.get(overlays[0].split("/")[-1], SMALL_SDSEG))
     (tmp_path / "small.json").write_text(json.dumps({**(small if bundle == CONFIGS else RUN), "epochs": 1, **changes}))
-    chain = [str(bundle / "train.json"), *(str(CONFIGS / f"{name}.json") for name in overlays)]
+    chain = [str(bundle / "train.json"), *(str(find(name, bundle)) for name in overlays)]
     options = {
         "dataset_dir": str(data),
         "datalist": str(data / "datalist.json"),
@@ -320,11 +326,13 @@ def test_the_organs_are_trained_on_their_own_codes_scored_and_written_by_number(
     masks = train_autoencoder(("classes/organs",), tmp_path).get_parsed_content("train#dataset")
     assert torch.stack([masks[i]["label"] for i in range(32)]).max() == 13
     changes = {"autoencoder_weights": "$@ckpt_dir + '/autoencoder.pt'"}
-    steps, dice, evaluation = train_and_evaluate(("classes/organs",), organs, tmp_path, **changes)
+    with pytest.raises(RuntimeError) as caught:  # two steps teach no code
+        train_and_evaluate(("classes/organs",), organs, tmp_path, **changes)
+    message = str(find_input_error(caught.value))
+    assert message.startswith(f"{tmp_path / 'models' / 'autoencoder.pt'}: does not know the codes of 14 classes")
+    steps, dice, evaluation = train_and_evaluate(("classes/organs",), organs, tmp_path)
     assert steps == 2 and 0 <= dice < 1
-    network = evaluation.parser.get_parsed_content("network_def")
-    own = torch.load(tmp_path / "models" / "autoencoder.pt", weights_only=True)["encoder.conv_in.weight"]
-    assert network.num_classes == 14 and torch.equal(network.autoencoder.encoder.conv_in.weight, own)
+    assert evaluation.parser.get_parsed_content("network_def").num_classes == 14
     infer(("classes/organs",), organs / "images", tmp_path)
     evaluated, inferred = (nib.load(tmp_path / folder / "t.nii.gz") for folder in ("eval", "masks"))
     assert inferred.shape == (30, 24, 8) and inferred.get_data_dtype() == np.uint8
@@ -406,7 +414,7 @@ def test_no_overlay_is_untested():
     elsewhere = {"evaluate", "multi_gpu_train", "multi_gpu_evaluate", "official_inference", "smoke", "paper_weights"}
     top = {path.stem for path in CONFIGS.glob("*.json")} - set(WHOLE)
     volumes = {"baselines/dynunet_3d"}  # tests/test_volumes.py
-    assert {f"{name}.json" for name in tested | volumes | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)
+    assert {name for name in tested | volumes | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)
     assert top - elsewhere - distillation == {name for name in tested if "/" not in name}
 
 
@@ -458,17 +466,18 @@ MONAI_IDS = {"imports", "bundle_root", "train", "validate", "initialize", "run",
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "studies").glob("*.json")), ids=lambda path: path.stem)
-def test_a_study_names_what_there_is(path):
-    study = json.loads(path.read_text())
-    base = [ROOT / "bundles" / study.get("bundle", "sdseg") / "configs" / "train.json"]
-    base += [CONFIGS / f"{study['dataset']}.json"] if "dataset" in study else []
-    for kind, *overlays in study["experiments"].values():
+def test_a_study_names_what_there_is(path, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from study import read_study
+
+    study = read_study(path, tmp_path, None, tmp_path, {}, None)
+    for run, settings in study.settings.items():
         parser = ConfigParser()
-        parser.read_config([*base, *(CONFIGS / f"{name}.json" for name in overlays)])
-        settings = {**study["budget"], **study["networks"][kind]}
+        parser.read_config(study.experiments[run])
         for key in settings:
             parent, _, leaf = key.rpartition("#")
             assert key in parser or key in referenced(settings) or leaf in arguments(parser[parent]["_target_"]), key
+    assert set(study.images) in (set(), set(study.settings))  # stated for all or for none
 
 
 @pytest.mark.parametrize("name", ["train", "train_autoencoder", "inference"])
@@ -495,10 +504,10 @@ def test_an_overlay_changes_only_what_the_base_has(overlay):
         "inference" if "inference" in overlay else "train",
         *(["baselines/baseline"] if "baselines" in overlay else []),
     ]
-    folder = HIPPOCAMPUS if overlay.startswith("recipe/") else CONFIGS
-    base.read_config([folder / f"{name}.json" for name in names])
+    configs = HIPPOCAMPUS if overlay.startswith("recipe/") else CONFIGS
+    base.read_config([configs / f"{name}.json" for name in names])
     own = {"unet_weights", "checkpoint"}  # of the overlay itself; where evaluate.json and inference.json look
-    changes = json.loads((CONFIGS / overlay).with_suffix(".json").read_text())
+    changes = json.loads(find(overlay).read_text())
     for key in changes:
         parent, _, leaf = key.lstrip("+").rpartition("#")
         if key.lstrip("+") not in base and key not in own:  # an argument that the base leaves at its default

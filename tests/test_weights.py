@@ -6,9 +6,12 @@ import torch
 from diffusers import AutoencoderKL
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
-from sdseg_monai.weights import load_autoencoder, load_weights, read_tensors, save_tensors
-from tests.conftest import make_network
+from sdseg_monai.networks import DecoderDistillation, DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
+from sdseg_monai.weights import load_autoencoder, load_teacher, load_weights, read_tensors, save_tensors
+from tests.conftest import ROOT, make_network
+
+BINARY = ROOT / "bundles" / "sdseg" / "models" / "autoencoder.pt", ([16, 32, 64, 128], 1, 4, 8)
+THREE_CLASSES = ROOT / "bundles" / "hippocampus_sdseg" / "models" / "autoencoder.pt", ([8, 16, 32], 1, 4, 4)
 
 
 def same_sized():
@@ -169,3 +172,35 @@ def test_no_autoencoder_weights_is_an_error_and_random_must_be_asked_for(tmp_pat
     load_autoencoder(network, "random")
     assert torch.equal(before["autoencoder.encoder.conv_in.weight"], network.autoencoder.encoder.conv_in.weight)
     assert "random mask autoencoder" in caplog.text
+
+
+def with_autoencoder(sizes, num_classes, num_class_embeds=None):
+    unet = DenoisingUNet(8, 4, [16], [True], 1, 4, 8, num_class_embeds=num_class_embeds)
+    return SDSeg(MaskAutoencoder(*sizes), VisionEncoder(*sizes), unet, num_classes=num_classes)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "num_classes", "unknown"),
+    [(BINARY, 2, None), (BINARY, 3, 2), (THREE_CLASSES, 3, None), (THREE_CLASSES, 4, 3), (THREE_CLASSES, 14, 3)],
+)
+def test_an_autoencoder_must_know_the_codes_of_the_classes(shipped, num_classes, unknown):
+    (path, sizes), network = shipped, with_autoencoder(shipped[1], num_classes)
+    pair = DecoderDistillation(MaskAutoencoder(*sizes, decoder_channels=8))
+    if unknown is None:
+        load_autoencoder(network, path)
+        load_teacher(pair, path, num_classes)
+        assert equal_states(network.autoencoder.state_dict(), pair.teacher.state_dict())
+        return
+    expected = (
+        rf"autoencoder\.pt: does not know the codes of {num_classes} classes \(class {unknown} comes back as "
+        rf"[0-{unknown - 1}]\); train it with train_autoencoder\.json --num_classes {num_classes}"
+    )
+    with pytest.raises(InputError, match=expected):
+        load_autoencoder(network, path)
+    with pytest.raises(InputError, match=expected):
+        load_teacher(pair, path, num_classes)
+
+
+def test_one_pass_per_class_needs_no_codes_and_random_knows_none():
+    load_autoencoder(with_autoencoder(BINARY[1], 3, num_class_embeds=3), BINARY[0])
+    load_autoencoder(with_autoencoder(BINARY[1], 3), "random")

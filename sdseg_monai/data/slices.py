@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from monai.data import CacheDataset, DistributedSampler
-from monai.transforms import CastToTyped, Compose, Randomizable
+from monai.transforms import CastToTyped, Compose
 from torch.utils.data import Dataset
 
+from sdseg_monai.data.augmentation import augment
 from sdseg_monai.errors import InputError
 from sdseg_monai.random import seed_from
 from sdseg_monai.transforms.slices import StackSlicesd, add_context, to_three_channels
@@ -92,12 +93,10 @@ class SliceDataset(Dataset):
             image = add_context(stack["image"], position, position + 1, stack["context"])[0]
         item = {"image": image.float(), "label": stack["label"][position].float()}
         if self.augmentation is not None:
-            set_random_state(self.augmentation, seed_from(self.seed, variant))
-            item = self.augmentation(item)
-        plain = {key: item[key].as_subclass(torch.Tensor) for key in ("image", "label")}  # MONAI returns MetaTensors
+            item = augment(item, self.augmentation, seed_from(self.seed, variant))
         return {
-            "image": to_three_channels(plain["image"]).contiguous(),
-            "label": plain["label"],
+            "image": to_three_channels(item["image"]).contiguous(),
+            "label": item["label"],
             "seed": torch.tensor(seed_from(self.seed, draw)),
             **({} if self.latents is None else {"latent": self.latents[variant]}),
         }
@@ -113,10 +112,3 @@ class DrawSampler(DistributedSampler):
     def __iter__(self) -> Iterator[int]:
         length = len(self.dataset)
         return (self.epoch * length + index for index in super().__iter__())
-
-
-def set_random_state(transform: Compose, seed: int) -> None:
-    """Seed each random transform of ``transform`` from ``seed`` and its position."""
-    for position, step in enumerate(transform.flatten().transforms):
-        if isinstance(step, Randomizable):
-            step.set_random_state(seed=seed_from(seed, position) % 2**32)

@@ -10,7 +10,7 @@ from monai.data import CacheDataset
 from monai.transforms import CastToTyped, Compose, ResizeWithPadOrCropd
 from torch.utils.data import Dataset
 
-from sdseg_monai.data.slices import set_random_state
+from sdseg_monai.data.augmentation import augment
 from sdseg_monai.random import seed_from
 
 BLACK = -1.0
@@ -61,7 +61,5 @@ class VolumeDataset(Dataset):
         volume = self.volumes[draw % len(self)]
         item = {key: volume[key].as_subclass(torch.Tensor).float() for key in ("image", "label")}
         if self.augmentation is not None:
-            set_random_state(self.augmentation, seed_from(self.seed, draw))
-            item = self.augmentation(item)
-        plain = {key: item[key].as_subclass(torch.Tensor) for key in ("image", "label")}  # MONAI returns MetaTensors
-        return {**plain, "seed": torch.tensor(seed_from(self.seed, draw))}
+            item = augment(item, self.augmentation, seed_from(self.seed, draw))
+        return {**item, "seed": torch.tensor(seed_from(self.seed, draw))}

@@ -43,7 +43,8 @@ class LatentScale:
     """Measure the network's ``scale_factor`` once: 1/std of the training masks' latents.
 
     Does nothing where the factor is known, from a checkpoint or from pretrained weights: changing it would put all
-    that the U-Net learned on another scale. SD's 0.18215 is for photographs; masks are about 1.5 times wider.
+    that the U-Net learned on another scale. SD's 0.18215 is for photographs; masks are about 1.5 times wider. Latents
+    that :class:`CacheLatents` kept before are not encoded again.
 
     Args:
         network: network whose buffer is filled.
@@ -71,22 +72,30 @@ class LatentScale:
             return
         length = len(self.dataset)  # type: ignore[arg-type]
         indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
+        kept = getattr(self.dataset, "latents", None)
+        latents = self._encode(indices) if kept is None else kept[list(indices)]
+        factor.fill_(1 / latents.std())
+        logger.info("latent scale factor %.5f, measured on %d training masks", float(factor), len(indices))
+
+    def _encode(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the latents of those masks, not scaled, [N, Z, h, w], on the CPU."""
+        device = self.network.scale_factor.device
         latents = []
         for start in tqdm(range(0, len(indices), self.batch_size), desc="latent scale", delay=2, leave=False):
             batch = [self.dataset[i] for i in indices[start : start + self.batch_size]]
-            masks = torch.stack([item["label"] for item in batch]).to(factor.device)
+            masks = torch.stack([item["label"] for item in batch]).to(device)
             if self.network.class_conditional:
                 masks, _ = self.network.draw_class(masks, torch.stack([item["seed"] for item in batch]))
             latents.append(self.network.encode_mask(masks, scale=False).cpu())
-        factor.fill_(1 / torch.cat(latents).std())
-        logger.info("latent scale factor %.5f, measured on %d training masks", float(factor), len(indices))
+        return torch.cat(latents)
 
 
 class CacheLatents:
     """Encode each training mask once, in each of its augmentations, so that training steps need not.
 
     The autoencoder is frozen, so that a mask's latent never changes; the dataset's augmentations must come again, see
-    ``augmentation_cycle`` of :class:`sdseg_monai.data.SliceDataset`. Kept are the posterior's means, before scaling.
+    ``augmentation_cycle`` of :class:`sdseg_monai.data.SliceDataset`. Kept are the posterior's means, before scaling,
+    in float32 on the CPU. Of several processes each encodes and keeps all of them: the sampler deals every epoch anew.
 
     Args:
         network: network in training.
@@ -123,6 +132,13 @@ class CacheLatents:
             masks = [self.dataset[draw]["label"] for draw in draws[start : start + self.batch_size]]
             latents.append(self.network.encode_mask(torch.stack(masks).to(device), scale=False).cpu())
         self.dataset.latents = torch.cat(latents)
+        logger.info(
+            "kept %d mask latents, each of %d slices in %d augmentations: %.1f MiB of memory",
+            len(draws),
+            len(self.dataset),
+            self.dataset.augmentation_cycle,
+            self.dataset.latents.nbytes / 2**20,
+        )
 
 
 class ExpectedTime:

@@ -93,7 +93,8 @@ def score_margin(score: torch.Tensor) -> torch.Tensor:
 
     Of several classes it is how much farther, in squared distance, the second-nearest code is than the nearest, 1 on
     a code and 0 half-way between two. Of two classes, scored by one channel, it is the same: twice the distance of
-    the score from 0.5. It lives as long as scores do: it can be taken after they were resized.
+    the score from 0.5. Of one pass per class it is half the distance between the two highest maps, 1 where these are
+    1 and -1. It lives as long as scores do: it can be taken after they were resized.
     """
     if score.shape[1] == 1:
         return (2 * score - 1).abs()

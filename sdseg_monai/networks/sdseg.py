@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple, get_args, overload
 import torch
 from torch import nn
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
-from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image, score_from_mask_image
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.unet import DenoisingUNet
 from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
@@ -59,6 +60,7 @@ class SDSeg(nn.Module):
             :func:`~sdseg_monai.networks.codes.class_codes`; None for those of a class-conditional U-Net, else 2.
 
     Raises:
+        InputError: a class-conditional U-Net has another number of classes.
         ValueError: the three networks do not fit each other, or an option is unknown or contradicts another.
     """
 
@@ -86,8 +88,9 @@ class SDSeg(nn.Module):
         _check_fit(autoencoder, vision_encoder, unet)
         embedded = unet.config.num_class_embeds
         if embedded is not None and num_classes not in (None, embedded):
-            raise ValueError(
-                f"num_classes={num_classes}, but the U-Net's class embedding has {embedded}: leave num_classes out"
+            raise InputError(
+                f"num_classes={num_classes}, but the U-Net's class embedding has {embedded}: set the config's "
+                f"num_classes to {embedded}"
             )
         self.num_classes: int = num_classes or embedded or 2
         self.class_conditional = embedded is not None
@@ -234,12 +237,16 @@ class SDSeg(nn.Module):
         return self.segment_latent(self.encode_image(image), noise)
 
     def segment_latent(self, image_latent: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Segment from the image's latent z_c, [B, Z, h, w], as :meth:`forward`; several noises share one encoding."""
+        """Segment from the image's latent z_c, [B, Z, h, w], as :meth:`forward`; several noises share one encoding.
+
+        The scores of a class-conditional network are the softmax of its maps, of about [-1, 1], so scaled that a map
+        of 1 lies ``LOGIT_GAIN`` above one of -1, as a class on its code does above the next.
+        """
         if not self.class_conditional:
             *_, latent = self.reverse(image_latent, noise)
             return self.decode_score(latent)
         maps = [self._class_map(image_latent, noise, index) for index in range(self.num_classes)]
-        return torch.cat(maps, dim=1).softmax(dim=1)
+        return (LOGIT_GAIN / 2 * torch.cat(maps, dim=1)).softmax(dim=1)
 
     def reverse(
         self,

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
+from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import load_weights
 from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
+LATENT_EDGE = 4  # of the masks on which an autoencoder shows whether it knows its classes
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 OPTIONS = ("act_fn", "shift_factor")
 TINY_SIZES = (
@@ -59,10 +61,11 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
             - ``random``, which keeps the random start, for smoke tests.
 
     Raises:
-        InputError: there is no such file, folder or hub id, it lacks a tensor, or its sizes are not the network's; or
-            the vision encoder is frozen and would stay random.
+        InputError: there is no such file, folder or hub id, it lacks a tensor, its sizes are not the network's, or it
+            does not know the codes of the network's classes; or the vision encoder is frozen and would stay random.
     """
     fill_autoencoder(network.autoencoder, source)
+    _check_codes(network.autoencoder, len(network.class_codes), source)
     trunk = network.vision_encoder.encoder
     pretrained = network.autoencoder.encoder.state_dict()
     if shapes_of(trunk.state_dict()) == shapes_of(pretrained):
@@ -76,17 +79,19 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
         logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
 
 
-def load_teacher(distillation: DecoderDistillation, source: str | Path) -> None:
+def load_teacher(distillation: DecoderDistillation, source: str | Path, num_classes: int = 2) -> None:
     """Load the autoencoder whose decoder is to be distilled, and give the student its encoder.
 
     Args:
         distillation: its teacher is filled.
         source: what :func:`load_autoencoder` takes.
+        num_classes: classes of the masks that it is distilled on, the background's included.
 
     Raises:
         InputError: as :func:`load_autoencoder`.
     """
     fill_autoencoder(distillation.teacher, source)
+    _check_codes(distillation.teacher, num_classes, source)
     distillation.take_encoder()
 
 
@@ -104,6 +109,23 @@ def fill_autoencoder(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source:
         _load_file(autoencoder, Path(source))
     else:
         _load_diffusers(autoencoder, str(source))
+
+
+@torch.no_grad()
+def _check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
+    """Refuse an autoencoder from which a mask of one class comes back as another; it was trained on fewer."""
+    if num_classes == 2 or source == RANDOM:
+        return
+    codes, edge = class_codes(num_classes), LATENT_EDGE * autoencoder.downsampling
+    masks = torch.arange(num_classes).view(-1, 1, 1, 1).expand(-1, 1, edge, edge)
+    latent = autoencoder.encode_latent(mask_to_image(masks, codes).to(autoencoder.device, autoencoder.dtype))
+    classes = class_logits(autoencoder.decode(latent).sample.cpu(), codes).argmax(dim=1)  # [K, H, W]
+    for value, found in enumerate(classes.flatten(1).mode().values.tolist()):
+        if found != value:
+            raise InputError(
+                f"{source}: does not know the codes of {num_classes} classes (class {value} comes back as {found}); "
+                f"train it with train_autoencoder.json --num_classes {num_classes}"
+            )
 
 
 def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
