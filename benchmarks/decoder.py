@@ -21,9 +21,9 @@ from study import parse_options
 from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.audit import SIZES, cut_score, label_slices, slice_dice
+from sdseg_monai.audit import SIZES, label_slices, slice_dice
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder
-from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
 from sdseg_monai.pictures import list_images
 from sdseg_monai.transforms import ClassLabelsd, LoadVolumed
 from sdseg_monai.weights import load_teacher, load_weights

@@ -17,7 +17,7 @@ import comparison
 import efficiency
 import figures
 import stability
-from study import Study, parse_options, read_study, train_all
+from study import Study, add_study_options, open_study, train_all
 from tables import Table, commit, hardware, replace_section
 
 PARTS = ("train", "comparison", "efficiency", "stability", "figures")
@@ -26,28 +26,14 @@ PARTS = ("train", "comparison", "efficiency", "stability", "figures")
 def main() -> None:
     """Run the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
-    parser.add_argument("--dataset_dir", type=Path, required=True)
-    parser.add_argument("--datalist", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
+    add_study_options(parser, datalist_required=True)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all of them, in this order")
-    parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each with one thread if several")
     parser.add_argument("--main", default="SDSeg, TAESD", help="experiment of tables 4, 5, figures 2, 3, 5, 6")
     parser.add_argument("--without", default="SDSeg, TAESD, no latent loss", help="what figure 3 compares with")
     parser.add_argument("--lpips", help="safetensors file of LPIPS' AlexNet; needed for table 5")
     parser.add_argument("--seeds", type=int, default=5, help="of table 5")
-    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="config key")
-    parser.add_argument("--section", type=Path, help="document whose section 'report' is replaced by the report")
     options = parser.parse_args()
-    for path in (options.study, options.datalist, *([options.section] if options.section else [])):
-        if not path.is_file():
-            raise SystemExit(f"{path}: no such file")
-    study = read_study(
-        *(options.study, options.dataset_dir, options.datalist, options.output),
-        parse_options(options.option),
-        options.only,
-    )
+    study = open_study(options)
     budget.check(study)
     _check(options, study)
     if "train" in options.parts:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 from typing import Any
 
 import budget
@@ -21,32 +20,18 @@ from measuring import gflop
 from monai.bundle import ConfigParser
 from recipe_figures import WORST, draw_cost, draw_curves, draw_worst
 from scores import Scores, mean_class_dice, score
-from study import Study, is_trained, last_words, load_volume, parse_options, read_study, segment, train_all
+from study import Study, add_study_options, is_trained, last_words, load_volume, open_study, segment, train_all
 from tables import Table, commit, hardware, replace_section
 
 
 def main() -> None:
     """Run the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
-    parser.add_argument("--dataset_dir", type=Path, required=True)
-    parser.add_argument("--datalist", type=Path, help="default: the bundle's")
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
-    parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each with one thread if several")
+    add_study_options(parser)
     parser.add_argument("--no_training", action="store_true", help="report what is trained so far")
     parser.add_argument("--test", action="store_true", help="score the test cases too: once, for finalists")
-    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="config key")
-    parser.add_argument("--section", type=Path, help="document whose section of the study's name becomes the report")
     options = parser.parse_args()
-    for path in (options.study, *(path for path in (options.datalist, options.section) if path)):
-        if not path.is_file():
-            raise SystemExit(f"{path}: no such file")
-    study = read_study(
-        *(options.study, options.dataset_dir, options.datalist, options.output),
-        parse_options(options.option),
-        options.only,
-    )
+    study = open_study(options)
     budget.check(study)
     failures = [] if options.no_training else train_all(study, options.jobs)
     report = _report(study, options.study.stem, ["validation", *(["test"] if options.test else [])])

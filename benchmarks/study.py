@@ -9,6 +9,7 @@ one for each kind of network; and ``cpu_hours`` for all trainings together.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import hashlib
 import json
@@ -137,6 +138,30 @@ def parse_options(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
         except (SyntaxError, ValueError):
             options[key] = text
     return options
+
+
+def add_study_options(parser: argparse.ArgumentParser, datalist_required: bool = False) -> None:
+    """Add what a command needs to find, train and report a study."""
+    parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--datalist", type=Path, required=datalist_required, help="default: the bundle's")
+    parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
+    parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each with one thread if several")
+    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="config key")
+    parser.add_argument("--section", type=Path, help="document in which the section of the study becomes the report")
+
+
+def open_study(options: argparse.Namespace) -> Study:
+    """Return the study of a command's :func:`add_study_options`."""
+    for path in (options.study, *(path for path in (options.datalist, options.section) if path)):
+        if not path.is_file():
+            raise SystemExit(f"{path}: no such file")
+    return read_study(
+        *(options.study, options.dataset_dir, options.datalist, options.output),
+        parse_options(options.option),
+        options.only,
+    )
 
 
 def read_study(

@@ -17,16 +17,14 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from sdseg_monai.bundle import checked_device, config_errors, find_bundle, read_config
-from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.io import read_volume, write_atomically
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
-from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
 from sdseg_monai.pictures import image_stem, is_picture, list_images
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
-from sdseg_monai.weights import fill_autoencoder, read_tensors
-from sdseg_monai.weights.inference import MASK_ENCODER
-from sdseg_monai.weights.transfer import check_state, shapes_of, strip_prefix, to_float32
+from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
 
 SIZES = (1, 16, 64, 256, 1024, 4096, 16384)  # pixels of a class in a slice: lower ends of the bins
 MOST_VALUES = 128  # that a label map has; TotalSegmentator's has 118
@@ -91,16 +89,10 @@ class Audit:
         """
         if not is_picture(path):
             _check_label_map(path)
-        try:
-            with warnings.catch_warnings():
-                # the label stands in for the image that it belongs to: nothing looks at what becomes of its intensities
-                warnings.simplefilter("ignore")
-                item = self.preprocessing({"image": str(path), "label": str(path)})
-        except RuntimeError as error:  # MONAI wraps what a transform raises
-            input_error = find_input_error(error)
-            if input_error is None:
-                raise
-            raise input_error from error
+        with unwrapped_input_errors(), warnings.catch_warnings():
+            # the label stands in for the image that it belongs to: nothing looks at what becomes of its intensities
+            warnings.simplefilter("ignore")
+            item = self.preprocessing({"image": str(path), "label": str(path)})
         return torch.as_tensor(item["label"]).as_subclass(torch.Tensor)
 
     def run(self, path: Path) -> list[Kept]:
@@ -145,7 +137,7 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
         if own.exists():
             fill_autoencoder(autoencoder, own)
         elif inside.is_file():
-            _fill_from_segmenter(autoencoder, inside)
+            fill_from_segmenter(autoencoder, inside)
         else:
             raise InputError(f"{root}: neither {own} nor {inside} is there, expected a trained mask autoencoder")
         height, width = parser.get_parsed_content("size")
@@ -239,12 +231,6 @@ def reconstruct(
     return score_from_mask_image(autoencoder.decode(latent).sample.cpu(), codes)
 
 
-def cut_score(score: torch.Tensor) -> torch.Tensor:
-    """Return the classes [N, 1, H, W], uint8, of scores [N, 1 or K, H, W]."""
-    classes = score >= 0.5 if score.shape[1] == 1 else score.argmax(dim=1, keepdim=True)
-    return classes.to(torch.uint8)
-
-
 def slice_dice(
     predicted: torch.Tensor, expected: torch.Tensor, num_classes: int
 ) -> Iterator[dict[int, tuple[int, float]]]:
@@ -328,17 +314,6 @@ def write_audit(path: Path, kept: Sequence[Kept]) -> None:
     writer.writerow(["case", "slice", "class", "size", "dice"])
     writer.writerows([r.case, "" if r.slice is None else r.slice, r.label, r.size, f"{r.dice:.8f}"] for r in kept)
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
-
-
-def _fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
-    state = strip_prefix(read_tensors(path), "autoencoder.")
-    if not any(f"autoencoder.{name}".startswith(MASK_ENCODER) for name in state):
-        raise InputError(f"{path}: has no mask encoder (an inference export?), expected one to audit")
-    try:
-        check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
-        autoencoder.load_state_dict({name: to_float32(name, tensor) for name, tensor in state.items()}, strict=True)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _check_label_map(path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import AsDiscreted, Compose
 
-from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.errors import InputError, find_input_error, unwrapped_input_errors
 from sdseg_monai.io import write_volume
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.segments import UNSURE, Segment, read_segments
@@ -236,13 +236,8 @@ class Segmenter:
         Raises:
             InputError: the file cannot be used.
         """
-        try:
+        with unwrapped_input_errors():
             return self.preprocessing({"image": str(path)})
-        except RuntimeError as error:  # MONAI wraps what a transform raises
-            input_error = find_input_error(error)
-            if input_error is None:
-                raise
-            raise input_error from error
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
         """Score a prepared ``image`` [C, X, Y, Z].

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 EXIT_BAD_INPUT = 2
@@ -26,6 +28,18 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+@contextmanager
+def unwrapped_input_errors() -> Iterator[None]:
+    """Raise the :class:`InputError` that a MONAI transform has wrapped in a RuntimeError; pass others as they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        input_error = find_input_error(error)
+        if input_error is None:
+            raise
+        raise input_error from error
 
 
 def report_input_errors() -> None:

@@ -15,6 +15,7 @@ from monai.metrics import compute_dice
 from monai.utils import MetaKeys
 
 from sdseg_monai.bundle import Segmentation, Segmenter
+from sdseg_monai.networks.codes import cut_score
 from sdseg_monai.samples import Samples
 
 MM3_PER_ML = 1000
@@ -77,7 +78,7 @@ def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegment
         results.append(samples.result(slab))
         mean = slab.mean(dim=0)
         entropies.append(predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None])
-        classes.append((slab.argmax(dim=1) if slab.shape[1] > 1 else slab[:, 0] >= 0.5).to(torch.uint8))
+        classes.append(cut_score(slab)[:, 0])
     result, entropy, sampled = (
         torch.cat(p, dim=segmenter.inferer.slice_axis + 1) for p in (results, entropies, classes)
     )

@@ -49,6 +49,13 @@ def segment(segmenter, image, folder):
     return mask
 
 
+def test_the_anterior_part_lies_in_front(case, reference):
+    anterior, posterior = (
+        nib.affines.apply_affine(case.affine, np.argwhere(reference == value)).mean(axis=0) for value in (1, 2)
+    )
+    assert anterior[1] > posterior[1] + 5, "the front is the back"  # mm
+
+
 @pytest.mark.parametrize("codes", ["LAS", "RPI", "PIR", "SLA"])
 def test_orientation(segmenter, case, reference, tmp_path, codes):
     turn = ornt_transform(io_orientation(case.affine), axcodes2ornt(codes))

@@ -88,6 +88,12 @@ def score_from_mask_image(mask_image: torch.Tensor, codes: torch.Tensor) -> torc
     return class_logits(mask_image.float().clamp(-1, 1), codes).softmax(dim=1)
 
 
+def cut_score(score: torch.Tensor) -> torch.Tensor:
+    """Return the classes [N, 1, ...], uint8, of scores [N, 1, ...], cut at 0.5, or [N, K, ...], the highest."""
+    classes = score >= 0.5 if score.shape[1] == 1 else score.argmax(dim=1, keepdim=True)
+    return classes.to(torch.uint8)
+
+
 def score_margin(score: torch.Tensor) -> torch.Tensor:
     """Return how sure each pixel's class is, [B, 1, ...] in [0, 1], for scores [B, 1, ...] or [B, K, ...].
 

@@ -1,6 +1,12 @@
 """Weights in and out: plain tensors only, strict, atomic."""
 
-from sdseg_monai.weights.autoencoder import RANDOM, fill_autoencoder, load_autoencoder, load_teacher
+from sdseg_monai.weights.autoencoder import (
+    RANDOM,
+    fill_autoencoder,
+    fill_from_segmenter,
+    load_autoencoder,
+    load_teacher,
+)
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.files import load_weights, read_tensors, save_tensors
@@ -17,6 +23,7 @@ __all__ = [
     "Imported",
     "drop_mask_encoder",
     "fill_autoencoder",
+    "fill_from_segmenter",
     "import_official",
     "inference_state",
     "load_autoencoder",

@@ -13,7 +13,8 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
 from sdseg_monai.weights.checkpoints import read_checkpoint
-from sdseg_monai.weights.files import load_weights
+from sdseg_monai.weights.files import load_weights, read_tensors
+from sdseg_monai.weights.inference import MASK_ENCODER
 from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source
 from sdseg_monai.weights.layouts import describe_layout
 from sdseg_monai.weights.pretrained import find_pretrained
@@ -109,6 +110,22 @@ def fill_autoencoder(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source:
         _load_file(autoencoder, Path(source))
     else:
         _load_diffusers(autoencoder, str(source))
+
+
+def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
+    """Load the mask autoencoder that lies in the ``model.pt`` of a trained network.
+
+    Raises:
+        InputError: the file cannot be read, is an inference export without the mask encoder, or has other sizes.
+    """
+    state = strip_prefix(read_tensors(path), "autoencoder.")
+    if not any(f"autoencoder.{name}".startswith(MASK_ENCODER) for name in state):
+        raise InputError(f"{path}: has no mask encoder (an inference export?), expected one to audit")
+    try:
+        check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
+        autoencoder.load_state_dict({name: to_float32(name, tensor) for name, tensor in state.items()}, strict=True)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 @torch.no_grad()
