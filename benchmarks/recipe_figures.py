@@ -17,6 +17,7 @@ from sdseg_monai.visualize import picture_panel, slice_panel
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 WORST = 3  # cases that are shown
 
@@ -26,29 +27,27 @@ def draw_curves(study: Study, done: Mapping[str, Sequence[str]], images: Mapping
 
     Where there are several runs, their mean and range.
     """
-    figure, axes = plt.subplots(figsize=(7, 5))
-    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    figure, axes = _axes()
     for experiment, runs in done.items():
         curves = [validation_curve(study, run) for run in runs]
         epochs = sorted(set.intersection(*map(set, curves)))
         values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
         seen = np.array(epochs) * images[experiment] / study.parser(runs[0])["epochs"]
-        (line,) = axes.plot(seen, values.mean(axis=0), marker=".", label=experiment)
-        axes.fill_between(seen, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2)
-    axes.set(xlabel="images seen", ylabel="validation Dice, mean of the classes, %")
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        (line,) = axes.plot(seen, 100 - values.mean(axis=0), marker=".", label=experiment)
+        axes.fill_between(seen, 100 - values.max(axis=0), 100 - values.min(axis=0), color=line.get_color(), alpha=0.2)
+    axes.set(xlabel="images seen", ylabel="100 - validation Dice, mean of the classes, %")
+    _finish(axes)
     _save(figure, path)
 
 
 def draw_cost(scores: Mapping[str, Sequence[Scores]], gflop: Mapping[str, float], path: Path) -> None:
     """Draw the Dice of each experiment, a point for each seed, against the arithmetic of a slice in inference."""
-    figure, axes = plt.subplots(figsize=(7, 5))
-    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    figure, axes = _axes()
     for experiment, by_seed in scores.items():
-        dice = [found["Dice"].mean() for found in by_seed]
-        axes.plot([gflop[experiment]] * len(dice), dice, marker="o", linestyle="", label=experiment)
-    axes.set(xscale="log", xlabel="GFLOP per slice", ylabel="validation Dice of the union, %")
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        wrong = [100 - found["Dice"].mean() for found in by_seed]
+        axes.plot([gflop[experiment]] * len(wrong), wrong, marker="o", linestyle="", label=experiment)
+    axes.set(xscale="log", xlabel="GFLOP per slice", ylabel="100 - validation Dice of the union, %")
+    _finish(axes)
     _save(figure, path)
 
 
@@ -76,6 +75,25 @@ def draw_worst(study: Study, run: str, found: Scores, path: Path) -> None:
         axis.imshow(panel)
         axis.set(title=f"{image_stem(Path(items[index]['image']))}: Dice {dice[index]:.1f} %", xticks=[], yticks=[])
     _save(figure, path)
+
+
+def _axes() -> tuple[plt.Figure, plt.Axes]:
+    figure, axes = plt.subplots(figsize=(7, 5))
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    return figure, axes
+
+
+def _finish(axes: plt.Axes) -> None:
+    """Spread the good ones by the logarithm of what is wrong; name the experiments in the order of their ends."""
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_locator(NullLocator())
+    lines = sorted(axes.get_lines(), key=lambda line: line.get_ydata()[-1])
+    axes.legend(handles=lines, frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

@@ -26,6 +26,7 @@ from sdseg_monai.visualize import slice_panel
 logger = logging.getLogger(__name__)
 
 TASK = "Task04_Hippocampus"
+SAGITTAL = 0  # a cut across this axis shows both parts, one in front of the other
 PICTURE_SCALE = 6
 CONNECT_SECONDS = 10
 
@@ -54,7 +55,7 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     volume = nib.as_closest_canonical(nib.load(image))
     expected, mask = (nib.as_closest_canonical(nib.load(path)).get_fdata() for path in (label, output / "mask.nii.gz"))
     colours = {value: [level / 255 for level in segment.colour] for value, segment in segmenter.segments.items()}
-    panel = slice_panel(volume.get_fdata(), expected, mask, segmenter.inferer.slice_axis, colours=colours)
+    panel = slice_panel(volume.get_fdata(), expected, mask, SAGITTAL, colours=colours)
     picture = Image.fromarray((panel * 255).astype(np.uint8))
     picture = picture.resize([PICTURE_SCALE * n for n in picture.size], Image.Resampling.NEAREST)
     write_atomically(output / "overlay.png", picture.save, ".png")
