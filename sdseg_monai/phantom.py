@@ -13,23 +13,30 @@ from sdseg_monai.io import write_atomically
 
 SHAPE = (35, 51, 36)  # voxels of 1 mm: the median crop of MSD Task04
 HEAD = 0.6  # of the length, from the tail: where the head begins
+FLUID, GREY, WHITE = 40.0, 95.0, 150.0
 
 
 def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return image [X, Y, Z] in float32 and label [X, Y, Z], uint8: a bent tube in uneven tissue.
+    """Return image [X, Y, Z] in float32 and label [X, Y, Z], uint8: a bent grey tube that descends to its head.
 
-    The label is 1 in the tube's front part, the head, and 2 behind it.
+    Its size, its course and what lies around it are as the training cases of MSD Task04 have them on average: white
+    matter at the side and above, a film of fluid on top, and cortex with fluid in its folds medially and below. The
+    label is 1 in the tube's front part, the head, and 2 behind it.
     """
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
-    along = (y - 6) / 38  # 0 at the tail, 1 at the head, which is thicker and bent down
-    centre_x = 17 + 4 * (1 - along) ** 2
-    centre_z = 18 + 5 * (0.5 - along)
-    radius_x, radius_z = 3.0 + 3.5 * along, 2.2 + 2.0 * along
-    distance = np.hypot((x - centre_x) / radius_x, (z - centre_z) / radius_z)
-    tube = (distance < 1) & (along > 0) & (along < 1)
-    fluid = ~tube & (distance < 1.3) & (x > centre_x)
-    image = np.select([tube, fluid], [95.0, 35.0], 150.0)
+    along = (y - 6) / 38  # 0 at the tail, 1 at the head
+    across = (x - 12.5 - 18 * (along - 0.5) ** 2) / (6.3 + 1.5 * along)  # in radii of the tube
+    up = (z - 23 + 13 * along) / (3.9 + along)
+    distance = np.hypot(across, up)
+    inside = (along > 0) & (along < 1)
+    tube = (distance < 1) & inside
+    fluid = (distance < 1.25) & (up > 0) & inside
+    folds = gaussian_filter(rng.standard_normal(SHAPE), 3)
+    folds /= folds.std()
+    cortex = (across > 1.3) | (up < -1.7)
+    tissues = [tube, fluid, cortex & (folds < -0.8), cortex & (folds < 0.3)]
+    image = np.select(tissues, [GREY, FLUID, FLUID, GREY], WHITE)
     image = gaussian_filter(image, 0.7) + rng.normal(0, 4, SHAPE)
     image *= 1 + 0.05 * gaussian_filter(rng.standard_normal(SHAPE), 8) * 50
     label = np.where(along > HEAD, 1, 2) * tube
