@@ -82,10 +82,14 @@ def kept_dice(case: Case, kept: np.ndarray) -> float:
 
 
 def rank_of_error(values: np.ndarray, dice: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return Spearman's correlation of ``values`` with 1 - ``dice`` along ``axis``; scipy's knows one pair only."""
+    """Return Spearman's correlation of ``values`` with 1 - ``dice`` along ``axis``; scipy's knows one pair only.
+
+    It is 0 where all values are equal, which rank nothing.
+    """
     ranks = (rankdata(values, axis=axis), rankdata(-dice, axis=axis))
     one, other = (rank - rank.mean(axis=axis, keepdims=True) for rank in ranks)
-    return (one * other).sum(axis=axis) / np.sqrt((one**2).sum(axis=axis) * (other**2).sum(axis=axis))
+    scale = np.sqrt((one**2).sum(axis=axis) * (other**2).sum(axis=axis))
+    return (one * other).sum(axis=axis) / np.where(scale == 0, 1, scale)
 
 
 def auroc(values: np.ndarray, positive: np.ndarray) -> float:

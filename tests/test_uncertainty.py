@@ -498,6 +498,7 @@ def test_calibration_and_rank_are_known(benchmarks):
     values, dice = np.random.default_rng(0).integers(0, 6, (2, 9))
     assert rank_of_error(values, dice) == pytest.approx(spearmanr(values, -dice).statistic)
     np.testing.assert_allclose(rank_of_error(np.stack([dice, -dice]), np.stack([dice, dice])), [-1, 1])
+    assert rank_of_error(np.ones(len(dice)), dice) == 0  # all alike
 
 
 def test_the_benchmark_fills_its_section(bundle, other_weights, benchmarks, tmp_path, monkeypatch):
