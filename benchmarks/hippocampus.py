@@ -1,5 +1,7 @@
 """Score the embedded hippocampus model: validation, on which it was chosen, and test, reported whatever it is.
 
+Each also mirrored, left for right: the data show one side of the body, those who use the model have two.
+
 Writes models/metrics.json and the results table in the bundle's README.
 """
 
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from comparison import RESAMPLES, summary
 from tables import ROOT, commit, hardware, markdown_table, replace_section
@@ -37,6 +40,20 @@ def segment_and_score(segmenter: Segmenter, items: list[dict[str, str]]) -> tupl
     return cases, float(np.median(seconds))
 
 
+def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
+    """Write the mirror images of ``items``, as the other side of the body would look, into ``folder``; return them."""
+    mirrored = []
+    for item in items:
+        paths = {name: folder / name / Path(path).name for name, path in item.items()}
+        for name, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            volume = nib.load(item[name])
+            across = list(nib.io_orientation(volume.affine)[:, 0]).index(0)  # the axis from left to right
+            nib.save(nib.Nifti1Image(np.flip(np.asarray(volume.dataobj), across), volume.affine), path)
+        mirrored.append({name: str(path) for name, path in paths.items()})
+    return mirrored
+
+
 def row(agreements: list[Agreement]) -> list[str]:
     """Return the cells of the cases' agreement on one structure: means with their bootstrap intervals, the worst."""
     dice, hd95 = (np.array([getattr(agreement, name) for agreement in agreements]) for name in ("dice", "hd95"))
@@ -58,13 +75,15 @@ def main() -> None:
     segmenter = Segmenter(BUNDLE, device="cpu")
     results: dict[str, Any] = {}
     rows = []
-    for split, items in splits.items():
-        cases, seconds = segment_and_score(segmenter, items)
-        results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
-        structures = {"union": list(cases)}
-        for value, segment in segmenter.segments.items():
-            structures[segment.name] = [case.classes.get(value, BOTH_EMPTY) for case in cases]
-        rows += [[split, len(cases), name, *row(found), f"{seconds:.2f}"] for name, found in structures.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        splits |= {f"{split}, mirrored": mirror(items, Path(folder, split)) for split, items in splits.items()}
+        for split, items in splits.items():
+            cases, seconds = segment_and_score(segmenter, items)
+            results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
+            structures = {"union": list(cases)}
+            for value, segment in segmenter.segments.items():
+                structures[segment.name] = [case.classes.get(value, BOTH_EMPTY) for case in cases]
+            rows += [[split, len(cases), name, *row(found), f"{seconds:.2f}"] for name, found in structures.items()]
     about = {"data": "MSD Task04 hippocampus", "split": "hippocampus_180_20_20", "seed": 0}
     about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/hippocampus.py"}
     (BUNDLE / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
