@@ -211,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
+    parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--overlay", type=Path, nargs="+", default=[], help="configs chained after the bundle's")
     parser.add_argument("--weights", type=Path, nargs="+", help="instead of the bundle's; several are an ensemble")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "uncertainty.md")
@@ -220,7 +221,7 @@ def main() -> None:
         split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")
     }
     members = [
-        Segmenter(BUNDLE, device="cpu", weights=weights, overlays=options.overlay)
+        Segmenter(options.bundle, device="cpu", weights=weights, overlays=options.overlay)
         for weights in options.weights or [None]
     ]
     text = "\n\n".join(table.markdown() for table in tables(members[0], members, splits))
