@@ -47,9 +47,8 @@ def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
         paths = {name: folder / name / Path(path).name for name, path in item.items()}
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            volume = nib.load(item[name])
-            across = list(nib.io_orientation(volume.affine)[:, 0]).index(0)  # the axis from left to right
-            nib.save(nib.Nifti1Image(np.flip(np.asarray(volume.dataobj), across), volume.affine), path)
+            volume = nib.as_closest_canonical(nib.load(item[name]))  # the first axis goes from left to right
+            nib.save(nib.Nifti1Image(np.flip(np.asarray(volume.dataobj), 0), volume.affine), path)
         mirrored.append({name: str(path) for name, path in paths.items()})
     return mirrored
 

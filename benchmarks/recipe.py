@@ -4,6 +4,7 @@
 
 Trainings resume from their checkpoints, so the command can be given again at any time. The report is report.md in the
 output folder, with a CSV per table and a PNG per figure; a training that failed or is not done is a row of its own.
+The cases of a study that may not show them are drawn into the output folder only.
 """
 
 from __future__ import annotations
@@ -129,11 +130,14 @@ def _figures(
     best = max(done, key=lambda experiment: np.mean([mean_class_dice(found) for found in scores[experiment]]))
     draw_curves(study, done, {e: cost["images"] for e, cost in costs.items()}, folder / f"{name}_images_seen.png")
     draw_cost(scores, {e: cost["gflop"] for e, cost in costs.items()}, folder / f"{name}_gflop.png")
-    draw_worst(study, done[best][0], scores[best][0], folder / f"{name}_worst.png")
     captions = {"images_seen": "Dice against images seen", "gflop": "Dice against GFLOP"}
-    captions["worst"] = (
-        f"The {WORST} worst validation cases of {done[best][0]}, each where most is wrong: image, label, prediction"
+    draw_worst(
+        study, done[best][0], scores[best][0], (folder if study.show_cases else study.folder) / f"{name}_worst.png"
     )
+    if study.show_cases:
+        captions["worst"] = (
+            f"The {WORST} worst validation cases of {done[best][0]}, each where most is wrong: image, label, prediction"
+        )
     return [f"![{caption}](images/{name}_{figure}.png)" for figure, caption in captions.items()]
 
 

@@ -4,7 +4,8 @@ A study is a JSON file; an experiment is ``train.json`` of the study's bundle, t
 the experiment's own, and last what the study sets for all (the budget) and for this kind of network (its sizes). An
 overlay is looked for in the study's bundle, then in the sdseg bundle. A study that names ``seeds`` runs each experiment
 once with each of them. It may state what was planned: ``images``, seen by each network in its training, one number or
-one for each kind of network; and ``cpu_hours`` for all trainings together.
+one for each kind of network; and ``cpu_hours`` for all trainings together. ``"show_cases": false`` is for data whose
+terms do not let a document show them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Study:
     options: dict[str, Any]  # top-level keys for all, as from the command line
     images: dict[str, int]  # stated, by run; empty where the study states none
     cpu_hours: float | None  # planned for all runs together
+    show_cases: bool  # whether a report may show images of the data
 
     def configs(self, experiment: str) -> list[str]:
         """Return the chain of configs of ``experiment``."""
@@ -144,7 +146,8 @@ def add_study_options(parser: argparse.ArgumentParser, datalist_required: bool =
     """Add what a command needs to find, train and report a study."""
     parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
     parser.add_argument("--dataset_dir", type=Path, required=True)
-    parser.add_argument("--datalist", type=Path, required=datalist_required, help="default: the bundle's")
+    default = None if datalist_required else "default: the bundle's"
+    parser.add_argument("--datalist", type=Path, required=datalist_required, help=default)
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
     parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each with one thread if several")
@@ -206,6 +209,7 @@ def read_study(
         options=options,
         images={run: images[run] for run in chosen if images[run] is not None},
         cpu_hours=content.get("cpu_hours"),
+        show_cases=content.get("show_cases", True),
     )
     folders = [study.run_folder(run) for run in experiments]
     if len(set(folders)) < len(folders) or study.folder in folders:

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from sdseg_monai.io import write_atomically
 
-SHAPE = (35, 51, 36)  # voxels of 1 mm: the median crop of MSD Task04
+SHAPE = (35, 51, 36)  # voxels of 1 mm: as a crop of MSD Task04
 HEAD = 0.6  # of the length, from the tail: where the head begins
 FLUID, GREY, WHITE = 40.0, 95.0, 150.0
 
@@ -19,9 +19,9 @@ FLUID, GREY, WHITE = 40.0, 95.0, 150.0
 def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return image [X, Y, Z] in float32 and label [X, Y, Z], uint8: a bent grey tube that descends to its head.
 
-    Its size, its course and what lies around it are as the training cases of MSD Task04 have them on average: white
-    matter at the side and above, a film of fluid on top, and cortex with fluid in its folds medially and below. The
-    label is 1 in the tube's front part, the head, and 2 behind it.
+    Its size, its course and what lies around it are roughly those of MSD Task04's crops: white matter at the side and
+    above, a film of fluid on top, and cortex with fluid in its folds medially and below. The label is 1 in the tube's
+    front part, the head, and 2 behind it.
     """
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")

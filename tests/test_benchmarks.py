@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -218,6 +219,20 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
     again = run_process(*command, "--only", "U-Net", "3-D")
     assert again.returncode == 0, again.stderr[-2000:]
     assert weights == {path: path.stat().st_mtime_ns for path in weights}  # nothing was trained anew
+    private = {**json.loads((volumes / "toy.json").read_text()), "show_cases": False}
+    (volumes / "toy.json").write_text(json.dumps(private))
+    shutil.rmtree(volumes / "images")
+    shutil.rmtree(volumes / "out" / "images")
+    assert run_process(*command, "--only", "U-Net", "3-D").returncode == 0
+    assert {path.name for path in (volumes / "images").iterdir()} == {"toy_images_seen.png", "toy_gflop.png"}
+    assert "worst" not in (volumes / "report.md").read_text()
+    assert (volumes / "out" / "toy_worst.png").is_file()
+
+
+def test_no_study_of_kvasir_shows_its_images():
+    studies = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "studies").glob("*.json")]
+    of_kvasir = [study for study in studies if study.get("dataset") == "datasets/kvasir"]
+    assert len(of_kvasir) == 3 and not any(study["show_cases"] for study in of_kvasir)
 
 
 @pytest.fixture

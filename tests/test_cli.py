@@ -69,7 +69,11 @@ def test_segment_a_file(volume, tmp_path, capsys):
     classes = np.asarray(mask.dataobj)
     assert set(np.unique(classes)) == {0, 1, 2}
     label = nib.load(tmp_path / "label.nii.gz").get_fdata()
-    # of a made-up volume the two together: what tells front from back in a hippocampus is not in it
+    anterior, posterior = (
+        nib.affines.apply_affine(mask.affine, np.argwhere(classes == value)).mean(axis=0) for value in (1, 2)
+    )
+    assert anterior[1] > posterior[1], "the front is the back"
+    # of a made-up volume the two together: where the front ends is not in it
     assert 2 * ((classes > 0) & (label > 0)).sum() / ((classes > 0).sum() + (label > 0).sum()) > 0.75
 
 

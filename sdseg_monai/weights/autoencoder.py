@@ -120,7 +120,9 @@ def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path
     """
     state = strip_prefix(read_tensors(path), "autoencoder.")
     if not any(f"autoencoder.{name}".startswith(MASK_ENCODER) for name in state):
-        raise InputError(f"{path}: has no mask encoder (an inference export?), expected one to audit")
+        raise InputError(
+            f"{path}: has no mask encoder (an inference export?), expected the file that the training wrote"
+        )
     try:
         check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
         autoencoder.load_state_dict({name: to_float32(name, tensor) for name, tensor in state.items()}, strict=True)
