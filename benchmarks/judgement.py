@@ -71,7 +71,8 @@ def measures(case: Case) -> dict[str, float]:
 
 def once(case: Case) -> Case:
     """Return what the model says of the volume of a ``case`` of flips without the mirror image."""
-    result = Segmentation(case.result.mask, case.result.scores, case.result.confidence)
+    own = case.result
+    result = Segmentation(own.mask, own.scores, own.confidence, own.voxel_ml)
     entropy = predictive_entropy(torch.from_numpy(result.scores)).numpy()
     return replace(case, result=result, entropy=entropy, is_own=True)
 

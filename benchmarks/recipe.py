@@ -110,9 +110,10 @@ def _table(
     )
     title = (
         f"{name}: means over {len(study.items(split))} {split} cases; in brackets the {spread}; Dice in percent, HD95 "
-        "in mm over the cases where both masks are not empty, of the union and of each class; a volume counts as its "
-        "slices; minutes include validation; the gain at the end is what validations in the last "
-        f"{budget.END:.0%} of the epochs added to the best Dice before them, mean of the classes, in points"
+        "in mm, of photographs in pixels, over the cases where both masks are not empty, of the union and of each "
+        "class where there are several; a volume counts as its slices; minutes include validation; the gain at the "
+        f"end is what validations in the last {budget.END:.0%} of the epochs added to the best Dice before them, mean "
+        "of the classes, in points"
     )
     return Table(f"{name}_{split}", title, [*head, *measures], rows)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from study import Study, load_volume, segment
+from tables import DIRTY, commit, hardware
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import BOTH_EMPTY, compare_masks
@@ -19,10 +20,16 @@ Scores = dict[str, np.ndarray]  # of each measure, one value per case
 
 @torch.inference_mode()
 def score(study: Study, run: str, split: str) -> Scores:
-    """Return each measure of each case of ``split``, by the network that training chose; kept beside its weights."""
+    """Return each measure of each case of ``split``, by the network that training chose; kept beside its weights.
+
+    What was kept by another commit or on other hardware is measured anew, as a report says where it was measured.
+    """
+    study.check_trained_as_configured(run)
     kept = study.run_folder(run) / f"scores_{split}.csv"
     weights = study.run_folder(run) / "model.pt"
-    if not kept.is_file() or kept.stat().st_mtime < weights.stat().st_mtime:
+    about = f"{study.stamp(run)}, {hardware()}, commit {commit()}"
+    written = kept.read_text().splitlines()[0] if kept.is_file() else None
+    if written != f"# {about}" or about.endswith(DIRTY) or kept.stat().st_mtime < weights.stat().st_mtime:
         parser = study.trained(run)
         cases = []
         for item in tqdm(study.items(split), desc=f"{run}, {split}", leave=False):
@@ -31,11 +38,11 @@ def score(study: Study, run: str, split: str) -> Scores:
             measures = measure(predicted, expected, data["label"].pixdim.tolist(), parser["num_classes"])
             cases.append({"case": image_stem(Path(item["image"])), **measures})
         with kept.open("w", newline="") as file:
+            file.write(f"# {about}\n")
             writer = csv.DictWriter(file, cases[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(cases)
-    with kept.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(kept.read_text().splitlines()[1:]))
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "case"}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
+DIRTY = "-dirty"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Table:
 
 def commit() -> str:
     """Return the commit of the checkout, marked where the code was changed since."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", f"--dirty={DIRTY}", "--abbrev=10", "--exclude=*"]
     found = subprocess.run(command, capture_output=True, text=True)
     return found.stdout.strip() if found.returncode == 0 else "unknown, no checkout of git"
 

@@ -1,8 +1,7 @@
 """Does what a model says of its own uncertainty tell where it is wrong, and in which case?
 
-The axis to mirror is chosen on the validation split, the test split is then scored once, as it is and made worse. An
-ensemble is measured where several weights are given, seeds where the model starts from noise. Writes a section of
-docs/uncertainty.md.
+The test split is scored once, as it is and made worse: in one pass, by flips, by seeds where the model starts from
+noise, and as an ensemble where several weights are given. Nothing is chosen. Writes a section of docs/uncertainty.md.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from tqdm import tqdm
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
-from sdseg_monai.io import read_volume
+from sdseg_monai.inferers import has_start_noise
+from sdseg_monai.io import read_volume, voxel_millilitres
 from sdseg_monai.samples import Ensemble, Flips, Samples, Seeds
 from sdseg_monai.uncertainty import compare_samples
 
-AXES = {"left-right": 0, "inferior-superior": 2}  # slices are taken across the third
 HIGHEST = 5
 RESAMPLES = 10_000
 MARGINS = (0.0, 0.1, 0.25, 0.5, 0.75)
@@ -47,8 +46,8 @@ def run(
             item["image"] = make_worse(item["image"], number)
         volume = read_volume(Path(data["label"]))
         label = (volume.array if segmenter.num_classes > 2 else volume.array > 0).astype(np.uint8)
-        voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
-        volumes = np.bincount(label.ravel(), minlength=segmenter.num_classes)[1:] * voxel_ml
+        counts = np.bincount(label.ravel(), minlength=segmenter.num_classes)[1:]
+        volumes = counts * voxel_millilitres(volume.affine)
         for name, samples in sources.items():
             result = compare_samples(samples, item)
             cases[name].append(Case(result, result.entropy, label, volumes, not isinstance(samples, Flips)))
@@ -131,57 +130,45 @@ def abstention_rows(cases: Sequence[Case], *about: str) -> list[list[object]]:
 
 
 def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) -> list[list[object]]:
-    """Return for each class the volumes of labels and samples, and how often a label's lies in the samples' range."""
+    """Return for each class the volumes of labels and masks, and how often a label's lies in the samples' range."""
     labels = np.array([case.volumes for case in cases])  # [N, C]
-    means = np.array([case.result.volumes.mean(axis=0) for case in cases])
+    masks = np.array([case.result.volumes for case in cases])
     low, high = np.array([case.result.volume_range for case in cases]).swapaxes(0, 1)
     rows: list[list[object]] = []
     for index in range(labels.shape[1]):
-        numbers = [array[:, index].mean() for array in (labels, means, np.abs(means - labels), high - low)]
+        numbers = [array[:, index].mean() for array in (labels, masks, np.abs(masks - labels), high - low)]
         inside = ((low <= labels) & (labels <= high))[:, index].sum()
         name = names.get(index + 1, f"class {index + 1}")
         rows.append([*about, name, *(f"{number:.3f}" for number in numbers), f"{inside} of {len(cases)}"])
     return rows
 
 
-def tables(
-    segmenter: Segmenter, members: Sequence[Segmenter], splits: Mapping[str, list[dict[str, str]]]
-) -> list[Table]:
-    """Choose the axis on validation, measure on test."""
-    by_axis = run(segmenter, {name: Flips(segmenter, axis) for name, axis in AXES.items()}, splits["validation"])
-    chosen = max(
-        AXES,
-        key=lambda axis: rank_of_error(
-            np.array([case.result.disagreement for case in by_axis[axis]]),
-            np.array([case.dice for case in by_axis[axis]]),
-        ),
-    )
-    flips = f"flips, {chosen}"
-    sources: dict[str, Samples] = {flips: Flips(segmenter, AXES[chosen])}
-    if getattr(segmenter.network, "start_noise", "zeros") != "zeros":
+def tables(segmenter: Segmenter, members: Sequence[Segmenter], items: Sequence[dict[str, str]]) -> list[Table]:
+    """Measure ``items``."""
+    sources: dict[str, Samples] = {"flips": Flips(segmenter)}
+    if has_start_noise(segmenter.network):
         sources["seeds"] = Seeds(segmenter)
     if len(members) > 1:
         sources[f"ensemble of {len(members)}"] = Ensemble(members)
-    choice = {f"flips, {axis}": cases for axis, cases in by_axis.items()}
-    rankings, voxels, abstentions, volumes = ranking_rows(choice, "validation", "as they are"), [], [], []
+    rankings, voxels, abstentions, volumes = [], [], [], []
     names = {value: segment.name for value, segment in segmenter.segments.items()}
     for images, worse in (("as they are", False), ("made worse", True)):
-        measured = run(segmenter, sources, splits["test"], worse)
-        measured = {"once": [once(case) for case in measured[flips]], **measured}
-        rankings += ranking_rows(measured, "test", images)
+        measured = run(segmenter, sources, items, worse)
+        measured = {"once": [once(case) for case in measured["flips"]], **measured}
+        rankings += ranking_rows(measured, images)
         for source, cases in measured.items():
             voxels.append(voxel_row(cases, images, source))
             abstentions += abstention_rows(cases, images, source) if cases[0].is_own else []
             volumes += volume_rows(cases, names, images, source) if source in sources else []
     title = f"How it ranks the cases: Spearman's correlation with 1 - Dice, bootstrap interval ({RESAMPLES} resamples)"
-    head = ["split", "images", "scores", "measure", "rank correlation (95 %)", "mean", "mean Dice"]
+    head = ["images", "scores", "measure", "rank correlation (95 %)", "mean", "mean Dice"]
     head += [f"Dice of the {HIGHEST} highest", f"of the {HIGHEST} worst"]
     near = f"within {NEAR} voxels of the mask"
     return [
         Table("ranking", title, head, rankings),
         Table(
             "voxels",
-            f"How it finds wrong voxels {near}, test: the area is the chance that a wrong voxel is less sure than a "
+            f"How it finds wrong voxels {near}: the area is the chance that a wrong voxel is less sure than a "
             "right one (AUROC), mean over the cases; Dice without the voxels of the highest entropy; Brier score and "
             "expected calibration error of the probabilities",
             [
@@ -193,14 +180,14 @@ def tables(
         ),
         Table(
             "abstention",
-            f"Leaving out what is unsure, test: of the voxels {near}, and of all wrong ones",
+            f"Leaving out what is unsure: of the voxels {near}, and of all wrong ones",
             ["images", "scores", "margin below", "left out", "wrong ones found", "mean Dice of the rest"],
             abstentions,
         ),
         Table(
             "volumes",
-            "Volumes in ml, test; the range goes from the smallest to the largest sample",
-            ["images", "scores", "class", "label", "mean of samples", "mean error", "width", "label in range"],
+            "Volumes in ml; the range goes from the smallest to the largest sample",
+            ["images", "scores", "class", "label", "mask", "mean error", "width", "label in range"],
             volumes,
         ),
     ]
@@ -217,17 +204,17 @@ def main() -> None:
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "uncertainty.md")
     parser.add_argument("--section", default="embedded", help="of the document (default: %(default)s)")
     options = parser.parse_args()
-    splits = {
-        split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")
-    }
+    items = read_datalist(options.datalist, "test", options.dataset_dir, "")
     members = [
         Segmenter(options.bundle, device="cpu", weights=weights, overlays=options.overlay)
         for weights in options.weights or [None]
     ]
-    text = "\n\n".join(table.markdown() for table in tables(members[0], members, splits))
+    text = "\n\n".join(table.markdown() for table in tables(members[0], members, items))
+    changed = "".join(f", {path.name}" for path in options.overlay)
+    given = f"{len(members)} of --weights" if options.weights else "its own"
     note = (
-        f"Dice is the mean over the classes. Data MSD Task04 hippocampus, {len(splits['validation'])} validation and "
-        f"{len(splits['test'])} test cases of {Path(options.datalist).name}; {hardware()}; commit {commit()}; "
+        f"Dice is the mean over the classes. Bundle {options.bundle.name}{changed}; weights: {given}. Data MSD Task04 "
+        f"hippocampus, {len(items)} test cases of {Path(options.datalist).name}; {hardware()}; commit {commit()}; "
         "benchmarks/uncertainty.py."
     )
     replace_section(options.document, options.section, f"{text}\n\n{note}")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import AsDiscreted, Compose
+from monai.utils import MetaKeys
 
 from sdseg_monai.errors import InputError, find_input_error, unwrapped_input_errors
-from sdseg_monai.io import write_volume
+from sdseg_monai.io import voxel_millilitres, write_volume
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.segments import UNSURE, Segment, read_segments
 from sdseg_monai.transforms import SaveMaskd
@@ -35,11 +36,19 @@ class Segmentation:
         scores: of each class but the background, [C, X, Y, Z], float32 in [0, 1].
         confidence: how sure the class is, [X, Y, Z], float32 in [0, 1], see
             :func:`~sdseg_monai.networks.codes.score_margin`.
+        voxel_ml: volume of a voxel in ml.
     """
 
     mask: np.ndarray
     scores: np.ndarray
     confidence: np.ndarray
+    voxel_ml: float
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """Volume of each class but the background in the mask, [C], float64, in ml."""
+        end = len(self.scores) + 1  # beyond lies what was abstained from
+        return np.bincount(self.mask.ravel(), minlength=end)[1:end] * self.voxel_ml
 
     def abstain(self, below: float) -> Self:
         """Return the same with :data:`UNSURE` in the mask where the confidence, in [0, 1], lies below ``below``."""
@@ -260,7 +269,9 @@ class Segmenter:
         on_grid = done["pred"].as_subclass(torch.Tensor).float()
         confidence = score_margin(on_grid[None])[0, 0].numpy()
         foreground = on_grid if len(on_grid) == 1 else on_grid[1:]
-        return Segmentation(mask_to_array(self.finish_mask(done)["pred"]), foreground.numpy(), confidence)
+        mask = mask_to_array(self.finish_mask(done)["pred"])
+        voxel_ml = voxel_millilitres(item["image"].meta[MetaKeys.ORIGINAL_AFFINE])
+        return Segmentation(mask, foreground.numpy(), confidence, voxel_ml)
 
     def segment_file(
         self, path: Path, output: Path, maps: Mapping[str, Path] | None = None, abstain_below: float | None = None

@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
     audit = commands.add_parser(
         "audit",
-        help="what a bundle's mask autoencoder keeps of your labels: the best that training can reach",
+        help="what a bundle's mask autoencoder keeps of your labels: Dice of decode(encode(label))",
         epilog="A bundle's configs are code: audit with what you trust.",
     )
     audit.add_argument(
@@ -243,10 +243,10 @@ def _segment_one(
     written = result if options.abstain_below is None else result.abstain(options.abstain_below)
     written.write(*job)
     volumes = {}
-    for value, (mean, low, high) in enumerate(zip(result.volumes.mean(axis=0), *result.volume_range, strict=True), 1):
+    for value, (own, low, high) in enumerate(zip(result.volumes, *result.volume_range, strict=True), 1):
         name = segmenter.segments[value].name if value in segmenter.segments else f"class {value}"
-        volumes[name] = {"mean": round(mean, 4), "smallest": round(low, 4), "largest": round(high, 4)}
-    return {"samples": len(result.volumes), "disagreement": round(result.disagreement, 4), "volume_ml": volumes}
+        volumes[name] = {"mask": round(own, 4), "smallest": round(low, 4), "largest": round(high, 4)}
+    return {"samples": len(result.sample_volumes), "disagreement": round(result.disagreement, 4), "volume_ml": volumes}
 
 
 def _images(source: Path) -> list[Path]:

@@ -60,13 +60,12 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     picture = picture.resize([PICTURE_SCALE * n for n in picture.size], Image.Resampling.NEAREST)
     write_atomically(output / "overlay.png", picture.save, ".png")
     yield f"drew image, label and mask side by side: {output / 'overlay.png'}"
-    voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
     metrics = evaluate_case(output / "mask.nii.gz", label)
     parts = [("together", result.mask > 0, metrics.dice)]
     for value, segment in segmenter.segments.items():
         parts.append((segment.name, result.mask == value, metrics.classes.get(value, BOTH_EMPTY).dice))
     for name, inside, dice in parts:
-        yield f"{name}: volume {inside.sum() * voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
+        yield f"{name}: volume {inside.sum() * result.voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
 
 
 def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Path, str]:

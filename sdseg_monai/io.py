@@ -93,6 +93,11 @@ def read_volume(path: Path) -> Volume:
     return volume
 
 
+def voxel_millilitres(affine: np.ndarray) -> float:
+    """Return the volume of a voxel in ml, of a grid with this ``affine`` [4, 4] to millimetres."""
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
+
 def check_same_grid(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
     """Raise :class:`InputError` unless two volumes lie on one grid (positions equal to 1 % of a voxel's edge)."""
     if volume.array.shape != other.array.shape:

@@ -90,7 +90,15 @@ class SDSegLoss(nn.Module):
 
         ``label`` [B, 1, H, W], which a trainer passes, is not looked at: a class-conditional network is trained on
         one of its classes.
+
+        Raises:
+            InputError: both weights are 0 and no noise is predicted, so that there is nothing to learn.
         """
+        if not (self.latent_weight or self.segmentation_weight or output.noise is not None):
+            raise InputError(
+                "latent_weight and segmentation_weight are 0 and no noise is predicted: nothing is left to learn, set "
+                "one of the two above 0"
+            )
         terms = {"latent": self.latent_weight * F.l1_loss(output.latent_pred, output.latent)}
         if output.noise is not None and output.noise_pred is not None:
             terms["noise"] = F.l1_loss(output.noise_pred, output.noise)

@@ -47,23 +47,12 @@ class Flips(Samples):
 
     The result is the score of the volume itself: a model that has seen no mirror image in training knows less of one.
 
-    Args:
-        segmenter: the model.
-        axis: spatial axis to mirror in RAS orientation; None for left-right, or the next one where slices are taken
-            across that.
-
-    Raises:
-        ValueError: slices are taken across ``axis``, where a mirror would only reorder them.
+    Where slices are taken across left-right, so that a mirror would only reorder them, it is front-back.
     """
 
-    def __init__(self, segmenter: Segmenter, axis: int | None = None) -> None:
+    def __init__(self, segmenter: Segmenter) -> None:
         super().__init__(segmenter)
-        slice_axis = segmenter.inferer.slice_axis
-        if axis is None:
-            axis = 1 if slice_axis == 0 else 0
-        if axis == slice_axis:
-            raise ValueError(f"axis={axis}: slices are taken across it, expected one of the two others")
-        self.axis = axis
+        self.axis = 1 if segmenter.inferer.slice_axis == 0 else 0  # spatial, in RAS orientation
 
     def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the scores of ``image`` and of its mirror image, see :class:`Samples`."""

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.metrics import compute_dice
-from monai.utils import MetaKeys
 
 from sdseg_monai.bundle import Segmentation, Segmenter
 from sdseg_monai.networks.codes import cut_score
 from sdseg_monai.samples import Samples
-
-MM3_PER_ML = 1000
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,12 @@ class SampledSegmentation(Segmentation):
     Attributes:
         entropy: of the samples' mean score, [X, Y, Z], float32, see :func:`predictive_entropy`.
         disagreement: :func:`mask_disagreement` of the samples' masks, in [0, 1].
-        volumes: of each class but the background in each sample's mask, [S, C], float64, in ml.
+        sample_volumes: as :attr:`volumes`, in each sample's mask, [S, C], float64, in ml.
     """
 
     entropy: np.ndarray
     disagreement: float
-    volumes: np.ndarray
+    sample_volumes: np.ndarray
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
@@ -42,17 +39,17 @@ class SampledSegmentation(Segmentation):
 
     @property
     def volume_range(self) -> np.ndarray:
-        """Smallest and largest volume of each class, [2, C], in ml.
+        """Smallest and largest volume of each class in the samples, [2, C], in ml.
 
         It holds what the samples say, no more: of S samples of one source a further one would lie in it with a
         probability of (S - 1)/(S + 1); the true volume need not.
         """
-        return np.stack([self.volumes.min(axis=0), self.volumes.max(axis=0)])
+        return np.stack([self.sample_volumes.min(axis=0), self.sample_volumes.max(axis=0)])
 
     @property
     def relative_volume_range(self) -> float:
-        """Width of :attr:`volume_range` by the mean volume, averaged over the classes that occur; 0 where none does."""
-        mean, width = self.volumes.mean(axis=0), np.ptp(self.volumes, axis=0)
+        """Width of :attr:`volume_range` by the samples' mean, averaged over the classes that occur, else 0."""
+        mean, width = self.sample_volumes.mean(axis=0), np.ptp(self.sample_volumes, axis=0)
         occurs = mean > 0
         return float((width[occurs] / mean[occurs]).mean()) if occurs.any() else 0.0
 
@@ -82,14 +79,12 @@ def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegment
     result, entropy, sampled = (
         torch.cat(p, dim=segmenter.inferer.slice_axis + 1) for p in (results, entropies, classes)
     )
-    masks = [_mask_on_grid(segmenter, item, one, len(result)) for one in sampled]
-    voxel_ml = abs(np.linalg.det(item["image"].meta[MetaKeys.ORIGINAL_AFFINE][:3, :3])) / MM3_PER_ML
-    counts = np.array([np.bincount(mask.ravel(), minlength=segmenter.num_classes)[1:] for mask in masks])
+    samples_on_grid = [_on_grid(segmenter, item, one, len(result)) for one in sampled]
     return SampledSegmentation(
         **vars(segmenter.finish(item, result)),
         entropy=segmenter.finish_score({**item, "pred": entropy})["pred"][0].numpy(),
-        disagreement=mask_disagreement(masks),
-        volumes=counts * voxel_ml,
+        disagreement=mask_disagreement([sample.mask for sample in samples_on_grid]),
+        sample_volumes=np.array([sample.volumes for sample in samples_on_grid]),
     )
 
 
@@ -130,7 +125,7 @@ def mask_disagreement(masks: Sequence[np.ndarray]) -> float:
     return 1 - float(np.mean(dice)) if dice else 0.0
 
 
-def _mask_on_grid(segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int) -> np.ndarray:
+def _on_grid(segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int) -> Segmentation:
     """Take the ``classes`` [X, Y, Z] of a prepared item to the file's grid as scores of 0 and 1, which resize well."""
     values = torch.arange(num_scores) if num_scores > 1 else torch.ones(1)
-    return segmenter.finish(item, (classes == values.view(-1, 1, 1, 1)).float()).mask
+    return segmenter.finish(item, (classes == values.view(-1, 1, 1, 1)).float())

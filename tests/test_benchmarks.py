@@ -205,7 +205,9 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
         assert rows[2]["seeds"].startswith("0 of 2; ") and "Error" in rows[2]["seeds"]
         assert [row["images seen"] for row in rows] == ["24", "24", "not trained"]
         assert all(re.fullmatch(r"[12], [12] of 2", row["best epoch"]) for row in rows[:2])
-        per_case = list(csv.DictReader((volumes / "out" / "3_d_seed_1" / f"scores_{split}.csv").open()))
+        about, *lines = (volumes / "out" / "3_d_seed_1" / f"scores_{split}.csv").read_text().splitlines()
+        assert "configuration" in about and "CPU" in about and "commit" in about
+        per_case = list(csv.DictReader(lines))
         assert len(per_case) == {"validation": 1, "test": 2}[split]
     for name in ("toy_images_seen", "toy_gflop", "toy_worst"):
         picture = np.asarray(Image.open(volumes / "images" / f"{name}.png").convert("L"))
@@ -227,6 +229,24 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
     assert {path.name for path in (volumes / "images").iterdir()} == {"toy_images_seen.png", "toy_gflop.png"}
     assert "worst" not in (volumes / "report.md").read_text()
     assert (volumes / "out" / "toy_worst.png").is_file()
+
+
+def test_scores_of_another_commit_are_measured_anew(toy, monkeypatch):
+    import scores
+
+    run = "U-Net, seed 0"
+    keep_random_weights(toy, run)
+    monkeypatch.setattr(scores, "commit", lambda: "one")
+    found = scores.score(toy, run, "validation")
+    kept = toy.run_folder(run) / "scores_validation.csv"
+    about, *lines = kept.read_text().splitlines()
+    kept.write_text("\n".join([about, lines[0], *(line.replace(",", ",1", 1) for line in lines[1:])]))
+    assert scores.score(toy, run, "validation")["Dice"] != found["Dice"]  # what was kept is taken
+    monkeypatch.setattr(scores, "commit", lambda: "two")
+    assert scores.score(toy, run, "validation")["Dice"] == found["Dice"]
+    (toy.run_folder(run) / "trained_as.txt").write_text("configuration of another")
+    with pytest.raises(SystemExit, match="trained with configuration of another"):
+        scores.score(toy, run, "validation")
 
 
 def test_no_study_of_kvasir_shows_its_images():

@@ -51,6 +51,14 @@ def test_a_decoder_that_nothing_would_train_is_refused():
     SDSegLoss(segmentation_weight=1.0, decode_logits=make_network().decode_logits, train_decoder=True)
 
 
+def test_a_training_without_any_term_is_refused():
+    network = make_network(prediction_type="sample", start_noise="zeros")
+    mask = torch.ones(1, 1, 16, 16)
+    output = network(torch.randn(1, 3, 16, 16), mask=mask, seeds=torch.tensor([1]))
+    with pytest.raises(InputError, match="nothing is left to learn"):
+        SDSegLoss(latent_weight=0)(output, mask)
+
+
 def test_segmentation_gradient_passes_the_frozen_decoder_beyond_the_clamp():
     network = make_network(prediction_type="sample", start_noise="zeros")
     loss = SDSegLoss(latent_weight=0, segmentation_weight=1.0, decode_logits=lambda z: 50 * network.decode_logits(z))

@@ -87,10 +87,15 @@ def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
     assert same(states, (read(tmp_path / "checkpoint.pt"), read(tmp_path / "model.pt")))
 
 
-def test_two_processes_train_to_the_weights_of_one(data, tmp_path):
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--segmentation_weight", 1, "--network_def#train_decoder", True, "--augmentation_cycle", 2)],
+    ids=["paper's", "trained decoder, kept latents"],
+)
+def test_two_processes_train_to_the_weights_of_one(data, tmp_path, more):
     # SGD: AdamW would blow rounding up where the gradient is zero but for it (a key's bias, under the softmax)
     options = ("--epochs", 2, "--warmup_steps", 2, "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", 0.01)
-    off = (*options, "--network_def#unet#dropout", 0, "--network_def#vision_encoder#dropout", 0)
+    off = (*options, *more, "--network_def#unet#dropout", 0, "--network_def#vision_encoder#dropout", 0)
     one = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4))
     assert one.returncode == 0, one.stderr[-2000:]
     several = arguments(data, tmp_path / "two", *off, "--batch_size", 2, overlays=("multi_gpu_train",))

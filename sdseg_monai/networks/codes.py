@@ -16,8 +16,9 @@ def class_codes(num_classes: int) -> torch.Tensor:
 
     Two classes are the paper's black and white. Up to eight are corners of the cube, two levels a channel, the first
     four of them two channels apart; up to 27 have a third level. Any two codes differ by the most that so many allow
-    in this order: the square of their smallest distance is 12 for 2 classes, 8 to 4, 4 to 8, 2 to 14 and 1 to 27. From
-    nine classes on the middle of two codes can lie nearer to a third, so that a blurred edge may show a third class.
+    in this order: the square of their smallest distance is 12 for 2 classes, 8 to 4, 4 to 8, 2 to 14 and 1 to 27. Up to
+    four are equally far apart. From five on a third code can lie as near to the middle of two as these do, from nine on
+    nearer, so that a blurred edge may show a third class.
 
     Args:
         num_classes: K, the background's included.
