@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from sdseg_monai.audit import Audit, Kept, audit_folder, audit_label, by_size, load_audit
 from sdseg_monai.data import ProceduralMasks
+from sdseg_monai.errors import report_input_errors
 
 HELD_OUT_SEED = 1000
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="sdseg")
     parser.add_argument("--number", type=int, default=400, help="procedural masks")
     parser.add_argument("--labels", type=Path, help="folder of real labels")
+    report_input_errors()
     options = parser.parse_args()
     root = ROOT / "bundles" / options.bundle
     audit = load_audit(root)

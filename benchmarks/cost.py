@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from measuring import gflop, median_and_spread, take_turns
 from monai.bundle import ConfigParser
-from tables import ROOT, commit, hardware, markdown_table, replace_section
+from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdseg_monai.data import ProceduralMasks
+from sdseg_monai.errors import report_input_errors
 from sdseg_monai.losses import SDSegLoss
 from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
 
@@ -159,7 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "decoder.md")
     parser.add_argument("--section", default="cost", help="section of the document to write")
+    report_input_errors()
     options = parser.parse_args()
+    check_section(options.document, options.section)
     training = read_bundle()
     full = Case("full size, 256x256", full_size, 256, 32, 3, large=True)
     small = Case("hippocampus, 64x64", of_bundle, training["size"][0], 8, 15, large=False)

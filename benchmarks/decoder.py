@@ -1,7 +1,8 @@
 """What a distilled mask decoder loses and saves: teacher's and student's masks of the same latents, and their cost.
 
 Writes one section of docs/decoder.md. Both decoders run in one process, in turns. --config_file and --option are what
-trained the student.
+trained the student. A trained bundle is scored on its validation split with its own decoder and with the student's:
+what it predicts need not be latents of masks.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from hippocampus import SCORES, score_rows, segment_and_score
 from measuring import gflop, median_and_spread, take_turns
 from monai.bundle import ConfigParser
 from study import parse_options
-from tables import ROOT, commit, hardware, markdown_table, replace_section
+from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
 from sdseg_monai.audit import SIZES, label_slices, slice_dice
+from sdseg_monai.bundle import Segmenter, find_bundle
+from sdseg_monai.data import read_datalist
+from sdseg_monai.errors import report_input_errors
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
 from sdseg_monai.pictures import list_images
 from sdseg_monai.transforms import ClassLabelsd, LoadVolumed
-from sdseg_monai.weights import load_teacher, load_weights
+from sdseg_monai.weights import load_teacher, load_weights, replace_mask_decoder
 
 FULL_SIZE = 256  # where costs are counted
 WARM_UP, REPEATS = 2, 15
@@ -72,6 +77,19 @@ def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace
         agree, of_teacher, of_student = np.array(dice).T
         cells = [f"{agree.mean():.4f}", f"{agree.min():.4f}", f"{of_teacher.mean():.4f}", f"{of_student.mean():.4f}"]
         rows.append([folder.parent.name, value, f"{SIZES[index]} px and more", len(dice), *cells])
+    return rows
+
+
+def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[Any]]:
+    """Return a row for each decoder and structure: what the bundle's network scores with it on the validation split."""
+    items = read_datalist(find_bundle(bundle) / "configs" / "datalist.json", "validation", dataset_dir, "")
+    segmenter = Segmenter(bundle, device="cpu")
+    rows = []
+    for decoder in ("its own", "the student's"):
+        if rows:
+            replace_mask_decoder(segmenter.network, student)
+        cases, _ = segment_and_score(segmenter, items)
+        rows += [[decoder, *cells] for cells in score_rows(segmenter, cases)]
     return rows
 
 
@@ -123,9 +141,15 @@ def main() -> None:
     parser.add_argument("--student", type=Path, required=True)
     parser.add_argument("--dataset", type=Path, nargs="+", required=True, help="folders of labels")
     parser.add_argument("--cases", type=int, help="the first so many of each dataset")
+    parser.add_argument("--bundle", help="trained bundle to put the student into; its cases are in --dataset_dir")
+    parser.add_argument("--dataset_dir", type=Path)
     parser.add_argument("--size", type=int, default=FULL_SIZE)
     parser.add_argument("--slice_axis", type=int, default=2)
+    report_input_errors()
     options = parser.parse_args()
+    check_section(options.document, options.section)
+    if (options.bundle is None) != (options.dataset_dir is None):
+        raise SystemExit("--bundle and --dataset_dir: expected both or none")
     pair, training = read_pair(options)
     masks = [row for folder in options.dataset for row in compare(pair, folder, options, training["num_classes"])]
     head = ["masks", "class", "size in a slice", "slices", "student and teacher", "worst", "teacher and mask"]
@@ -138,7 +162,11 @@ def main() -> None:
         f"median of {REPEATS} (lowest to highest), one slice at a time, both decoders in one run; {hardware()}; commit "
         f"{commit()}; benchmarks/decoder.py."
     )
-    replace_section(options.document, options.section, f"{of_masks}\n\n{of_costs}\n\n{note}")
+    parts = [of_masks, of_costs]
+    if options.bundle:
+        head = ["decoder in the trained network", *SCORES]
+        parts.append(markdown_table(head, segmenter_rows(options.bundle, options.dataset_dir, options.student)))
+    replace_section(options.document, options.section, "\n\n".join([*parts, note]))
 
 
 if __name__ == "__main__":

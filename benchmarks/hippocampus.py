@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
+from sdseg_monai.errors import report_input_errors
 from sdseg_monai.evaluation import BOTH_EMPTY, Agreement, CaseMetrics, evaluate_case, summarise
 
 BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
+SCORES = ["cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)"]
 
 
 def segment_and_score(segmenter: Segmenter, items: list[dict[str, str]]) -> tuple[list[CaseMetrics], float]:
@@ -53,6 +55,14 @@ def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
     return mirrored
 
 
+def score_rows(segmenter: Segmenter, cases: list[CaseMetrics]) -> list[list[Any]]:
+    """Return a row of :data:`SCORES` for the union and for each class: means with their bootstrap intervals."""
+    structures: dict[str, list[Agreement]] = {"union": list(cases)}
+    for value, segment in segmenter.segments.items():
+        structures[segment.name] = [case.classes.get(value, BOTH_EMPTY) for case in cases]
+    return [[len(cases), name, *row(found)] for name, found in structures.items()]
+
+
 def row(agreements: list[Agreement]) -> list[str]:
     """Return the cells of the cases' agreement on one structure: means with their bootstrap intervals, the worst."""
     dice, hd95 = (np.array([getattr(agreement, name) for agreement in agreements]) for name in ("dice", "hd95"))
@@ -64,6 +74,7 @@ def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
+    report_input_errors()
     options = parser.parse_args()
     return {split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")}
 
@@ -79,14 +90,11 @@ def main() -> None:
         for split, items in splits.items():
             cases, seconds = segment_and_score(segmenter, items)
             results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
-            structures = {"union": list(cases)}
-            for value, segment in segmenter.segments.items():
-                structures[segment.name] = [case.classes.get(value, BOTH_EMPTY) for case in cases]
-            rows += [[split, len(cases), name, *row(found), f"{seconds:.2f}"] for name, found in structures.items()]
+            rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(segmenter, cases)]
     about = {"data": "MSD Task04 hippocampus", "split": "hippocampus_180_20_20", "seed": 0}
     about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/hippocampus.py"}
     (BUNDLE / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    head = ["split", "cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)", "median s per volume"]
+    head = ["split", *SCORES, "median s per volume"]
     note = (
         f"Means over the cases, percentile bootstrap ({RESAMPLES} resamples). Data {about['data']}; split "
         f"{about['split']}; seed 0; {about['hardware']}; commit {about['commit']}."

@@ -18,7 +18,9 @@ import efficiency
 import figures
 import stability
 from study import Study, add_study_options, open_study, train_all
-from tables import Table, commit, hardware, replace_section
+from tables import Table, check_section, commit, hardware, replace_section
+
+from sdseg_monai.errors import report_input_errors
 
 PARTS = ("train", "comparison", "efficiency", "stability", "figures")
 
@@ -32,7 +34,10 @@ def main() -> None:
     parser.add_argument("--without", default="SDSeg, TAESD, no latent loss", help="what figure 3 compares with")
     parser.add_argument("--lpips", help="safetensors file of LPIPS' AlexNet; needed for table 5")
     parser.add_argument("--seeds", type=int, default=5, help="of table 5")
+    report_input_errors()
     options = parser.parse_args()
+    if options.section:
+        check_section(options.section, "report")
     study = open_study(options)
     budget.check(study)
     _check(options, study)

@@ -22,7 +22,9 @@ from monai.bundle import ConfigParser
 from recipe_figures import WORST, draw_cost, draw_curves, draw_worst
 from scores import Scores, mean_class_dice, score
 from study import Study, add_study_options, is_trained, last_words, load_volume, open_study, segment, train_all
-from tables import Table, commit, hardware, replace_section
+from tables import Table, check_section, commit, hardware, replace_section
+
+from sdseg_monai.errors import report_input_errors
 
 
 def main() -> None:
@@ -31,7 +33,10 @@ def main() -> None:
     add_study_options(parser)
     parser.add_argument("--no_training", action="store_true", help="report what is trained so far")
     parser.add_argument("--test", action="store_true", help="score the test cases too: once, for finalists")
+    report_input_errors()
     options = parser.parse_args()
+    if options.section:
+        check_section(options.section, options.study.stem)
     study = open_study(options)
     budget.check(study)
     failures = [] if options.no_training else train_all(study, options.jobs)

@@ -56,11 +56,17 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def check_section(path: Path, name: str) -> None:
+    """End with one line unless :func:`replace_section` will find what it replaces: before hours are spent on it."""
+    content = path.read_text() if path.is_file() else ""
+    if any(content.count(f"<!-- {mark}{name} -->") != 1 for mark in ("", "/")):
+        raise SystemExit(f"{path}: expected a document with one section <!-- {name} --> ... <!-- /{name} -->")
+
+
 def replace_section(path: Path, name: str, text: str) -> None:
     """Replace what stands in ``path`` between the comments ``<!-- name -->`` and ``<!-- /name -->``."""
+    check_section(path, name)
     content = path.read_text()
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if content.count(start) != 1 or content.count(end) != 1:
-        raise SystemExit(f"{path}: expected one section {start} ... {end}")
     before, rest = content.split(start)
     path.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}")

@@ -17,11 +17,12 @@ from judgement import NEAR, Case, auroc, calibration_error, kept_dice, measures,
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from scipy.stats import bootstrap
-from tables import ROOT, Table, commit, hardware, replace_section
+from tables import ROOT, Table, check_section, commit, hardware, replace_section
 from tqdm import tqdm
 
 from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
+from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inferers import has_start_noise
 from sdseg_monai.io import read_volume, voxel_millilitres
 from sdseg_monai.samples import Ensemble, Flips, Samples, Seeds
@@ -203,7 +204,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, nargs="+", help="instead of the bundle's; several are an ensemble")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "uncertainty.md")
     parser.add_argument("--section", default="embedded", help="of the document (default: %(default)s)")
+    report_input_errors()
     options = parser.parse_args()
+    check_section(options.document, options.section)
     items = read_datalist(options.datalist, "test", options.dataset_dir, "")
     members = [
         Segmenter(options.bundle, device="cpu", weights=weights, overlays=options.overlay)

@@ -30,6 +30,7 @@ from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_
 from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
 
 SIZES = (1, 16, 64, 256, 1024, 4096, 16384)  # pixels of a class in a slice: lower ends of the bins
+PICTURE_AXIS = 2  # across which a photograph is one slice
 MOST_VALUES = 128  # that a label map has; TotalSegmentator's has 118
 BATCH_SIZE = 8
 
@@ -92,6 +93,8 @@ class Audit:
         """
         if not is_picture(path):
             _check_label_map(path)
+        elif self.slice_axis != PICTURE_AXIS:
+            raise InputError(f"{path}: a picture, but the bundle takes slices of volumes; expected volumes")
         with unwrapped_input_errors(), warnings.catch_warnings():
             # the label stands in for the image that it belongs to: nothing looks at what becomes of its intensities
             warnings.simplefilter("ignore")
@@ -130,6 +133,7 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
     config = root / "configs" / "train.json"
     with config_errors(config):
         parser = read_config(config, root, overlays)
+        _check_grid(parser["size"], parser["slice_axis"])
         if device is not None:
             parser["device"] = checked_device(device)
         autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
@@ -154,6 +158,12 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
         )
 
 
+def _check_grid(size: Any, slice_axis: Any) -> None:
+    is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+    if not is_size or slice_axis not in (0, 1, 2):
+        raise InputError(f"size={size!r}, slice_axis={slice_axis!r}: expected two lengths in pixels, and 0, 1 or 2")
+
+
 def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Kept]:
     """Audit every label file of a folder, volumes or, where there are none, pictures.
 
@@ -161,6 +171,10 @@ def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Kept
         InputError: the folder is missing or empty, a file cannot be used, or no label has any foreground.
     """
     paths = [Path(path) for path in list_images(labels)]
+    names = [image_stem(path) for path in paths]
+    twice = next((path for path in paths if names.count(image_stem(path)) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice}: another label has the same name, expected one label a case")
     bar = tqdm(paths, desc="auditing", unit="label", disable=None if progress else True, leave=False)
     kept = [row for path in bar for row in audit.run(path)]
     if not any(row.size for row in kept):

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import AsDiscreted, Compose
 from monai.utils import MetaKeys
 
-from sdseg_monai.errors import InputError, find_input_error, unwrapped_input_errors
+from sdseg_monai.errors import InputError, find_input_error, root_cause, unwrapped_input_errors
 from sdseg_monai.io import voxel_millilitres, write_volume
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.segments import UNSURE, Segment, read_segments
@@ -146,7 +146,7 @@ def config_errors(config: Path) -> Iterator[None]:
         input_error = find_input_error(error)
         if input_error is not None:
             raise input_error from error
-        raise InputError(f"{config}: cannot be used ({error!r}), expected a bundle of this kind") from error
+        raise InputError(f"{config}: cannot be used ({root_cause(error)!r}), expected a bundle of this kind") from error
 
 
 class Segmenter:

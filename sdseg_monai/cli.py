@@ -285,7 +285,7 @@ def _jobs(options: argparse.Namespace, images: list[Path], segmenter: Segmenter)
         stem, suffix = volume_stem(mask), volume_suffix(mask)
         jobs = [_Job(images[0], mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in names})]
     outputs = [path for job in jobs for path in (job.mask, *job.maps.values())]
-    _refuse_to_replace(images, outputs)
+    _refuse_to_replace([*images, *options.weights, *options.overlay], outputs)
     for folder in {path.parent for path in outputs}:
         check_folder(folder)
     return jobs
@@ -306,6 +306,14 @@ def _refuse_to_replace(inputs: list[Path], outputs: list[Path]) -> None:
         raise InputError(f"{min(replaced)}: is an input and would be replaced, name another output")
 
 
+def _check_table(path: Path) -> None:
+    from sdseg_monai.io import check_folder
+
+    if path.suffix.lower() != ".csv":  # weights or a config would be gone
+        raise InputError(f"{path}: expected a table's name, ending in .csv")
+    check_folder(path.parent)
+
+
 def _segmenter(options: argparse.Namespace) -> tuple[Segmenter, Samples | None]:
     """Return the model, and what of it is to be compared, if anything."""
     from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter
@@ -313,6 +321,8 @@ def _segmenter(options: argparse.Namespace) -> tuple[Segmenter, Samples | None]:
 
     if len(options.weights) > 1 and options.uncertainty != "ensemble":
         raise InputError(f"{len(options.weights)} weights: expected one, or --uncertainty ensemble")
+    if len({os.path.realpath(path) for path in options.weights}) < len(options.weights):
+        raise InputError("--weights: a file is given twice, which would agree with itself; expected different ones")
     if options.num_samples is not None and options.uncertainty != "seeds":
         raise InputError("--num-samples: only --uncertainty seeds has a number to choose")
     settings = {
@@ -366,13 +376,12 @@ def _segment_folder(
 
 def _evaluate(options: argparse.Namespace) -> int:
     from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
-    from sdseg_monai.io import check_folder
     from sdseg_monai.pictures import list_images
 
     for folder in (options.predictions, options.labels):
         list_images(folder)  # before anything is written
         _refuse_to_replace(list(folder.iterdir()), [options.output])
-    check_folder(options.output.parent)
+    _check_table(options.output)
     cases = evaluate_folders(options.predictions, options.labels)
     write_csv(options.output, cases)
     unmatched = len(list_images(options.labels)) - len(cases)
@@ -401,13 +410,12 @@ def _convert(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from sdseg_monai.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
     from sdseg_monai.bundle import DEFAULT_BUNDLE
-    from sdseg_monai.io import check_folder
     from sdseg_monai.pictures import list_images
 
     list_images(options.labels)  # before anything is written
     if options.output is not None:
         _refuse_to_replace(list(options.labels.iterdir()), [options.output])
-        check_folder(options.output.parent)
+        _check_table(options.output)
     audit = load_audit(options.bundle or DEFAULT_BUNDLE, options.device, options.overlay)
     kept = audit_folder(audit, options.labels)
     for line in loss_warnings(kept):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 EXIT_BAD_INPUT = 2
+BAD_CONFIG = "Failed to instantiate component"  # how MONAI begins to say that a config's values were refused
 
 
 class InputError(ValueError):
@@ -30,6 +32,13 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return error
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Return the exception that ``error`` was raised from, and that from, and so on to the first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 @contextmanager
 def unwrapped_input_errors() -> Iterator[None]:
     """Raise the :class:`InputError` that a MONAI transform has wrapped in a RuntimeError; pass others as they are."""
@@ -42,19 +51,33 @@ def unwrapped_input_errors() -> Iterator[None]:
         raise input_error from error
 
 
+def _refused_value(error: BaseException) -> InputError | None:
+    """Return what a component said to the config's values, if ``error`` was raised from that."""
+    cause, component = root_cause(error), None
+    while error.__cause__ is not None:
+        if str(error).startswith(BAD_CONFIG):
+            component = str(error).split("'")[1]
+        error = error.__cause__
+    if component is None or not isinstance(cause, ValueError | TypeError):
+        return None
+    return InputError(f"{component} cannot be made of the config's values: {cause}")
+
+
 def report_input_errors() -> None:
     """Make an uncaught :class:`InputError` end the process with its one line on stderr and exit code 2.
 
-    For programs of others that run our code, ``python -m monai.bundle run`` above all; every other exception keeps
-    its traceback.
+    So do values that a config's component refuses, with the component's name. For programs of others that run our
+    code, ``python -m monai.bundle run`` above all; every other exception keeps its traceback.
     """
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        input_error = find_input_error(error)
-        if input_error is None:
+        reason = find_input_error(error) or _refused_value(error)
+        if reason is None:
             sys.__excepthook__(kind, error, traceback)
-        else:
-            sys.stderr.write(f"error: {input_error}\n")
-            raise SystemExit(EXIT_BAD_INPUT)
+            return
+        sys.stderr.write(f"error: {reason}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_BAD_INPUT)  # a pool of threads that a failed cache leaves behind may abort the usual way out
 
     sys.excepthook = excepthook

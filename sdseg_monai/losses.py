@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -58,7 +59,7 @@ class SDSegLoss(nn.Module):
 
     Raises:
         ValueError: a segmentation term is asked for without ``decode_logits``.
-        InputError: the decoder is to be trained without a segmentation term.
+        InputError: a weight is negative or no number; the decoder is to be trained without a segmentation term.
     """
 
     def __init__(
@@ -70,6 +71,9 @@ class SDSegLoss(nn.Module):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
+        for name, weight in (("latent_weight", latent_weight), ("segmentation_weight", segmentation_weight)):
+            if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+                raise InputError(f"{name}={weight!r}, expected a number from 0 on")
         if train_decoder and not segmentation_weight:
             raise InputError(
                 f"train_decoder with segmentation_weight={segmentation_weight}: only the segmentation term trains the "

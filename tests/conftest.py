@@ -69,10 +69,15 @@ def network() -> SDSeg:
     return make_network().eval()
 
 
-@pytest.fixture
-def keep_global_state(monkeypatch):
-    """For tests that run a bundle in this process, which seeds torch and replaces the excepthook."""
+@pytest.fixture(autouse=True)
+def keep_excepthook(monkeypatch):
+    """What runs a bundle or a benchmark in this process replaces it."""
     monkeypatch.setattr("sys.excepthook", sys.excepthook)
+
+
+@pytest.fixture
+def keep_global_state():
+    """For tests that run a bundle in this process, which seeds torch."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(deterministic)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from sdseg_monai.audit import SIZES, audit_label, by_size, load_audit, loss_warnings, slice_dice, summarise_audit
 from sdseg_monai.cli import main
 from sdseg_monai.data import ProceduralMasks
+from sdseg_monai.errors import InputError
 from sdseg_monai.weights import save_tensors
 from tests.conftest import OBLIQUE, ROOT, write_case
 
@@ -256,7 +258,8 @@ class TestCommand:
             (("--labels", beyond, "--bundle", bundle), "a.nii.gz: a label of 3, expected 0 to 2"),
             (("--labels", nothing, "--bundle", bundle), "has any foreground"),
             (("--labels", tmp_path / "case" / "images", "--bundle", bundle), "is it an image?"),
-            (("--labels", photographs, "--bundle", bundle), "grey or coloured"),
+            (("--labels", photographs, "--bundle", bundle), "a picture, but the bundle takes slices of volumes"),
+            (("--labels", photographs, "--bundle", "sdseg"), "grey or coloured"),
             (("--labels", labels, "--bundle", untrained), "expected a trained mask autoencoder"),
             (("--labels", labels, "--bundle", tmp_path / "empty"), "no configs/inference.json"),
             (("--labels", labels, "--bundle", "nothing"), "no bundle of that name"),
@@ -307,3 +310,28 @@ def test_the_shipped_autoencoder_keeps_discs_of_a_picture(tmp_path):
         kept = sdseg.run(tmp_path / f"{name}.png")
         assert [row.slice for row in kept] == [0, None]
         assert all(row.case == name and row.label == 1 and row.dice > dice for row in kept)
+
+
+def test_a_picture_is_no_slice_of_a_volume(tmp_path):
+    Image.fromarray(np.full((32, 32), 255, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="a picture, but the bundle takes slices of volumes"):
+        load_audit("hippocampus_sdseg", "cpu").run(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("values", [{"slice_axis": 3}, {"size": [0, 64]}, {"size": 64}])
+def test_a_grid_that_is_none_is_refused(tmp_path, values):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="expected two lengths in pixels, and 0, 1 or 2"):
+        load_audit("hippocampus_sdseg", "cpu", [overlay])
+
+
+def test_a_table_replaces_nothing_but_a_table(tmp_path, capsys):
+    write_case(tmp_path, "a")
+    weights = tmp_path / "autoencoder.pt"
+    weights.write_bytes(b"weights")
+    assert main(["audit", "--labels", str(tmp_path / "labels"), "-o", str(weights)]) == 2
+    assert "ending in .csv" in capsys.readouterr().err and weights.read_bytes() == b"weights"
+    shutil.copy(tmp_path / "labels" / "a.nii.gz", tmp_path / "labels" / "a.nii")
+    assert main(["audit", "--labels", str(tmp_path / "labels"), "-o", str(tmp_path / "t.csv")]) == 2
+    assert "another label has the same name" in capsys.readouterr().err and not (tmp_path / "t.csv").exists()

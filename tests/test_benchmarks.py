@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -223,10 +222,10 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
     assert weights == {path: path.stat().st_mtime_ns for path in weights}  # nothing was trained anew
     private = {**json.loads((volumes / "toy.json").read_text()), "show_cases": False}
     (volumes / "toy.json").write_text(json.dumps(private))
-    shutil.rmtree(volumes / "images")
-    shutil.rmtree(volumes / "out" / "images")
+    for picture in (*volumes.glob("images/*.png"), *volumes.glob("out/images/*.png")):
+        picture.unlink()
     assert run_process(*command, "--only", "U-Net", "3-D").returncode == 0
-    assert {path.name for path in (volumes / "images").iterdir()} == {"toy_images_seen.png", "toy_gflop.png"}
+    assert {path.name for path in volumes.glob("images/*.png")} == {"toy_images_seen.png", "toy_gflop.png"}
     assert "worst" not in (volumes / "report.md").read_text()
     assert (volumes / "out" / "toy_worst.png").is_file()
 

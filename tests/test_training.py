@@ -126,6 +126,34 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
     assert 0 < values[0] < 1 and values[0] == pytest.approx(values[1], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch_size", 5000), "fewer than batch_size"),
+        (("--learning_rate", -1), "torch.optim.AdamW cannot be made of the config's values: Invalid learning rate: -1"),
+        (("--network_def#start_noise", "ones"), "start_noise='ones' is unknown: expected one of shared, zeros"),
+        (("--num_classes", 28), "num_classes=28: expected 2 to 27"),
+        (("--size", "[20,16]"), "image is 20x16: expected multiples of"),
+        (("--latent_weight", -1), "latent_weight=-1, expected a number from 0 on"),
+        (("--latent_weight", 0, "--network_def#prediction_type", "sample"), "nothing is left to learn"),
+    ],
+)
+def test_options_that_cannot_train_end_with_one_line(data, tmp_path, options, message):
+    process = run_process("python", *arguments(data, tmp_path, *options))
+    assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr[-2000:]
+    assert message in process.stderr.splitlines()[-1]
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_training_without_validation_says_so_and_goes_on(data, tmp_path):
+    options = ("--batch_size", 4, "--val_interval", 2)
+    process = run_process("python", *arguments(data, tmp_path, *options, "--epochs", 1))
+    assert process.returncode == 2 and "no model was chosen" in process.stderr.splitlines()[-1]
+    assert read(tmp_path / "checkpoint.pt")["epoch"] == 1
+    assert run_process("python", *arguments(data, tmp_path, *options, "--epochs", 2)).returncode == 0
+    assert (tmp_path / "model.pt").is_file()
+
+
 def test_a_checkpoint_of_another_training_is_refused_with_one_line(data, tmp_path):
     torch.save({"network": {}, "ema": {}}, tmp_path / "checkpoint.pt")
     process = run_process("python", *arguments(data, tmp_path, "--epochs", 1))

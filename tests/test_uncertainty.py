@@ -441,6 +441,7 @@ def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, d
         (["--uncertainty", "ensemble"], "at least two"),
         (["--uncertainty", "flips", "--num-samples", "3"], "--uncertainty seeds"),
         (["--weights", "OWN", "--weights", "OWN"], "--uncertainty ensemble"),
+        (["--uncertainty", "ensemble", "--weights", "OWN", "--weights", "OWN"], "given twice"),
         (["--weights", "nothing.pt"], "nothing.pt"),
     ],
 )

@@ -29,6 +29,10 @@ class Checkpoint:
         path: the file; the same command finds it again.
         objects: what has ``state_dict`` and ``load_state_dict``: networks, optimizers, schedules, averages.
         evaluator: its best metric is kept as well; None where the run does not validate.
+
+    Raises:
+        InputError: the training data make no batch, so that nothing would be trained; after the training, if no
+            validation took place, so that no model was chosen.
     """
 
     def __init__(
@@ -43,8 +47,11 @@ class Checkpoint:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer: after validation, before what needs the loaded state."""
+        if engine.state.epoch_length == 0:
+            raise InputError("the training data are fewer than batch_size, which makes no batch: set it lower")
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.check)
 
     def load(self, engine: Engine) -> None:
         """Continue from the checkpoint if there is one."""
@@ -81,6 +88,14 @@ class Checkpoint:
             state["best_metric"] = float(self.evaluator.state.best_metric)
             state["best_metric_epoch"] = self.evaluator.state.best_metric_epoch
         save_tensors(self.path, state)
+
+    def check(self, engine: Engine) -> None:
+        """Raise :class:`InputError` if the training ended without a validation."""
+        if self.evaluator is not None and self.evaluator.state.best_metric_epoch < 0:
+            raise InputError(
+                f"no model was chosen, because no validation took place in {engine.state.max_epochs} epochs: set "
+                f"--val_interval to at most --epochs and a higher --epochs to go on from {self.path}"
+            )
 
 
 def _meaning(item: Any) -> dict[str, str] | None:

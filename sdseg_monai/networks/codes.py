@@ -7,6 +7,8 @@ from itertools import combinations, product
 
 import torch
 
+from sdseg_monai.errors import InputError
+
 LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 on a code: Dice and cross-entropy then ask for little more
 MOST_CLASSES = 27
 
@@ -24,7 +26,7 @@ def class_codes(num_classes: int) -> torch.Tensor:
         num_classes: K, the background's included.
 
     Raises:
-        ValueError: K is not within 2 and 27.
+        InputError: K is not within 2 and 27.
     """
     # on the CPU also where networks are made without memory, to be filled from a file: codes are in no part's file
     return torch.tensor(_codes(num_classes), dtype=torch.float32, device="cpu")
@@ -33,7 +35,7 @@ def class_codes(num_classes: int) -> torch.Tensor:
 @cache
 def _codes(num_classes: int) -> list[tuple[int, ...]]:
     if not 2 <= num_classes <= MOST_CLASSES:
-        raise ValueError(f"num_classes={num_classes}: expected 2 to {MOST_CLASSES}, the background included")
+        raise InputError(f"num_classes={num_classes}: expected 2 to {MOST_CLASSES}, the background included")
     if num_classes == 2:
         return [(-1, -1, -1), (1, 1, 1)]
     corners = list(product((-1, 1), repeat=3))

@@ -138,13 +138,13 @@ class SDSeg(nn.Module):
         """Return (Z, h, w) of the latent of ``image`` [B, C, H, W].
 
         Raises:
-            ValueError: H or W is no multiple of what the autoencoder and the U-Net together divide it by.
+            InputError: H or W is no multiple of what the autoencoder and the U-Net together divide it by.
         """
         height, width = image.shape[-2:]
         f = self.autoencoder.downsampling
         multiple = f * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if height % multiple or width % multiple:
-            raise ValueError(f"image is {height}x{width}: expected multiples of {multiple}; resize it first")
+            raise InputError(f"image is {height}x{width}: expected multiples of {multiple}, set the config's size so")
         return self.autoencoder.latent_channels, height // f, width // f
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
@@ -226,8 +226,8 @@ class SDSeg(nn.Module):
             class, [B, K, H, W], their sum 1; or an :class:`SDSegOutput`.
 
         Raises:
-            ValueError: sizes do not fit, noise is given to a network that starts from zeros, or only one of ``mask``
-                and ``seeds`` is given.
+            InputError: H or W is no multiple of what the autoencoder and the U-Net together divide it by.
+            ValueError: noise is given to a network that starts from zeros, or only one of ``mask`` and ``seeds``.
         """
         if (mask is None) != (seeds is None):
             raise ValueError("a training step needs both mask and seeds, got only one of them")

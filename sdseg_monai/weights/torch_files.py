@@ -32,8 +32,8 @@ def load_torch_file(path: Path, stand_ins: Sequence[Any] = (), mmap: bool = Fals
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of what went wrong."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """Return the first sentence of what went wrong; torch's next one advises to switch the protection off."""
+    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
