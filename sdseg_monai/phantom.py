@@ -26,8 +26,9 @@ def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
     along = (y - 6) / 38  # 0 at the tail, 1 at the head
-    across = (x - 12.5 - 18 * (along - 0.5) ** 2) / (6.3 + 1.5 * along)  # in radii of the tube
-    up = (z - 23 + 13 * along) / (3.9 + along)
+    thicker = np.clip(along, 0, 1) ** 2  # towards the head
+    across = (x - 12.5 - 18 * (along - 0.5) ** 2) / (6.3 + 4 * thicker)  # in radii of the tube
+    up = (z - 23 + 13 * along) / (3.9 + 3 * thicker)
     distance = np.hypot(across, up)
     inside = (along > 0) & (along < 1)
     tube = (distance < 1) & inside
