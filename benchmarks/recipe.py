@@ -45,7 +45,8 @@ def main() -> None:
     if options.section:
         (options.section.parent / "images").mkdir(exist_ok=True)
         for picture in (study.folder / "images").glob(f"{options.study.stem}_*.png"):
-            shutil.copy(picture, options.section.parent / "images")
+            if f"images/{picture.name}" in report:  # an older report's may show what this one may not
+                shutil.copy(picture, options.section.parent / "images")
         replace_section(options.section, options.study.stem, report)
     if failures:
         raise SystemExit("\n".join(failures))
