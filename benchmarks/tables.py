@@ -58,9 +58,11 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 def check_section(path: Path, name: str) -> None:
     """End with one line unless :func:`replace_section` will find what it replaces: before hours are spent on it."""
-    content = path.read_text() if path.is_file() else ""
+    if not path.is_file():
+        raise SystemExit(f"{path}: no such file")
+    content = path.read_text()
     if any(content.count(f"<!-- {mark}{name} -->") != 1 for mark in ("", "/")):
-        raise SystemExit(f"{path}: expected a document with one section <!-- {name} --> ... <!-- /{name} -->")
+        raise SystemExit(f"{path}: expected one section <!-- {name} --> ... <!-- /{name} -->")
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
