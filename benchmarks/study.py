@@ -267,7 +267,7 @@ def last_words(study: Study, experiment: str) -> str | None:
     if not path.is_file():
         return None
     lines = path.read_text().strip().splitlines() or ["no output"]
-    return next((line for line in reversed(lines) if "Error" in line), lines[-1]).strip()
+    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1]).strip()
 
 
 def is_trained(study: Study, experiment: str) -> bool:

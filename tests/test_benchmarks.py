@@ -196,12 +196,12 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
     command = (*command, "--output", volumes / "out", "--section", volumes / "report.md", "--test")
     process = run_process(*command, "--jobs", "2")
     assert process.returncode != 0  # one failed, the others went on
-    assert "broken, seed 0: training ended with exit code 1" in process.stderr and "Traceback" not in process.stderr
+    assert "broken, seed 0: training ended with exit code 2" in process.stderr and "Traceback" not in process.stderr
     for split in ("validation", "test"):
         rows = list(csv.DictReader((volumes / "out" / f"toy_{split}.csv").open()))
         assert [row["experiment"] for row in rows] == ["U-Net", "3-D", "broken"]
         assert [row["seeds"] for row in rows[:2]] == ["2 of 2", "2 of 2"]
-        assert rows[2]["seeds"].startswith("0 of 2; ") and "Error" in rows[2]["seeds"]
+        assert rows[2]["seeds"].startswith("0 of 2; error: monai.networks.nets.unet.UNet cannot be made")
         assert [row["images seen"] for row in rows] == ["24", "24", "not trained"]
         assert all(re.fullmatch(r"[12], [12] of 2", row["best epoch"]) for row in rows[:2])
         about, *lines = (volumes / "out" / "3_d_seed_1" / f"scores_{split}.csv").read_text().splitlines()
