@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from scipy.stats import bootstrap
 from study import Study, load_volume, segment
 from tables import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
+from sdseg_monai.metrics import RESAMPLES, bootstrap_interval
 from sdseg_monai.pictures import image_stem
-
-RESAMPLES = 10_000
 
 
 @torch.inference_mode()
@@ -56,16 +54,6 @@ def _logs(study: Study, experiment: str) -> list[EventAccumulator]:
     return [EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload() for file in files]
 
 
-def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean."""
-    if len(set(values)) < 2:
-        return (values[0], values[0])
-    result = bootstrap(
-        (np.array(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
-    )
-    return tuple(result.confidence_interval)
-
-
 def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = False) -> str:
     """Return the mean of a measure over cases and seeds, its spread, and how often it is undefined (NaN).
 
@@ -73,7 +61,7 @@ def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = Fal
         by_seed: of each seed, one value per case.
         digits: decimals of the numbers.
         of_seeds: the spread is the lowest and highest seed's mean, where there are several, rather than
-            :func:`interval` over the cases, each the mean of its seeds.
+            :func:`bootstrap_interval` over the cases, each the mean of its seeds.
     """
     values = np.stack(by_seed)  # [seeds, cases]
     undefined = int(np.isnan(values).sum())
@@ -82,7 +70,7 @@ def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = Fal
     text = f"{np.nanmean(values):.{digits}f}"
     if not of_seeds:
         cases = values[:, ~np.isnan(values).all(axis=0)]
-        low, high = interval(list(np.nanmean(cases, axis=0)))
+        low, high = bootstrap_interval(list(np.nanmean(cases, axis=0)))
         text += f" ({low:.{digits}f} to {high:.{digits}f})"
     elif len(values) > 1:
         seeds = [np.nanmean(seed) for seed in values if not np.isnan(seed).all()]
@@ -100,7 +88,7 @@ def compare(study: Study) -> Table:
         parameters = sum(p.numel() for p in parser.get_parsed_content("network_def").trained_parts.parameters())
         row = [experiment, f"{parameters / 1e6:.1f}", f"{100 * np.mean([case.dice for case in validation]):.1f}"]
         for values in ([case.dice for case in test], [case.iou for case in test]):
-            low, high = interval(values)
+            low, high = bootstrap_interval(values)
             row.append(f"{100 * np.mean(values):.1f} ({100 * low:.1f} to {100 * high:.1f})")
         rows.append([*row, f"{training_minutes(study, experiment):.0f}", study.config_hash(experiment)])
     cases = len(study.items("test"))

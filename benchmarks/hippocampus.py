@@ -16,7 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from comparison import RESAMPLES, summary
+from comparison import summary
 from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.evaluation import BOTH_EMPTY, Agreement, CaseMetrics, evaluate_case, summarise
+from sdseg_monai.metrics import RESAMPLES
 
 BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
 SCORES = ["cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)"]

@@ -16,7 +16,7 @@ from typing import Any
 import budget
 import numpy as np
 import torch
-from comparison import RESAMPLES, summary, training_minutes
+from comparison import summary, training_minutes
 from measuring import gflop
 from monai.bundle import ConfigParser
 from recipe_figures import WORST, draw_cost, draw_curves, draw_worst
@@ -25,6 +25,7 @@ from study import Study, add_study_options, is_trained, last_words, load_volume,
 from tables import Table, check_section, commit, hardware, replace_section
 
 from sdseg_monai.errors import report_input_errors
+from sdseg_monai.metrics import RESAMPLES
 
 
 def main() -> None:

@@ -89,11 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     segment.set_defaults(command=_segment)
 
     evaluate = commands.add_parser(
-        "evaluate", help="3-D Dice, IoU and HD95 of masks against labels, on the labels' grid"
+        "evaluate", help="3-D Dice, IoU, HD95, surface Dice and volumes of masks against labels, on the labels' grid"
     )
     evaluate.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="folder of masks")
     evaluate.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels, named likewise")
     evaluate.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
+    evaluate.add_argument(
+        "--tolerance",
+        type=_length,
+        metavar="MM",
+        default=2.0,
+        help="of the surface Dice, in a picture in pixels (default: %(default)g)",
+    )
     evaluate.set_defaults(command=_evaluate)
 
     convert = commands.add_parser(
@@ -198,6 +205,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}, expected at least 1")
+    return number
+
+
+def _length(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}, expected a length from 0 on")
     return number
 
 
@@ -382,12 +396,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         list_images(folder)  # before anything is written
         _refuse_to_replace(list(folder.iterdir()), [options.output])
     _check_table(options.output)
-    cases = evaluate_folders(options.predictions, options.labels)
+    cases = evaluate_folders(options.predictions, options.labels, tolerance=options.tolerance)
     write_csv(options.output, cases)
     unmatched = len(list_images(options.labels)) - len(cases)
     if unmatched:
         sys.stderr.write(f"note: {unmatched} labels have no prediction and are not in the mean\n")
-    _report({**summarise(cases), "labels_without_prediction": unmatched, "table": str(options.output)})
+    about = {"tolerance": options.tolerance, "labels_without_prediction": unmatched, "table": str(options.output)}
+    _report({**summarise(cases), **about})
     return 0
 
 

@@ -7,39 +7,49 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import Volume, check_same_grid, read_volume, write_atomically
+from sdseg_monai.metrics import bootstrap_interval
 from sdseg_monai.pictures import image_stem, is_picture, list_images, read_picture_mask
 from sdseg_monai.segments import UNSURE
 
-METRICS = ("dice", "iou", "hd95")
+NSD_TOLERANCE = 2.0  # mm
+UNDEFINED = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well two masks agree.
+    """How well a predicted mask agrees with a label; NaN stands for what is not defined.
 
     Attributes:
         dice: 1 for two empty masks, 0 for an empty one and another.
         iou: likewise.
         hd95: 95th percentile of the distances between the two surfaces, each to the other, whichever is larger, in mm
-            (in a picture: pixels); NaN where a mask is empty, or where the size of a voxel is not known.
+            (in a picture: pixels); not defined where a mask is empty, or where the size of a voxel is not known.
+        nsd: normalised surface Dice, the share of both surfaces' voxels that lie within a tolerance of the other
+            surface; 1 for two empty masks, 0 for an empty one and another; not defined where the size of a voxel is
+            not known.
+        volume_difference: predicted volume minus the label's, by the label's; 0 for two empty masks, not defined for an
+            empty label alone.
     """
 
     dice: float
     iou: float
-    hd95: float
+    hd95: float = UNDEFINED
+    nsd: float = UNDEFINED
+    volume_difference: float = UNDEFINED
 
 
-BOTH_EMPTY = Agreement(dice=1.0, iou=1.0, hd95=float("nan"))
+METRICS = tuple(field.name for field in fields(Agreement))
+BOTH_EMPTY = Agreement(dice=1.0, iou=1.0, nsd=1.0, volume_difference=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +66,17 @@ class CaseMetrics(Agreement):
     classes: dict[int, Agreement]
 
 
-def evaluate_folders(predictions: Path, labels: Path, progress: bool = True) -> list[CaseMetrics]:
-    """Score every label for which there is a prediction.
+def evaluate_folders(
+    predictions: Path, labels: Path, progress: bool = True, tolerance: float = NSD_TOLERANCE
+) -> list[CaseMetrics]:
+    """Score every label for which there is a prediction; ``tolerance`` is that of the surface Dice.
 
     Raises:
         InputError: a folder is missing or empty, a prediction has no label, or a pair cannot be compared.
     """
     pairs = match_cases(predictions, labels)
-    return [
-        evaluate_case(*pair) for pair in tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
-    ]
+    bar = tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
+    return [evaluate_case(prediction, label, tolerance) for prediction, label in bar]
 
 
 def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
@@ -96,8 +107,13 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def evaluate_case(prediction: Path, label: Path) -> CaseMetrics:
+def evaluate_case(prediction: Path, label: Path, tolerance: float = NSD_TOLERANCE) -> CaseMetrics:
     """Score one prediction; two empty masks agree fully (1), an empty one and another not at all (0).
+
+    Args:
+        prediction: mask file.
+        label: mask file on the same grid.
+        tolerance: of the surface Dice, in mm (in a picture: pixels).
 
     Raises:
         InputError: a file cannot be used or holds other than whole numbers, or the two lie on different grids.
@@ -108,11 +124,15 @@ def evaluate_case(prediction: Path, label: Path) -> CaseMetrics:
     _check_classes(label, expected.array)
     spacing = np.linalg.norm(expected.affine[:3, :3], axis=0).tolist()
     one, other = (torch.from_numpy(volume.array) for volume in (predicted, expected))  # [X, Y, Z]
-    return compare_masks(image_stem(prediction), one, other, spacing)
+    return compare_masks(image_stem(prediction), one, other, spacing, tolerance)
 
 
 def compare_masks(
-    case: str, predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float] | None = None
+    case: str,
+    predicted: torch.Tensor,
+    expected: torch.Tensor,
+    spacing: Sequence[float] | None = None,
+    tolerance: float = NSD_TOLERANCE,
 ) -> CaseMetrics:
     """Score one mask against another of the same shape, as :func:`evaluate_case` does files.
 
@@ -120,25 +140,34 @@ def compare_masks(
         case: name.
         predicted: class of each voxel, 0 for the background; a binary mask may be bool.
         expected: likewise.
-        spacing: edges of a voxel, in mm; None leaves the distance out.
+        spacing: edges of a voxel, in mm; None leaves out what needs distances.
+        tolerance: of the surface Dice, in mm.
     """
     values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
-    classes = {value: _compare(predicted == value, expected == value, spacing) for value in values}
-    union = classes[values[0]] if len(values) == 1 else _compare(predicted > 0, expected > 0, spacing)
+    classes = {value: _compare(predicted == value, expected == value, spacing, tolerance) for value in values}
+    union = classes[values[0]] if len(values) == 1 else _compare(predicted > 0, expected > 0, spacing, tolerance)
     return CaseMetrics(case=case, classes=classes, **vars(union))
 
 
-def _compare(predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float] | None) -> Agreement:
-    if not (predicted.any() or expected.any()):
+def _compare(
+    predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float] | None, tolerance: float
+) -> Agreement:
+    found, wanted = int(predicted.sum()), int(expected.sum())  # voxels
+    if not (found or wanted):
         return BOTH_EMPTY
     masks = (predicted[None, None], expected[None, None])
-    hd95 = float("nan")
-    if spacing is not None and predicted.any() and expected.any():
-        hd95 = float(compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing))
+    hd95 = nsd = UNDEFINED
+    if spacing is not None:
+        on_surface = {"include_background": True, "spacing": spacing}
+        if found and wanted:
+            hd95 = float(compute_hausdorff_distance(*masks, percentile=95, **on_surface))
+        nsd = float(compute_surface_dice(*masks, [tolerance], **on_surface))
     return Agreement(
         dice=float(compute_dice(*masks, ignore_empty=False)),
         iou=float(compute_iou(*masks, ignore_empty=False)),
         hd95=hd95,
+        nsd=nsd,
+        volume_difference=(found - wanted) / wanted if wanted else UNDEFINED,
     )
 
 
@@ -163,43 +192,45 @@ def _check_classes(path: Path, mask: np.ndarray) -> None:
 
 
 def mean_metrics(cases: Sequence[CaseMetrics]) -> CaseMetrics:
-    """Return the mean over cases, named ``mean``, of each metric; distances over the cases that have one."""
+    """Return the mean over cases, named ``mean``, of each metric, over the cases for which it is defined."""
     values = sorted({value for case in cases for value in case.classes})
     classes = {value: _mean([case.classes.get(value, BOTH_EMPTY) for case in cases]) for value in values}
     return CaseMetrics(case="mean", classes=classes, **vars(_mean(cases)))
 
 
 def _mean(agreements: Sequence[Agreement]) -> Agreement:
-    distances = [a.hd95 for a in agreements if not math.isnan(a.hd95)]
-    return Agreement(
-        dice=float(np.mean([a.dice for a in agreements])),
-        iou=float(np.mean([a.iou for a in agreements])),
-        hd95=float(np.mean(distances)) if distances else float("nan"),
-    )
+    found = {name: _defined(agreements, name) for name in METRICS}
+    return Agreement(**{name: float(np.mean(values)) if values else UNDEFINED for name, values in found.items()})
+
+
+def _defined(agreements: Sequence[Agreement], name: str) -> list[float]:
+    return [value for agreement in agreements if not math.isnan(value := getattr(agreement, name))]
 
 
 def summarise(cases: Sequence[CaseMetrics]) -> dict[str, object]:
-    """Return number of cases, means of the foreground and, where there are several, of each class, as for JSON.
+    """Return number of cases, metrics of the foreground and, where there are several, of each class, as for JSON.
 
-    ``hd95_cases`` says over how many cases the mean of ``hd95`` goes, which is None for none.
+    Each metric has its mean, the mean's 95 % bootstrap interval ``METRIC_interval``, and ``METRIC_cases`` where it is
+    not defined for all cases; without any, mean and interval are None.
     """
-    mean = mean_metrics(cases)
-    summary: dict[str, object] = {"cases": len(cases), **_summarise(mean, cases)}
-    if len(mean.classes) > 1:
+    summary: dict[str, object] = {"cases": len(cases), **_summarise(cases)}
+    values = sorted({value for case in cases for value in case.classes})
+    if len(values) > 1:
         summary["classes"] = {
-            value: _summarise(agreement, [case.classes.get(value, BOTH_EMPTY) for case in cases])
-            for value, agreement in mean.classes.items()
+            value: _summarise([case.classes.get(value, BOTH_EMPTY) for case in cases]) for value in values
         }
     return summary
 
 
-def _summarise(mean: Agreement, agreements: Sequence[Agreement]) -> dict[str, object]:
-    return {
-        "dice": round(mean.dice, 6),
-        "iou": round(mean.iou, 6),
-        "hd95": None if math.isnan(mean.hd95) else round(mean.hd95, 6),
-        "hd95_cases": sum(not math.isnan(agreement.hd95) for agreement in agreements),
-    }
+def _summarise(agreements: Sequence[Agreement]) -> dict[str, object]:
+    summary: dict[str, object] = {}
+    for name in METRICS:
+        values = _defined(agreements, name)
+        summary[name] = round(float(np.mean(values)), 6) if values else None
+        summary[f"{name}_interval"] = [round(end, 6) for end in bootstrap_interval(values)] if values else None
+        if len(values) < len(agreements):
+            summary[f"{name}_cases"] = len(values)
+    return summary
 
 
 def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from sdseg_monai.metrics import bootstrap_interval
 from sdseg_monai.visualize import slice_panel
 from sdseg_monai.weights import save_tensors
 from tests.conftest import ROOT, SHARED, run_process, write_case
@@ -144,11 +145,9 @@ def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
-def test_the_interval_is_that_of_the_mean(benchmarks):
-    from comparison import interval
-
+def test_the_interval_is_that_of_the_mean():
     values = list(np.random.default_rng(0).normal(0.7, 0.2, 400))
-    low, high = interval(values)
+    low, high = bootstrap_interval(values)
     error = np.std(values) / 400**0.5
     assert low == pytest.approx(np.mean(values) - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(np.mean(values) + 1.96 * error, abs=0.2 * error)
@@ -387,7 +386,7 @@ def test_a_summary_counts_what_is_undefined(benchmarks):
     assert summary([np.array([1.0, 3.0])], of_seeds=True) == "2.00"
     assert summary([np.array([2.0, 2.0, nan])], digits=1) == "2.0 (2.0 to 2.0), 1 of 3 undefined"
     assert summary([np.array([nan, nan])]) == "undefined"
-    missed, found = Agreement(dice=0.0, iou=0.0, hd95=nan), Agreement(dice=0.9, iou=0.8, hd95=1.5)
+    missed, found = Agreement(dice=0.0, iou=0.0), Agreement(dice=0.9, iou=0.8, hd95=1.5)
     assert row([missed, missed]) == ["0.0000 (0.0000 to 0.0000)", "0.0000", "undefined"]
     assert row([found, found, missed])[1:] == ["0.0000", "1.50 (1.50 to 1.50), 1 of 3 undefined"]
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sdseg_monai import cli
 from sdseg_monai.bundle import bundles_dir, read_config
 from sdseg_monai.cli import main
+from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE
 from sdseg_monai.phantom import make_phantom, write_phantom
 from sdseg_monai.segments import UNSURE
 from tests.conftest import run_process
@@ -320,7 +321,7 @@ def test_evaluate(tmp_path, capsys):
     arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
     code, out, _ = run(capsys, "evaluate", *arguments)
     rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
-    assert code == 0 and rows["case"].split(",")[:5] == ["dice", "iou", "hd95", "dice_1", "iou_1"]
+    assert code == 0 and rows["case"].split(",")[:6] == [*METRICS, "dice_1"]
     values = {k: [float(x) for x in v.split(",")[:2]] for k, v in rows.items() if k != "case"}
     assert values["same"] == [1, 1] and values["both_empty"] == [1, 1] and values["missed"] == [0, 0]
     assert values["half"] == pytest.approx([2 / 3, 0.5])
@@ -329,6 +330,10 @@ def test_evaluate(tmp_path, capsys):
     assert report["cases"] == 4 and report["labels_without_prediction"] == 1
     assert report["dice"] == pytest.approx(values["mean"][0], abs=1e-6)
     assert report["hd95_cases"] == 2 and set(report["classes"]) == {"1", "2"}
+    low, high = report["dice_interval"]
+    assert 0 <= low < report["dice"] < high <= 1 and report["tolerance"] == NSD_TOLERANCE
+    _, strict, _ = run(capsys, "evaluate", *arguments, "--tolerance", 0)
+    assert json.loads(strict)["nsd"] < report["nsd"] and json.loads(strict)["hd95"] == report["hd95"]
 
 
 def test_evaluate_never_replaces_a_volume(tmp_path, capsys, volume):

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import compare_masks, evaluate_case, evaluate_folders, mean_metrics, summarise, write_csv
+from sdseg_monai.evaluation import (
+    METRICS,
+    compare_masks,
+    evaluate_case,
+    evaluate_folders,
+    mean_metrics,
+    summarise,
+    write_csv,
+)
 from sdseg_monai.segments import UNSURE
 
 
@@ -42,9 +50,15 @@ def test_classes_are_scored_alone_and_the_union_as_one(predicted, expected):
         assert found.dice == pytest.approx(float(2 * both / sizes) if sizes else 1)
         assert found.iou == pytest.approx(float(both / either) if sizes else 1)
         assert math.isnan(found.hd95) == (not one.any() or not other.any())
-        if torch.equal(one, other) and one.any():
-            assert found.hd95 == 0
+        assert 0 <= found.nsd <= 1 and (found.nsd == 1 or one.any() or other.any())
+        if torch.equal(one, other):
+            assert found.nsd == 1 and found.volume_difference == 0 and (found.hd95 == 0 or not one.any())
+        if other.any():
+            assert found.volume_difference == pytest.approx(int(one.sum()) / int(other.sum()) - 1)
+        else:
+            assert math.isnan(found.volume_difference) == bool(one.any())
     swapped = compare_masks("case", expected, predicted, (1, 2, 3))
+    assert swapped.nsd == pytest.approx(metrics.nsd)
     assert swapped.dice == metrics.dice and (math.isnan(metrics.hd95) or swapped.hd95 == metrics.hd95)
 
 
@@ -78,11 +92,16 @@ def test_a_distance_that_does_not_exist_is_counted_and_left_out(tmp_path):
         write(tmp_path / "labels" / f"{case}.nii.gz", both)
     cases = evaluate_folders(tmp_path / "masks", tmp_path / "labels", progress=False)
     summary = summarise(cases)
-    assert summary["hd95_cases"] == 3 and summary["classes"][1] == {"dice": 1, "iou": 1, "hd95": 0, "hd95_cases": 3}
-    assert summary["classes"][2] == {"dice": 0.666667, "iou": 0.666667, "hd95": 0, "hd95_cases": 2}
+    perfect = {"dice": 1, "iou": 1, "hd95": 0, "nsd": 1, "volume_difference": 0}
+    assert summary["classes"][1] == {**perfect, **{f"{name}_interval": [n, n] for name, n in perfect.items()}}
+    assert {
+        name: summary["classes"][2][name] for name in ("dice", "iou", "hd95", "hd95_cases", "volume_difference")
+    } == {**{"dice": 0.666667, "iou": 0.666667, "hd95": 0, "hd95_cases": 2, "volume_difference": -0.333333}}
+    assert summary["classes"][2]["dice_interval"] == [0, 1] and summary["classes"][2]["hd95_interval"] == [0, 0]
+    assert "hd95_cases" not in summary, "defined for all"
     write_csv(tmp_path / "table.csv", cases)
     head, *rows = [line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines()]
-    assert head == ["case", *(f"{m}{k}" for k in ("", "_1", "_2") for m in ("dice", "iou", "hd95"))]
+    assert head == ["case", *(f"{m}{k}" for k in ("", "_1", "_2") for m in METRICS)]
     assert [row[0] for row in rows] == ["a", "b", "c", "mean"]
     table = {row[0]: dict(zip(head[1:], map(float, row[1:]), strict=True)) for row in rows}
     assert math.isnan(table["c"]["hd95_2"]) and table["c"]["dice_2"] == 0 and table["c"]["dice_1"] == 1
@@ -92,7 +111,8 @@ def test_a_distance_that_does_not_exist_is_counted_and_left_out(tmp_path):
 def test_no_distance_at_all_is_null(tmp_path):
     nothing = torch.zeros(3, 3, 3)
     summary = summarise([compare_masks("a", nothing, nothing, (1, 1, 1))])
-    assert summary == {"cases": 1, "dice": 1, "iou": 1, "hd95": None, "hd95_cases": 0}
+    assert summary["dice"] == summary["iou"] == summary["nsd"] == 1 and summary["volume_difference"] == 0
+    assert summary["hd95"] is summary["hd95_interval"] is None and summary["hd95_cases"] == 0
 
 
 def test_a_class_that_a_case_does_not_have_is_found_missing_rightly():
@@ -125,4 +145,15 @@ def test_pictures_have_one_class(tmp_path):
         (tmp_path / folder).mkdir()
         Image.fromarray(255 * box((2, 6), columns, shape=(12, 12))).save(tmp_path / folder / "a.png")
     summary = summarise(evaluate_folders(tmp_path / "masks", tmp_path / "labels", progress=False))
-    assert summary == {"cases": 1, "dice": 0.8, "iou": 0.666667, "hd95": 2, "hd95_cases": 1}, "in pixels"
+    assert {name: summary[name] for name in ("cases", "dice", "iou")} == {"cases": 1, "dice": 0.8, "iou": 0.666667}
+    assert summary["hd95"] == 2, "in pixels"
+    assert summary["volume_difference"] == -0.333333
+
+
+def test_the_surface_dice_has_a_tolerance_in_millimetres(tmp_path):
+    """A cube moved by one voxel of 3 mm: its faces across the move are off by 3 mm, the others agree but at an edge."""
+    for name, first in (("a", 3), ("b", 4)):
+        write(tmp_path / f"{name}.nii.gz", box((first, first + 4), (3, 7), (3, 7)), np.diag([3.0, 1, 1, 1]))
+    found = {mm: evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mm).nsd for mm in (0, 2.9, 3)}
+    assert 0 < found[0] <= found[2.9] < found[3] == 1
+    assert evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz").nsd == found[2.9], "2 mm"

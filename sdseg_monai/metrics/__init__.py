@@ -1,12 +1,15 @@
-"""Measures that MONAI lacks: LPIPS, the stability of the paper's Table 5, and the official Dice rule."""
+"""Measures that MONAI lacks: LPIPS, the stability of the paper's Table 5, the official Dice rule, an interval."""
 
+from sdseg_monai.metrics.bootstrap import RESAMPLES, bootstrap_interval
 from sdseg_monai.metrics.dice import TransUNetDice
 from sdseg_monai.metrics.lpips import Lpips
 from sdseg_monai.metrics.stability import Stability, measure_stability
 
 __all__ = [
+    "RESAMPLES",
     "Lpips",
     "Stability",
     "TransUNetDice",
+    "bootstrap_interval",
     "measure_stability",
 ]
