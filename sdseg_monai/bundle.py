@@ -162,6 +162,7 @@ class Segmenter:
         overlays: configs to chain after the bundle's ``inference.json``; code, like the bundle's own.
 
     Attributes:
+        weights: the file that was loaded.
         num_classes: values of a mask, 0 for the background included.
         segments: what these stand for, as far as the bundle's metadata says; the background is left out.
 
@@ -218,6 +219,7 @@ class Segmenter:
                 f"num_classes to {found}"
             )
         load_weights(self.network, weights)
+        self.weights = weights
         self.network.eval()
         self.inferer = parser.get_parsed_content("inferer")
         self.preprocessing: Compose = parser.get_parsed_content("preprocessing")

@@ -11,16 +11,19 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdseg_monai import __version__
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
     from sdseg_monai.bundle import Segmenter
+    from sdseg_monai.manifest import Manifest
     from sdseg_monai.samples import Samples
 
 EXIT_SOME_FAILED = 1
@@ -86,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         "score is the result",
     )
     segment.add_argument("--num-samples", type=_positive, help="start noises of --uncertainty seeds (default: 5)")
+    segment.add_argument(
+        "--resume",
+        action="store_true",
+        help="of a folder skip what a run with the same settings has done already and is still whole",
+    )
     segment.set_defaults(command=_segment)
 
     evaluate = commands.add_parser(
@@ -234,6 +242,8 @@ def _segment(options: argparse.Namespace) -> int:
     jobs = _jobs(options, images, segmenter)
     if options.input.is_dir():
         return _segment_folder(segmenter, samples, jobs, options)
+    if options.resume:
+        raise InputError(f"{options.input}: --resume goes on with a folder, this is a file")
     try:
         differ = _segment_one(segmenter, samples, jobs[0], options)
     except InputError:
@@ -247,20 +257,29 @@ def _segment(options: argparse.Namespace) -> int:
 def _segment_one(
     segmenter: Segmenter, samples: Samples | None, job: _Job, options: argparse.Namespace
 ) -> dict[str, object]:
-    """Segment and write; returns what ``samples`` say of the volume, nothing where there are none."""
+    """Segment and write; returns the volumes, and what ``samples`` say where there are some."""
+    import numpy as np
+
     from sdseg_monai.uncertainty import measure_uncertainty
 
+    values = range(1, segmenter.num_classes)
+    names = [segmenter.segments[n].name if n in segmenter.segments else f"class {n}" for n in values]
     if samples is None:
-        segmenter.segment_file(*job, options.abstain_below)
-        return {}
+        volumes = segmenter.segment_file(*job, options.abstain_below).volumes
+        return {"volume_ml": dict(zip(names, volumes.round(4).tolist(), strict=True))}
     result = measure_uncertainty(samples, job.image)
     written = result if options.abstain_below is None else result.abstain(options.abstain_below)
     written.write(*job)
-    volumes = {}
-    for value, (own, low, high) in enumerate(zip(result.volumes, *result.volume_range, strict=True), 1):
-        name = segmenter.segments[value].name if value in segmenter.segments else f"class {value}"
-        volumes[name] = {"mask": round(own, 4), "smallest": round(low, 4), "largest": round(high, 4)}
-    return {"samples": len(result.sample_volumes), "disagreement": round(result.disagreement, 4), "volume_ml": volumes}
+    ranges = np.stack([result.volumes, *result.volume_range], axis=1).round(4).tolist()
+    volumes_ml = {
+        name: dict(zip(("mask", "smallest", "largest"), row, strict=True))
+        for name, row in zip(names, ranges, strict=True)
+    }
+    return {
+        "samples": len(result.sample_volumes),
+        "disagreement": round(result.disagreement, 4),
+        "volume_ml": volumes_ml,
+    }
 
 
 def _images(source: Path) -> list[Path]:
@@ -362,30 +381,92 @@ def _segment_folder(
 ) -> int:
     from tqdm import tqdm
 
-    failed: list[str] = []
-    differ: dict[str, object] = {}
-    for job in tqdm(jobs, desc="segmenting", unit="volume"):
-        try:
-            differ[job.image.name] = _segment_one(segmenter, samples, job, options)
-        except InputError as error:
-            failed.append(str(error))
-        except MACHINE_ERRORS as error:
-            failed.append(f"{job.image}: {error}")
-        else:
-            continue
-        tqdm.write(f"error: {failed[-1]}", file=sys.stderr)
-    _report(
-        {
-            "masks": str(jobs[0].mask.parent),
-            "labels": _label_names(segmenter, options),
-            "done": len(jobs) - len(failed),
-            "failed": len(failed),
-            **({"cases": differ} if samples else {}),
-        }
-    )
-    if len(failed) == len(jobs):
+    from sdseg_monai.io import hash_file
+
+    manifest = _manifest(segmenter, samples, jobs[0], options)
+    found: dict[str, dict[str, object]] = {}
+    skipped = 0
+    with _collected_warnings() as warned:
+        for job in tqdm(jobs, desc="segmenting", unit="volume"):
+            name = job.image.name
+            if options.resume and manifest.is_done(job.image, (job.mask, *job.maps.values())):
+                found[name] = manifest.cases[name]
+                skipped += 1
+                continue
+            warned.clear()
+            start = time.perf_counter()
+            try:
+                case = {"status": "done", **_segment_one(segmenter, samples, job, options)}
+                case["input_sha256"] = hash_file(job.image)
+            except MACHINE_ERRORS as error:  # an InputError is a ValueError
+                reason = str(error) if isinstance(error, InputError) else f"{job.image}: {error}"
+                case = {"status": "failed", "error": reason}
+                tqdm.write(f"error: {reason}", file=sys.stderr)
+            found[name] = {**case, "seconds": round(time.perf_counter() - start, 2), "warnings": list(warned)}
+            manifest.record(job.image, **found[name])
+    _write_table(found)
+    done = {name: case for name, case in found.items() if case["status"] == "done"}
+    report: dict[str, object] = {"masks": str(jobs[0].mask.parent), "labels": _label_names(segmenter, options)}
+    report |= {"done": len(done), "failed": len(found) - len(done), "manifest": str(manifest.path)}
+    if options.resume:
+        report["skipped"] = skipped
+    if samples:
+        kept = ("samples", "disagreement", "volume_ml")
+        report["cases"] = {name: {key: case[key] for key in kept} for name, case in done.items()}
+    _report(report)
+    if not done:
         return EXIT_BAD_INPUT
-    return EXIT_SOME_FAILED if failed else 0
+    return EXIT_SOME_FAILED if len(done) < len(found) else 0
+
+
+def _manifest(segmenter: Segmenter, samples: Samples | None, job: _Job, options: argparse.Namespace) -> Manifest:
+    import platform
+
+    import torch
+
+    from sdseg_monai.io import hash_file
+    from sdseg_monai.manifest import FILE_NAME, Manifest
+    from sdseg_monai.samples import Ensemble
+
+    members = samples.members if isinstance(samples, Ensemble) else [segmenter]
+    about = {
+        "versions": {"sdseg-monai": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": str(segmenter.device),
+    }
+    settings = {
+        "bundle": options.bundle,
+        "weights_sha256": [hash_file(member.weights) for member in members],
+        "overlays_sha256": [hash_file(path) for path in options.overlay],
+        "seed": options.seed,
+        "abstain_below": options.abstain_below,
+        "uncertainty": options.uncertainty,
+        "num_samples": options.num_samples,
+        "maps": sorted(job.maps),
+    }
+    path = job.mask.parent / FILE_NAME
+    return Manifest.resume(path, about, settings) if options.resume else Manifest(path, about, settings)
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """Collect the messages of warnings, which are shown as well."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def _write_table(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a line for each case to stderr: what came of it, how long it took, volumes in ml."""
+    width = max(map(len, found))
+    for name, case in found.items():
+        volumes = [(key, ml["mask"] if isinstance(ml, dict) else ml) for key, ml in case.get("volume_ml", {}).items()]
+        text = case.get("error") or ", ".join(f"{key} {ml:.2f} ml" for key, ml in volumes)
+        sys.stderr.write(f"{name:{width}}  {case['status']:6}  {case['seconds']:7.1f} s  {text}\n")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io import hash_file
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import read_option
 from sdseg_monai.samples import SIGNALS, Signal
@@ -145,5 +145,4 @@ def _digest(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _digest_of(path: Path, mtime_ns: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path)

@@ -1,0 +1,77 @@
+"""What a run over a folder did, as JSON beside its masks: nobody parses stdout, and a run can be taken up again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import check_same_grid, hash_file, read_volume, write_atomically
+
+FILE_NAME = "sdseg_manifest.json"
+
+
+class Manifest:
+    """The manifest of one run, written anew after each case.
+
+    Attributes:
+        path: the file.
+        about: what does not change a mask: versions, device.
+        settings: what masks depend on: bundle, hashes of weights and overlays, seed, options.
+        cases: by the name of the input, what came of it.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.about = dict(about)
+        self.settings = dict(settings)
+        self.cases: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def resume(cls, path: Path, about: Mapping[str, Any], settings: Mapping[str, Any]) -> Self:
+        """Return the manifest of the run that wrote ``path``, or a new one where there is no such file.
+
+        Raises:
+            InputError: the file is no manifest, or is of a run with other settings.
+        """
+        manifest = cls(path, about, settings)
+        if not path.exists():
+            return manifest
+        try:
+            content = json.loads(path.read_text())
+            found, cases = dict(content["settings"]), {name: dict(case) for name, case in content["cases"].items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: no manifest of a run ({error!r}); remove it to start anew") from error
+        for name, value in json.loads(json.dumps(manifest.settings)).items():
+            if found.get(name) != value:
+                raise InputError(
+                    f"{path}: is of a run with {name} {found.get(name)!r}, now it is {value!r}: resume with the same "
+                    "settings, or name another output"
+                )
+        manifest.cases = cases
+        return manifest
+
+    def is_done(self, image: Path, outputs: Iterable[Path]) -> bool:
+        """Whether ``image`` was segmented as it is now, and each of its ``outputs`` is whole and on its grid."""
+        case = self.cases.get(image.name, {})
+        try:
+            if case.get("status") != "done" or case.get("input_sha256") != hash_file(image):
+                return False
+            volume = read_volume(image)
+            for path in outputs:
+                check_same_grid(image, volume, path, read_volume(path))
+        except (InputError, OSError):
+            return False
+        return True
+
+    def record(self, image: Path, **case: Any) -> None:
+        """Note what came of ``image``, and write the file.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        self.cases[image.name] = case
+        content = {"about": self.about, "settings": self.settings, "cases": self.cases}
+        write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
