@@ -16,7 +16,7 @@ from monai.transforms import AsDiscreted, Compose
 from monai.utils import MetaKeys
 
 from sdseg_monai.errors import InputError, find_input_error, root_cause, unwrapped_input_errors
-from sdseg_monai.io import voxel_millilitres, write_volume
+from sdseg_monai.io import hash_file, voxel_millilitres, write_volume
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.segments import UNSURE, Segment, read_segments
 from sdseg_monai.transforms import SaveMaskd
@@ -114,6 +114,29 @@ def bundle_weights(root: Path) -> Path | None:
     with config_errors(config):
         weights = Path(read_config(config, root).get_parsed_content("checkpoint"))
     return weights if weights.is_file() else None
+
+
+def describe_bundle(name_or_dir: str | Path) -> dict[str, Any]:
+    """Return what a bundle says of itself: what it segments in what, its weights (None without), whose it is.
+
+    Raises:
+        InputError: there is no such bundle, or its metadata or config do not say.
+    """
+    root = find_bundle(name_or_dir)
+    path = root / "configs" / "metadata.json"
+    with config_errors(path):
+        metadata = json.loads(path.read_text())
+        segments = read_segments(metadata)
+        description = {name: metadata[name] for name in ("version", "task", "intended_use", "copyright", "data_source")}
+        modality = metadata["network_data_format"]["inputs"]["image"]["modality"]
+    weights = bundle_weights(root)
+    return {
+        "folder": str(root),
+        **description,
+        "modality": modality,
+        "labels": {segment.name: value for value, segment in segments.items()},
+        "weights": None if weights is None else {"file": str(weights), "sha256": hash_file(weights)},
+    }
 
 
 def read_config(config: Path, root: Path, overlays: Sequence[Path] = ()) -> ConfigParser:

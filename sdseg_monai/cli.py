@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from sdseg_monai import __version__
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
@@ -48,17 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sdseg", description=f"Segment volumes with SDSeg. {RESEARCH_ONLY}")
+    parser = _Parser(prog="sdseg", description=f"Segment volumes with SDSeg. {RESEARCH_ONLY}")
     parser.add_argument("--version", action="version", version=f"sdseg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     segment = commands.add_parser("segment", help="segment a volume file or a folder of them", epilog=RESEARCH_ONLY)
     segment.add_argument(
-        "input", type=Path, metavar="IN", help="volume (.nii.gz, .nii, .nrrd, .mha) or folder of volumes"
+        "input", type=_path, metavar="IN", help="volume (.nii.gz, .nii, .nrrd, .mha) or folder of volumes"
     )
     segment.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="mask file, or folder for masks"
+        "-o", "--output", type=_path, required=True, metavar="OUT", help="mask file, or folder for masks"
     )
     _add_bundle(segment)
     segment.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
@@ -178,6 +186,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     label.set_defaults(command=_label)
 
+    info = commands.add_parser("info", help="what the bundles segment, their weights, whose they are")
+    info.add_argument("bundles", nargs="*", metavar="NAME_OR_DIR", help="default: the installed ones")
+    info.set_defaults(command=_info)
+
     demo = commands.add_parser("demo", help="segment a volume with the embedded bundle and draw the result")
     demo.add_argument(
         "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="folder for results"
@@ -202,32 +214,46 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _path(text: str) -> Path:
+    if not text:  # a shell variable that is not set; the empty path would be the current folder
+        raise argparse.ArgumentTypeError("an empty name, expected a file or folder")
+    return Path(text)
+
+
 def _seed(text: str) -> int:
-    number = int(text)
+    number = int(_number(text, int))
     if not 0 <= number < 2**63:
         raise argparse.ArgumentTypeError(f"{number}, expected 0 to 2^63 - 1")
     return number
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(_number(text, int))
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}, expected at least 1")
     return number
 
 
 def _length(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
+    number = _number(text, float)
+    if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text}, expected a length from 0 on")
     return number
 
 
 def _fraction(text: str) -> float:
-    number = float(text)
+    number = _number(text, float)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text}, expected 0 to 1")
     return number
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError as error:
+        expected = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r}, expected {expected}") from error
 
 
 class _Job(NamedTuple):
@@ -306,6 +332,11 @@ def _jobs(options: argparse.Namespace, images: list[Path], segmenter: Segmenter)
     names += ["confidence"] if options.save_confidence else []
     names += ["entropy"] if options.uncertainty else []
     output = options.output
+    named = output.name.lower().endswith(VOLUME_SUFFIXES)
+    if options.input.is_dir() and named and not output.is_dir():
+        raise InputError(f"{output}: expected a folder for the masks of a folder")
+    if not options.input.is_dir() and output.suffix and not named and not output.is_dir():
+        raise InputError(f"{output}: expected a file ending in {', '.join(VOLUME_SUFFIXES)}, or a folder")
     if options.input.is_dir():
         folders = {name: output / name.replace("score", "scores") for name in names}
         jobs = [
@@ -313,8 +344,7 @@ def _jobs(options: argparse.Namespace, images: list[Path], segmenter: Segmenter)
             for image in images
         ]
     else:
-        is_file = output.name.lower().endswith(VOLUME_SUFFIXES) and not output.is_dir()
-        mask = output if is_file else output / images[0].name
+        mask = output if named and not output.is_dir() else output / images[0].name
         stem, suffix = volume_stem(mask), volume_suffix(mask)
         jobs = [_Job(images[0], mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in names})]
     outputs = [path for job in jobs for path in (job.mask, *job.maps.values())]
@@ -476,6 +506,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     for folder in (options.predictions, options.labels):
         list_images(folder)  # before anything is written
         _refuse_to_replace(list(folder.iterdir()), [options.output])
+    if os.path.realpath(options.predictions) == os.path.realpath(options.labels):
+        raise InputError(f"{options.labels}: the labels are the predictions, which would agree; expected two folders")
     _check_table(options.output)
     cases = evaluate_folders(options.predictions, options.labels, tolerance=options.tolerance)
     write_csv(options.output, cases)
@@ -522,6 +554,14 @@ def _audit(options: argparse.Namespace) -> int:
         table = str(options.output)
     grid = {"weights": audit.weights, "size": audit.size, "slice_axis": audit.slice_axis}
     _report({**summarise_audit(kept), **grid, "table": table})
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from sdseg_monai.bundle import describe_bundle, shipped_bundles
+
+    described = {str(name): describe_bundle(name) for name in options.bundles or shipped_bundles()}
+    sys.stdout.write(json.dumps(described, indent=2) + "\n")
     return 0
 
 

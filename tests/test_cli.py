@@ -185,6 +185,52 @@ def test_masks_with_unsure_voxels_are_not_evaluated(bundle, volume, tmp_path, ca
     assert code == 2 and out == "" and "255 stands for an unsure voxel" in err and not (tmp_path / "m.csv").exists()
 
 
+def test_bundles_say_what_they_are(bundle, tmp_path, capsys):
+    code, out, _ = run(capsys, "info")
+    described = json.loads(out)
+    assert code == 0 and set(described) == {"hippocampus_sdseg", "sdseg"}
+    own, other = described["hippocampus_sdseg"], described["sdseg"]
+    assert own["labels"] == {"Anterior hippocampus": 1, "Posterior hippocampus": 2} and own["modality"] == "MR"
+    weights = hashlib.sha256((bundles_dir() / "hippocampus_sdseg" / "models" / "model.pt").read_bytes()).hexdigest()
+    assert own["weights"]["sha256"] == weights and "CC BY-SA 4.0" in own["copyright"]
+    assert other["weights"] is None and other["modality"] == "CT"
+    code, out, _ = run(capsys, "info", bundle)
+    assert code == 0 and json.loads(out)[str(bundle)]["folder"] == str(bundle)
+    code, out, err = run(capsys, "info", tmp_path / "none")
+    assert (code, out) == (2, "") and "no bundle of that name" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segment", "", "-o", "out"), "an empty name, expected a file or folder"),
+        (("segment", "in", "-o", ""), "an empty name, expected a file or folder"),
+        (("segment", "in", "-o", "out", "--seed", "x"), "'x', expected a whole number"),
+        (("segment", "in", "-o", "out", "--abstain-below", "much"), "'much', expected a number"),
+        (("evaluate", "--tolerance", "-1"), "-1, expected a length from 0 on"),
+        (("segments",), "invalid choice: 'segments'"),
+    ],
+)
+def test_a_command_that_is_none_ends_with_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert err.startswith("error: ") and err.endswith("--help\n")
+
+
+def test_an_output_that_is_no_volume_is_not_made_a_folder(volume, tmp_path, capsys):
+    for source, output in ((volume, "mask.png"), (volume.parent, "mask.nii.gz")):
+        code, out, err = run(capsys, "segment", source, "-o", tmp_path / output)
+        assert (code, out) == (2, "") and f"{output}: expected a f" in err and not (tmp_path / output).exists()
+
+
+def test_labels_are_not_evaluated_against_themselves(volume, tmp_path, capsys):
+    arguments = ("--predictions", volume.parent, "--labels", volume.parent / ".." / "in", "-o", tmp_path / "m.csv")
+    code, out, err = run(capsys, "evaluate", *arguments)
+    assert (code, out) == (2, "") and "the labels are the predictions" in err
+
+
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "much"])
 def test_a_confidence_lies_in_0_to_1(volume, tmp_path, capsys, value):
     with pytest.raises(SystemExit) as caught:
