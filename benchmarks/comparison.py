@@ -31,27 +31,20 @@ def score(study: Study, parser: ConfigParser, split: str) -> list[CaseMetrics]:
 
 def logged(study: Study, experiment: str, name: str) -> list[ScalarEvent]:
     """Return the values that the training logged as ``name`` for TensorBoard, of every process that it took."""
-    return [
-        event
-        for events in _logs(study, experiment)
-        if name in events.Tags()["scalars"]
-        for event in events.Scalars(name)
-    ]
+    return [event for events in _logged_by_process(study, experiment, name) for event in events]
 
 
 def training_minutes(study: Study, experiment: str) -> float:
-    """Return the time from the end of each process's first step to what it logged last, validation included."""
-    minutes = 0.0
-    for events in _logs(study, experiment):
-        by_name = [events.Scalars(name) for name in events.Tags()["scalars"]]
-        start = min((found[0].wall_time for found in by_name), default=0)
-        minutes += (max((found[-1].wall_time for found in by_name), default=0) - start) / 60
-    return minutes
+    """Return the time from each process's first logged step to its last, with the validations between them."""
+    by_process = _logged_by_process(study, experiment, "loss")
+    return sum(events[-1].wall_time - events[0].wall_time for events in by_process) / 60
 
 
-def _logs(study: Study, experiment: str) -> list[EventAccumulator]:
+def _logged_by_process(study: Study, experiment: str, name: str) -> list[list[ScalarEvent]]:
+    # a process has a file for its trainer and one for its evaluator: what was logged as one name is in one of them
     files = sorted((study.run_folder(experiment) / "logs").glob("events.*"))
-    return [EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload() for file in files]
+    found = [EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload() for file in files]
+    return [events.Scalars(name) for events in found if name in events.Tags()["scalars"]]
 
 
 def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = False) -> str:

@@ -118,7 +118,8 @@ def _table(
     title = (
         f"{name}: means over {len(study.items(split))} {split} cases; in brackets the {spread}; Dice in percent, HD95 "
         "in mm, of photographs in pixels, over the cases where both masks are not empty, of the union and of each "
-        "class where there are several; a volume counts as its slices; minutes include validation; the gain at the "
+        "class where there are several; a volume counts as its slices; minutes go from the first step to the "
+        "last, pauses included; the gain at the "
         f"end is what validations in the last {budget.END:.0%} of the epochs added to the best Dice before them, mean "
         "of the classes, in points"
     )

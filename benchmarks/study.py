@@ -157,7 +157,7 @@ def add_study_options(parser: argparse.ArgumentParser, datalist_required: bool =
 
 def open_study(options: argparse.Namespace) -> Study:
     """Return the study of a command's :func:`add_study_options`."""
-    for path in (options.study, *(path for path in (options.datalist, options.section) if path)):
+    for path in (options.study, *([options.datalist] if options.datalist else [])):
         if not path.is_file():
             raise SystemExit(f"{path}: no such file")
     return read_study(
