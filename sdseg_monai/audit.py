@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from sdseg_monai.bundle import checked_device, config_errors, find_bundle, read_config
 from sdseg_monai.errors import InputError, unwrapped_input_errors
-from sdseg_monai.evaluation import compare_masks
+from sdseg_monai.evaluation import compare_masks, list_labels
 from sdseg_monai.io import read_volume, write_atomically
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
-from sdseg_monai.pictures import image_stem, is_picture, list_images
+from sdseg_monai.pictures import image_stem, is_picture
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
 from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
 
@@ -168,14 +168,11 @@ def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Kept
     """Audit every label file of a folder, volumes or, where there are none, pictures.
 
     Raises:
-        InputError: the folder is missing or empty, a file cannot be used, or no label has any foreground.
+        InputError: the folder is missing or empty, two files are of one case, a file cannot be used, or no label has
+            any foreground.
     """
-    paths = [Path(path) for path in list_images(labels)]
-    names = [image_stem(path) for path in paths]
-    twice = next((path for path in paths if names.count(image_stem(path)) > 1), None)
-    if twice is not None:
-        raise InputError(f"{twice}: another label has the same name, expected one label a case")
-    bar = tqdm(paths, desc="auditing", unit="label", disable=None if progress else True, leave=False)
+    paths = list_labels(labels)
+    bar = tqdm(paths.values(), desc="auditing", unit="label", disable=None if progress else True, leave=False)
     kept = [row for path in bar for row in audit.run(path)]
     if not any(row.size for row in kept):
         raise InputError(f"{labels}: no label of the {len(paths)} there has any foreground, expected some")

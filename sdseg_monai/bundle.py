@@ -18,12 +18,13 @@ from monai.utils import MetaKeys
 from sdseg_monai.errors import InputError, find_input_error, root_cause, unwrapped_input_errors
 from sdseg_monai.io import hash_file, voxel_millilitres, write_volume
 from sdseg_monai.networks.codes import score_margin
-from sdseg_monai.segments import UNSURE, Segment, read_segments
+from sdseg_monai.segments import UNSURE, Segment, read_modality, read_segments
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
+METADATA = Path("configs", "metadata.json")  # in a bundle's folder
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "postprocessing")
 
 
@@ -116,6 +117,14 @@ def bundle_weights(root: Path) -> Path | None:
     return weights if weights.is_file() else None
 
 
+@contextmanager
+def bundle_metadata(root: Path) -> Iterator[dict[str, Any]]:
+    """Read the metadata of the bundle in ``root``; what they lack while they are used is an :class:`InputError`."""
+    path = root / METADATA
+    with config_errors(path):
+        yield json.loads(path.read_text())
+
+
 def describe_bundle(name_or_dir: str | Path) -> dict[str, Any]:
     """Return what a bundle says of itself: what it segments in what, its weights (None without), whose it is.
 
@@ -123,12 +132,10 @@ def describe_bundle(name_or_dir: str | Path) -> dict[str, Any]:
         InputError: there is no such bundle, or its metadata or config do not say.
     """
     root = find_bundle(name_or_dir)
-    path = root / "configs" / "metadata.json"
-    with config_errors(path):
-        metadata = json.loads(path.read_text())
+    with bundle_metadata(root) as metadata:
         segments = read_segments(metadata)
         description = {name: metadata[name] for name in ("version", "task", "intended_use", "copyright", "data_source")}
-        modality = metadata["network_data_format"]["inputs"]["image"]["modality"]
+        modality = read_modality(metadata)
     weights = bundle_weights(root)
     return {
         "folder": str(root),
@@ -318,11 +325,10 @@ class Segmenter:
 
 
 def _read_segments(root: Path, num_classes: int) -> dict[int, Segment]:
-    path = root / "configs" / "metadata.json"
-    if not path.is_file():
+    if not (root / METADATA).is_file():
         return {}
-    with config_errors(path):
-        segments = read_segments(json.loads(path.read_text()))
+    with bundle_metadata(root) as metadata:
+        segments = read_segments(metadata)
     # an overlay may have other classes than the metadata, which then does not know them
     return segments if len(segments) == num_classes - 1 else {}
 

@@ -413,7 +413,7 @@ def _segment_folder(
 
     from sdseg_monai.io import hash_file
 
-    manifest = _manifest(segmenter, samples, jobs[0], options)
+    manifest = _manifest(segmenter, jobs[0], options)
     found: dict[str, dict[str, object]] = {}
     skipped = 0
     with _collected_warnings() as warned:
@@ -426,8 +426,8 @@ def _segment_folder(
             warned.clear()
             start = time.perf_counter()
             try:
-                case = {"status": "done", **_segment_one(segmenter, samples, job, options)}
-                case["input_sha256"] = hash_file(job.image)
+                digest = hash_file(job.image)  # before: what is put in its place meanwhile is not what was segmented
+                case = {"status": "done", "input_sha256": digest, **_segment_one(segmenter, samples, job, options)}
             except MACHINE_ERRORS as error:  # an InputError is a ValueError
                 reason = str(error) if isinstance(error, InputError) else f"{job.image}: {error}"
                 case = {"status": "failed", "error": reason}
@@ -449,23 +449,21 @@ def _segment_folder(
     return EXIT_SOME_FAILED if len(done) < len(found) else 0
 
 
-def _manifest(segmenter: Segmenter, samples: Samples | None, job: _Job, options: argparse.Namespace) -> Manifest:
+def _manifest(segmenter: Segmenter, job: _Job, options: argparse.Namespace) -> Manifest:
     import platform
 
     import torch
 
     from sdseg_monai.io import hash_file
     from sdseg_monai.manifest import FILE_NAME, Manifest
-    from sdseg_monai.samples import Ensemble
 
-    members = samples.members if isinstance(samples, Ensemble) else [segmenter]
     about = {
         "versions": {"sdseg-monai": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": str(segmenter.device),
     }
     settings = {
         "bundle": options.bundle,
-        "weights_sha256": [hash_file(member.weights) for member in members],
+        "weights_sha256": [hash_file(path) for path in options.weights or [segmenter.weights]],
         "overlays_sha256": [hash_file(path) for path in options.overlay],
         "seed": options.seed,
         "abstain_below": options.abstain_below,

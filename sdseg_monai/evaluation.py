@@ -79,6 +79,19 @@ def evaluate_folders(
     return [evaluate_case(prediction, label, tolerance) for prediction, label in bar]
 
 
+def list_labels(folder: Path) -> dict[str, Path]:
+    """Return the label files of ``folder`` by the name of their case, sorted.
+
+    Raises:
+        InputError: the folder is missing or empty, or two files are of one case.
+    """
+    by_name: dict[str, Path] = {}
+    for label in map(Path, list_images(folder)):
+        if by_name.setdefault(image_stem(label), label) != label:
+            raise InputError(f"{label}: {by_name[image_stem(label)].name} has the same name, expected one label a case")
+    return by_name
+
+
 def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     """Pair predictions with labels of the same name, else with the one label that ends in the same number.
 
@@ -87,10 +100,7 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     Raises:
         InputError: a folder is missing or empty, or a prediction has no or no single label.
     """
-    by_name: dict[str, Path] = {}
-    for label in map(Path, list_images(labels)):
-        if by_name.setdefault(image_stem(label), label) != label:
-            raise InputError(f"{label}: {by_name[image_stem(label)].name} has the same name, expected one label a case")
+    by_name = list_labels(labels)
     pairs: list[tuple[Path, Path]] = []
     for prediction in map(Path, list_images(predictions)):
         stem = image_stem(prediction)

@@ -1,4 +1,4 @@
-"""What the values of a mask stand for, as a bundle's metadata says."""
+"""What the values of a mask stand for, and in what images, as a bundle's metadata says."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def read_segments(metadata: dict[str, Any]) -> dict[int, Segment]:
                 code = (number, scheme, meaning)
             segments[int(value)] = Segment(str(name), (red, green, blue), code)
     return segments
+
+
+def read_modality(metadata: dict[str, Any]) -> str:
+    """Return the modality of the images that a bundle's ``metadata`` name, empty where they name none.
+
+    Raises:
+        KeyError, TypeError, StopIteration: it is no bundle's metadata.
+    """
+    return str(next(iter(metadata["network_data_format"]["inputs"].values())).get("modality", ""))

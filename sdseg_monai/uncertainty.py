@@ -79,12 +79,16 @@ def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegment
     result, entropy, sampled = (
         torch.cat(p, dim=segmenter.inferer.slice_axis + 1) for p in (results, entropies, classes)
     )
-    samples_on_grid = [_on_grid(segmenter, item, one, len(result)) for one in sampled]
+    masks, volumes = [], []
+    for one in sampled:
+        sample = _on_grid(segmenter, item, one, len(result))
+        masks.append(sample.mask)
+        volumes.append(sample.volumes)
     return SampledSegmentation(
         **vars(segmenter.finish(item, result)),
         entropy=segmenter.finish_score({**item, "pred": entropy})["pred"][0].numpy(),
-        disagreement=mask_disagreement([sample.mask for sample in samples_on_grid]),
-        sample_volumes=np.array([sample.volumes for sample in samples_on_grid]),
+        disagreement=mask_disagreement(masks),
+        sample_volumes=np.array(volumes),
     )
 
 

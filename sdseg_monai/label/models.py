@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdseg_monai.bundle import Segmenter, bundle_weights, config_errors, find_bundle, read_config, shipped_bundles
+from sdseg_monai.bundle import Segmenter, bundle_metadata, bundle_weights, find_bundle, read_config, shipped_bundles
 from sdseg_monai.errors import InputError
 from sdseg_monai.samples import SIGNALS, Signal
-from sdseg_monai.segments import Segment, read_segments
+from sdseg_monai.segments import Segment, read_modality, read_segments
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,13 @@ class ServedModel:
         root = find_bundle(bundle).resolve()
         if not re.fullmatch(r"[\w.-]+", root.name):
             raise InputError(f"{root}: the folder's name becomes part of URLs, expected letters, digits, '_', '-', '.'")
-        path = root / "configs" / "metadata.json"
-        with config_errors(path):
-            metadata = json.loads(path.read_text())
-            modality = next(iter(metadata["network_data_format"]["inputs"].values())).get("modality", "")
+        with bundle_metadata(root) as metadata:
             return cls(
                 name=root.name,
                 root=root,
                 work_dir=work_dir / root.name,
                 segments=read_segments(metadata),
-                modality=str(modality),
+                modality=read_modality(metadata),
                 description=str(metadata["description"]),
                 version=str(metadata["version"]),
             )
