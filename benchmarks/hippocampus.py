@@ -20,11 +20,11 @@ from comparison import summary
 from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
-from sdseg_monai.evaluation import BOTH_EMPTY, Agreement, CaseMetrics, evaluate_case, summarise
+from sdseg_monai.evaluation import Agreement, CaseMetrics, evaluate_case, summarise
 from sdseg_monai.metrics import RESAMPLES
+from sdseg_monai.segmenter import Segmenter
 
 BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
 SCORES = ["cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)"]
@@ -37,7 +37,7 @@ def segment_and_score(segmenter: Segmenter, items: list[dict[str, str]]) -> tupl
         for item in tqdm(items):
             output = Path(folder) / Path(item["image"]).name
             start = time.perf_counter()
-            segmenter.segment_file(Path(item["image"]), output)
+            segmenter.segment(item["image"]).save(output)
             seconds.append(time.perf_counter() - start)
             cases.append(evaluate_case(output, Path(item["label"])))
     return cases, float(np.median(seconds))
@@ -60,7 +60,7 @@ def score_rows(segmenter: Segmenter, cases: list[CaseMetrics]) -> list[list[Any]
     """Return a row of :data:`SCORES` for the union and for each class: means with their bootstrap intervals."""
     structures: dict[str, list[Agreement]] = {"union": list(cases)}
     for value, segment in segmenter.segments.items():
-        structures[segment.name] = [case.classes.get(value, BOTH_EMPTY) for case in cases]
+        structures[segment.name] = [case.in_class(value) for case in cases]
     return [[len(cases), name, *row(found)] for name, found in structures.items()]
 
 

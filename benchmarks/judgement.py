@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 from scipy.stats import rankdata
 
-from sdseg_monai.bundle import Segmentation
+from sdseg_monai.results import SegmentationResult
 from sdseg_monai.uncertainty import SampledSegmentation, mask_disagreement, predictive_entropy
 
 NEAR = 2  # voxels around the predicted foreground in which voxels are judged; farther away every model is right
@@ -28,7 +28,7 @@ class Case:
         is_own: False where mask, scores and margin are those of the model's single score.
     """
 
-    result: Segmentation
+    result: SegmentationResult
     entropy: np.ndarray
     label: np.ndarray
     volumes: np.ndarray
@@ -37,25 +37,25 @@ class Case:
     @property
     def dice(self) -> float:
         """Mean Dice over the classes."""
-        return 1 - mask_disagreement([self.result.mask, self.label])
+        return 1 - mask_disagreement([self.result.labels, self.label])
 
     @property
     def near(self) -> np.ndarray:
         """The predicted foreground and what lies around it, or all where nothing is predicted."""
-        foreground = self.result.mask > 0
+        foreground = self.result.labels > 0
         return binary_dilation(foreground, iterations=NEAR) if foreground.any() else ~foreground
 
     @property
     def outline(self) -> np.ndarray:
         """Voxels that touch another class of the mask, or all where there is one class."""
-        mask = self.result.mask
+        mask = self.result.labels
         outline = maximum_filter(mask, size=3) != minimum_filter(mask, size=3)
         return outline if outline.any() else ~outline
 
     @property
     def wrong(self) -> np.ndarray:
         """Voxels of another class than the label's."""
-        return self.result.mask != self.label
+        return self.result.labels != self.label
 
 
 def measures(case: Case) -> dict[str, float]:
@@ -71,15 +71,15 @@ def measures(case: Case) -> dict[str, float]:
 
 def once(case: Case) -> Case:
     """Return what the model says of the volume of a ``case`` of flips without the mirror image."""
-    own = case.result
-    result = Segmentation(own.mask, own.scores, own.confidence, own.voxel_ml)
+    own = {field.name: getattr(case.result, field.name) for field in fields(SegmentationResult)}
+    result = SegmentationResult(**own)
     entropy = predictive_entropy(torch.from_numpy(result.scores)).numpy()
     return replace(case, result=result, entropy=entropy, is_own=True)
 
 
 def kept_dice(case: Case, kept: np.ndarray) -> float:
     """Return the mean Dice over the classes of the voxels that are ``kept``, [X, Y, Z]."""
-    return 1 - mask_disagreement([case.result.mask[kept], case.label[kept]])
+    return 1 - mask_disagreement([case.result.labels[kept], case.label[kept]])
 
 
 def rank_of_error(values: np.ndarray, dice: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -12,7 +12,7 @@ from study import Study, load_volume, segment
 from tables import DIRTY, commit, hardware
 from tqdm import tqdm
 
-from sdseg_monai.evaluation import BOTH_EMPTY, compare_masks
+from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.pictures import image_stem
 
 Scores = dict[str, np.ndarray]  # of each measure, one value per case
@@ -62,7 +62,7 @@ def measure(
     found = compare_masks("", predicted, expected, spacing)
     agreements = {"": found}
     if num_classes > 2:
-        agreements |= {f" of {value}": found.classes.get(value, BOTH_EMPTY) for value in range(1, num_classes)}
+        agreements |= {f" of {value}": found.in_class(value) for value in range(1, num_classes)}
     dice = {f"Dice{name}": 100 * agreement.dice for name, agreement in agreements.items()}
     return {**dice, **{f"HD95{name}": agreement.hd95 for name, agreement in agreements.items()}}
 

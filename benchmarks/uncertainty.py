@@ -20,12 +20,12 @@ from scipy.stats import bootstrap
 from tables import ROOT, Table, check_section, commit, hardware, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.bundle import Segmenter
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inferers import has_start_noise
 from sdseg_monai.io import read_volume, voxel_millilitres
 from sdseg_monai.samples import Ensemble, Flips, Samples, Seeds
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.uncertainty import compare_samples
 
 HIGHEST = 5

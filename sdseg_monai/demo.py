@@ -16,11 +16,12 @@ import numpy as np
 from monai.apps import DecathlonDataset
 from PIL import Image
 
-from sdseg_monai.bundle import DEFAULT_BUNDLE, Segmenter, find_bundle
+from sdseg_monai.bundle import DEFAULT_BUNDLE, find_bundle
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import BOTH_EMPTY, evaluate_case
+from sdseg_monai.evaluation import evaluate_case
 from sdseg_monai.io import check_folder, check_same_grid, read_volume, write_atomically
 from sdseg_monai.phantom import write_phantom
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.visualize import slice_panel
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     yield about
     check_same_grid(image, read_volume(image), label, read_volume(label))
     segmenter = Segmenter(DEFAULT_BUNDLE)
-    result = segmenter.segment_file(image, output / "mask.nii.gz")
+    result = segmenter.segment(image)
+    result.save(output / "mask.nii.gz")
     yield f"segmented it with the bundle {DEFAULT_BUNDLE} on {segmenter.device}: {output / 'mask.nii.gz'}"
     volume = nib.as_closest_canonical(nib.load(image))
     expected, mask = (nib.as_closest_canonical(nib.load(path)).get_fdata() for path in (label, output / "mask.nii.gz"))
@@ -61,9 +63,9 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     write_atomically(output / "overlay.png", picture.save, ".png")
     yield f"drew image, label and mask side by side: {output / 'overlay.png'}"
     metrics = evaluate_case(output / "mask.nii.gz", label)
-    parts = [("together", result.mask > 0, metrics.dice)]
+    parts = [("together", result.labels > 0, metrics.dice)]
     for value, segment in segmenter.segments.items():
-        parts.append((segment.name, result.mask == value, metrics.classes.get(value, BOTH_EMPTY).dice))
+        parts.append((segment.name, result.labels == value, metrics.in_class(value).dice))
     for name, inside, dice in parts:
         yield f"{name}: volume {inside.sum() * result.voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
 

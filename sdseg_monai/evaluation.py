@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import Volume, check_same_grid, read_volume, write_atomically
-from sdseg_monai.metrics import bootstrap_interval
+from sdseg_monai.metrics import TransUNetDice, bootstrap_interval
 from sdseg_monai.pictures import image_stem, is_picture, list_images, read_picture_mask
 from sdseg_monai.segments import UNSURE
 
+Protocol = Literal["native", "official"]
 NSD_TOLERANCE = 2.0  # mm
+OFFICIAL_SIZE = (256, 256)
 UNDEFINED = float("nan")
 
 
@@ -50,6 +53,7 @@ class Agreement:
 
 METRICS = tuple(field.name for field in fields(Agreement))
 BOTH_EMPTY = Agreement(dice=1.0, iou=1.0, nsd=1.0, volume_difference=0.0)
+OFFICIALLY_EMPTY = Agreement(dice=0.0, iou=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +62,41 @@ class CaseMetrics(Agreement):
 
     Attributes:
         case: name.
-        classes: agreement in each class that the prediction or the label holds; in any other it is
-            :data:`BOTH_EMPTY`.
+        classes: agreement in each class that the prediction or the label holds.
+        empty: agreement in any other class.
     """
 
     case: str
     classes: dict[int, Agreement]
+    empty: Agreement = BOTH_EMPTY
+
+    def in_class(self, value: int) -> Agreement:
+        """Return the agreement in the class with this value."""
+        return self.classes.get(value, self.empty)
 
 
 def evaluate_folders(
-    predictions: Path, labels: Path, progress: bool = True, tolerance: float = NSD_TOLERANCE
+    predictions: Path,
+    labels: Path,
+    progress: bool = True,
+    tolerance: float = NSD_TOLERANCE,
+    protocol: Protocol = "native",
 ) -> list[CaseMetrics]:
-    """Score every label for which there is a prediction; ``tolerance`` is that of the surface Dice.
+    """Score every label for which there is a prediction.
+
+    Args:
+        predictions: folder of masks.
+        labels: folder of labels, named likewise.
+        progress: show a bar.
+        tolerance: of the surface Dice.
+        protocol: see :func:`evaluate_case`.
 
     Raises:
         InputError: a folder is missing or empty, a prediction has no label, or a pair cannot be compared.
     """
     pairs = match_cases(predictions, labels)
     bar = tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
-    return [evaluate_case(prediction, label, tolerance) for prediction, label in bar]
+    return [evaluate_case(prediction, label, tolerance, protocol) for prediction, label in bar]
 
 
 def list_labels(folder: Path) -> dict[str, Path]:
@@ -117,24 +137,60 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def evaluate_case(prediction: Path, label: Path, tolerance: float = NSD_TOLERANCE) -> CaseMetrics:
+def evaluate_case(
+    prediction: Path, label: Path, tolerance: float = NSD_TOLERANCE, protocol: Protocol = "native"
+) -> CaseMetrics:
     """Score one prediction; two empty masks agree fully (1), an empty one and another not at all (0).
 
     Args:
         prediction: mask file.
         label: mask file on the same grid.
         tolerance: of the surface Dice, in mm (in a picture: pixels).
+        protocol: ``native``, on the label's own grid, or ``official``, see :func:`compare_officially`.
 
     Raises:
         InputError: a file cannot be used or holds other than whole numbers, or the two lie on different grids.
     """
-    predicted, expected = _read_mask(prediction), _read_mask(label)
+    predicted, expected = read_mask(prediction), read_mask(label)
     check_same_grid(label, expected, prediction, predicted)
     _check_classes(prediction, predicted.array)
     _check_classes(label, expected.array)
     spacing = np.linalg.norm(expected.affine[:3, :3], axis=0).tolist()
     one, other = (torch.from_numpy(volume.array) for volume in (predicted, expected))  # [X, Y, Z]
+    if protocol == "official":
+        return compare_officially(image_stem(prediction), one, other)
     return compare_masks(image_stem(prediction), one, other, spacing, tolerance)
+
+
+def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tensor) -> CaseMetrics:
+    """Score masks [X, Y, Z] as the published code scores volumes: Dice and IoU over slices brought to 256 x 256.
+
+    Slices are taken across the file's third axis and resized by nearest neighbour. Of empty masks the rule is
+    :class:`~sdseg_monai.metrics.TransUNetDice`'s for Dice, and an IoU of 0 for two of them. There are no distances, and
+    no difference of volumes. The published code resizes the label only, since its network's score
+    lies on that grid; a mask file has been on the image's own grid meanwhile.
+
+    Source: ``calculate_volume_dice`` in scripts/slice2seg.py, lin-tianyu/Stable-Diffusion-Seg.
+    """
+    one, other = (_official_grid(mask) for mask in (predicted, expected))
+    values = sorted({int(value) for mask in (one, other) for value in mask.unique()} - {0})
+    classes = {value: _compare_officially(one == value, other == value) for value in values}
+    union = _compare_officially(one > 0, other > 0)
+    return CaseMetrics(case=case, classes=classes, empty=OFFICIALLY_EMPTY, **vars(union))
+
+
+def _official_grid(mask: torch.Tensor) -> torch.Tensor:
+    slices = mask.movedim(2, 0)[:, None].float()  # [Z, 1, X, Y]
+    return torch.nn.functional.interpolate(slices, OFFICIAL_SIZE, mode="nearest-exact")
+
+
+def _compare_officially(predicted: torch.Tensor, expected: torch.Tensor) -> Agreement:
+    masks = [mask.flatten()[None, None] for mask in (predicted, expected)]  # [1, 1, voxels]
+    dice = TransUNetDice()
+    dice(*masks)
+    if not any(mask.any() for mask in masks):
+        return OFFICIALLY_EMPTY
+    return Agreement(dice=float(dice.aggregate()), iou=float(compute_iou(*masks, ignore_empty=False)))
 
 
 def compare_masks(
@@ -181,7 +237,12 @@ def _compare(
     )
 
 
-def _read_mask(path: Path) -> Volume:
+def read_mask(path: Path) -> Volume:
+    """Read the mask of a volume or, as a volume of one slice [H, W, 1], of a picture.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
     if is_picture(path):
         return Volume(read_picture_mask(path)[..., None], np.eye(4))
     return read_volume(path)
@@ -204,7 +265,7 @@ def _check_classes(path: Path, mask: np.ndarray) -> None:
 def mean_metrics(cases: Sequence[CaseMetrics]) -> CaseMetrics:
     """Return the mean over cases, named ``mean``, of each metric, over the cases for which it is defined."""
     values = sorted({value for case in cases for value in case.classes})
-    classes = {value: _mean([case.classes.get(value, BOTH_EMPTY) for case in cases]) for value in values}
+    classes = {value: _mean([case.in_class(value) for case in cases]) for value in values}
     return CaseMetrics(case="mean", classes=classes, **vars(_mean(cases)))
 
 
@@ -226,9 +287,7 @@ def summarise(cases: Sequence[CaseMetrics]) -> dict[str, object]:
     summary: dict[str, object] = {"cases": len(cases), **_summarise(cases)}
     values = sorted({value for case in cases for value in case.classes})
     if len(values) > 1:
-        summary["classes"] = {
-            value: _summarise([case.classes.get(value, BOTH_EMPTY) for case in cases]) for value in values
-        }
+        summary["classes"] = {value: _summarise([case.in_class(value) for case in cases]) for value in values}
     return summary
 
 
@@ -255,7 +314,7 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", *METRICS, *(f"{name}_{value}" for value in classes for name in METRICS)])
     for case in (*cases, mean):
-        agreements = [case, *(case.classes.get(value, BOTH_EMPTY) for value in classes)]
+        agreements = [case, *(case.in_class(value) for value in classes)]
         writer.writerow([case.case, *(f"{getattr(a, name):.8f}" for a in agreements for name in METRICS)])
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
 

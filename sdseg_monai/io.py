@@ -35,10 +35,17 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back,
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume in memory: ``array`` [X, Y, Z] in float32, ``affine`` from voxel to RAS+ millimetres."""
+    """A volume in memory.
+
+    Attributes:
+        array: voxels, [X, Y, Z], float32.
+        affine: from voxel to RAS+ millimetres, [4, 4], float64.
+        name: what messages call it; also the key of start noise that is drawn per slice.
+    """
 
     array: np.ndarray
     affine: np.ndarray
+    name: str = "volume"
 
 
 def volume_suffix(path: Path) -> str:
@@ -84,14 +91,27 @@ def read_volume(path: Path) -> Volume:
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty, expected a volume")
-    volume = (_read_nifti if nifti else _read_itk)(path)
-    bad = volume.array.size - int(np.count_nonzero(np.isfinite(volume.array)))
+    return checked_volume(*(_read_nifti if nifti else _read_itk)(path), name=str(path))
+
+
+def checked_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
+    """Return ``array`` [X, Y, Z] of real numbers and its ``affine`` [4, 4] as a volume called ``name``.
+
+    Raises:
+        InputError: the array is not 3-D, has an empty axis, holds other than finite real numbers that float32 can
+            scale, or the affine is singular.
+    """
+    _check_axes(name, array.shape, array.dtype)
+    affine = _checked_affine(name, affine)
+    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
+        array = np.asarray(array, dtype=np.float32)
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
-        raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite, expected finite values")
-    low, high = float(volume.array.min()), float(volume.array.max())
+        raise InputError(f"{name}: {bad} of {array.size} voxels are NaN or infinite, expected finite values")
+    low, high = float(array.min()), float(array.max())
     if max(abs(low), abs(high)) > LARGEST_INTENSITY:
-        raise InputError(f"{path}: voxels from {low:.3g} to {high:.3g}, expected at most {LARGEST_INTENSITY:.0g}")
-    return volume
+        raise InputError(f"{name}: voxels from {low:.3g} to {high:.3g}, expected at most {LARGEST_INTENSITY:.0g}")
+    return Volume(array, affine, name)
 
 
 def voxel_millilitres(affine: np.ndarray) -> float:
@@ -116,11 +136,17 @@ def check_same_grid(path: Path, volume: Volume, other_path: Path, other: Volume)
         )
 
 
-def write_volume(path: Path, array: np.ndarray, reference: Path, compress: bool = True) -> None:
-    """Write ``array`` [X, Y, Z] on the grid of the file ``reference``: affine, sform and qform codes, spacing.
+def write_volume(
+    path: Path,
+    array: np.ndarray,
+    reference: Path | Volume,
+    compress: bool = True,
+    extension: nib.nifti1.Nifti1Extension | None = None,
+) -> None:
+    """Write ``array`` [X, Y, Z] on the grid of ``reference``: affine, and of a NIfTI file sform and qform codes.
 
-    NRRD and MHA are compressed or not; NIfTI as its suffix says. The file appears under its name only when it is
-    complete.
+    NRRD and MHA are compressed or not; NIfTI as its suffix says, and with this ``extension`` of the header, without
+    those of the reference. The file appears under its name only when it is complete.
 
     Raises:
         InputError: the suffix is unknown or the folder cannot be written.
@@ -128,6 +154,8 @@ def write_volume(path: Path, array: np.ndarray, reference: Path, compress: bool 
     suffix = volume_suffix(path).lower()
     if suffix in NIFTI_SUFFIXES:
         image = _nifti_like(array, reference)
+        if extension is not None:
+            image.header.extensions.append(extension)
         write_atomically(path, lambda temporary: nib.save(image, temporary), suffix)
     else:
         itk_image = _itk_like(array, reference)
@@ -227,7 +255,7 @@ def _umask() -> int:
     return mask
 
 
-def _read_nifti(path: Path) -> Volume:
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = _open_nifti(path)
     _check_shape(path, image.shape, image.get_data_dtype())
     try:
@@ -238,7 +266,7 @@ def _read_nifti(path: Path) -> Volume:
         raise _too_large(path, image.shape) from error
     except Exception as error:  # zlib, gzip and nibabel each have exceptions of their own for a damaged file
         raise InputError(f"{path}: the voxels cannot be read, the file is truncated or damaged ({error})") from error
-    return Volume(array, _checked_affine(path, image.affine))
+    return array, image.affine
 
 
 def _check_stored(path: Path) -> None:
@@ -269,7 +297,7 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _read_itk(path: Path) -> Volume:
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     reader = _open_itk(path)
     _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
     try:
@@ -278,8 +306,7 @@ def _read_itk(path: Path) -> Volume:
         raise InputError(
             f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({_itk_reason(error)})"
         ) from error
-    array = sitk.GetArrayFromImage(image).T.astype(np.float32)  # [X, Y, Z]
-    return Volume(array, _checked_affine(path, _itk_affine(image)))
+    return sitk.GetArrayFromImage(image).T.astype(np.float32), itk_affine(image)  # [X, Y, Z]
 
 
 def _open_itk(path: Path) -> sitk.ImageFileReader:
@@ -303,13 +330,17 @@ def _itk_reason(error: BaseException) -> str:
     return (telling or lines or [type(error).__name__])[-1]
 
 
-def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _check_axes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if len(shape) != 3:
-        raise InputError(f"{path}: {len(shape)}-D with shape {tuple(shape)}, expected one 3-D volume")
+        raise InputError(f"{name}: {len(shape)}-D with shape {tuple(shape)}, expected one 3-D volume")
     if min(shape) < 1:
-        raise InputError(f"{path}: shape {tuple(shape)} has an empty axis, expected at least one voxel along each")
-    if dtype.fields is not None or dtype.kind == "c":
-        raise InputError(f"{path}: voxels of type {dtype}, expected one real number each")
+        raise InputError(f"{name}: shape {tuple(shape)} has an empty axis, expected at least one voxel along each")
+    if dtype.fields is not None or dtype.kind not in "biuf":
+        raise InputError(f"{name}: voxels of type {dtype}, expected one real number each")
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    _check_axes(str(path), shape, dtype)
     voxels = math.prod(int(n) for n in shape)
     fits_file = voxels * dtype.itemsize <= path.stat().st_size * GZIP_BEST_RATIO
     if not fits_file or voxels * PEAK_BYTES > psutil.virtual_memory().total:
@@ -323,8 +354,10 @@ def _too_large(path: Path, shape: tuple[int, ...]) -> InputError:
     )
 
 
-def _checked_affine(path: Path, affine: np.ndarray) -> np.ndarray:
+def _checked_affine(name: str, affine: np.ndarray) -> np.ndarray:
     affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise InputError(f"{name}: an affine of shape {affine.shape}, expected [4, 4]")
     with np.errstate(all="ignore"):
         edges = np.linalg.norm(affine[:3, :3], axis=0)  # millimetres
     if (
@@ -332,11 +365,12 @@ def _checked_affine(path: Path, affine: np.ndarray) -> np.ndarray:
         or (edges <= 0).any()
         or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6
     ):
-        raise InputError(f"{path}: the affine is singular, expected three independent voxel axes: {affine.tolist()}")
+        raise InputError(f"{name}: the affine is singular, expected three independent voxel axes: {affine.tolist()}")
     return affine
 
 
-def _itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """Return the affine [4, 4] of an ITK image from voxel to RAS+ millimetres."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
@@ -347,25 +381,32 @@ def _is_nifti(path: Path) -> bool:
     return volume_suffix(path).lower() in NIFTI_SUFFIXES
 
 
-def _nifti_like(array: np.ndarray, reference: Path) -> nib.Nifti1Image:
-    if not _is_nifti(reference):
-        image = nib.Nifti1Image(array, _itk_affine(_open_itk(reference)))
+def _nifti_like(array: np.ndarray, reference: Path | Volume) -> nib.Nifti1Image:
+    if isinstance(reference, Volume) or not _is_nifti(reference):
+        image = nib.Nifti1Image(array, _affine_of(reference))
         image.set_qform(image.affine, code="scanner")
         image.set_sform(image.affine, code="scanner")
         return image
     source = _open_nifti(reference)
     header = source.header.copy()  # with sform, qform and their codes
+    header.extensions.clear()  # they are about the image, patient's data among it
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     return type(source)(array, source.affine, header)
 
 
-def _itk_like(array: np.ndarray, reference: Path) -> sitk.Image:
+def _itk_like(array: np.ndarray, reference: Path | Volume) -> sitk.Image:
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    affine = LPS_TO_RAS @ (_open_nifti(reference).affine if _is_nifti(reference) else _itk_affine(_open_itk(reference)))
+    affine = LPS_TO_RAS @ _affine_of(reference)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetSpacing(spacing.tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     return image
+
+
+def _affine_of(reference: Path | Volume) -> np.ndarray:
+    if isinstance(reference, Volume):
+        return reference.affine
+    return _open_nifti(reference).affine if _is_nifti(reference) else itk_affine(_open_itk(reference))

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import check_same_grid, hash_file, read_volume, write_atomically
+from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask
 
 FILE_NAME = "sdseg_manifest.json"
 
@@ -59,6 +60,9 @@ class Manifest:
         try:
             if case.get("status") != "done" or case.get("input_sha256") != hash_file(image):
                 return False
+            if is_picture(image):
+                size = read_picture(image).shape[1:]
+                return all(read_picture_mask(path).shape == size for path in outputs)
             volume = read_volume(image)
             for path in outputs:
                 check_same_grid(image, volume, path, read_volume(path))

@@ -93,8 +93,10 @@ def write_picture_mask(path: Path, mask: np.ndarray) -> None:
     """Write ``mask`` [H, W] as a PNG of 0 and 255; it appears under its name only when it is complete.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or the mask has other values than 0 and 1.
     """
+    if np.max(mask) > 1:
+        raise InputError(f"{path}: a mask with the value {np.max(mask)}, expected 0 and 1 for black and white")
     picture = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8) * np.uint8(WHITE))
     write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"), path.suffix)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 UNSURE = 255  # no class: the value of voxels on which a model abstains; there are at most 27 classes
 UNKNOWN_COLOUR = (255, 0, 0)
+PHOTOGRAPHS = "RGB"  # the modality of a bundle for them
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,9 @@ class Segment:
     name: str
     colour: tuple[int, int, int]
     code: tuple[str, str, str] | None
+
+
+UNSURE_SEGMENT = Segment("unsure", (128, 128, 128), None)
 
 
 def read_segments(metadata: dict[str, Any]) -> dict[int, Segment]:

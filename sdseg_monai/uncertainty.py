@@ -6,20 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.metrics import compute_dice
 
-from sdseg_monai.bundle import Segmentation, Segmenter
 from sdseg_monai.networks.codes import cut_score
+from sdseg_monai.results import SegmentationResult
 from sdseg_monai.samples import Samples
+from sdseg_monai.segmenter import Segmenter
+from sdseg_monai.sources import ImageLike, is_photograph
 
 
-@dataclass(frozen=True)
-class SampledSegmentation(Segmentation):
+@dataclass(frozen=True, kw_only=True)
+class SampledSegmentation(SegmentationResult):
     """The segmentation that S samples result in, and how far they differ, on the file's grid; C as in ``scores``.
 
     Attributes:
@@ -34,7 +35,7 @@ class SampledSegmentation(Segmentation):
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
-        """What can be written beside the mask, ``entropy`` too, see :attr:`Segmentation.maps`."""
+        """What can be written beside the mask, ``entropy`` too, see :attr:`SegmentationResult.maps`."""
         return {**super().maps, "entropy": self.entropy}
 
     @property
@@ -47,6 +48,16 @@ class SampledSegmentation(Segmentation):
         return np.stack([self.sample_volumes.min(axis=0), self.sample_volumes.max(axis=0)])
 
     @property
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """As of :class:`SegmentationResult`, with the samples' smallest and largest volume beside the mask's."""
+        sizes = super().sizes
+        if is_photograph(self.source):
+            return sizes
+        ranges = self.volume_range.round(4).tolist()
+        rows = zip(sizes["volume_ml"].items(), *ranges, strict=True)
+        return {"volume_ml": {name: {"mask": ml, "smallest": low, "largest": high} for (name, ml), low, high in rows}}
+
+    @property
     def relative_volume_range(self) -> float:
         """Width of :attr:`volume_range` by the samples' mean, averaged over the classes that occur, else 0."""
         mean, width = self.sample_volumes.mean(axis=0), np.ptp(self.sample_volumes, axis=0)
@@ -54,13 +65,13 @@ class SampledSegmentation(Segmentation):
         return float((width[occurs] / mean[occurs]).mean()) if occurs.any() else 0.0
 
 
-def measure_uncertainty(samples: Samples, path: Path) -> SampledSegmentation:
-    """Segment the volume file ``path`` several times and compare the results.
+def measure_uncertainty(samples: Samples, image: ImageLike) -> SampledSegmentation:
+    """Segment one ``image`` several times and compare the results.
 
     Raises:
-        InputError: the file cannot be used.
+        InputError: the image cannot be used.
     """
-    return compare_samples(samples, samples.segmenter.prepare(path))
+    return compare_samples(samples, samples.segmenter.prepare(image))
 
 
 def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegmentation:
@@ -82,7 +93,7 @@ def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegment
     masks, volumes = [], []
     for one in sampled:
         sample = _on_grid(segmenter, item, one, len(result))
-        masks.append(sample.mask)
+        masks.append(sample.labels)
         volumes.append(sample.volumes)
     return SampledSegmentation(
         **vars(segmenter.finish(item, result)),
@@ -129,7 +140,9 @@ def mask_disagreement(masks: Sequence[np.ndarray]) -> float:
     return 1 - float(np.mean(dice)) if dice else 0.0
 
 
-def _on_grid(segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int) -> Segmentation:
+def _on_grid(
+    segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int
+) -> SegmentationResult:
     """Take the ``classes`` [X, Y, Z] of a prepared item to the file's grid as scores of 0 and 1, which resize well."""
     values = torch.arange(num_scores) if num_scores > 1 else torch.ones(1)
     return segmenter.finish(item, (classes == values.view(-1, 1, 1, 1)).float())

@@ -70,6 +70,25 @@ fetch('/datastore/label?image=' + image, {method: 'PUT', body: form}).then(answe
 """
 
 
+def start_chromium() -> Chrome:
+    """Start a headless browser that notes what it asks of the network, of which it reaches this machine alone."""
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.add_argument("--headless=new")
+    options.add_argument("--use-angle=swiftshader")  # WebGL 2 without a GPU
+    options.add_argument("--enable-unsafe-swiftshader")
+    options.add_argument("--disable-dev-shm-usage")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
+    driver = Chrome(options=options, service=ChromeService(DRIVER))
+    driver.set_script_timeout(SECONDS)
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", WINDOW)
+    return driver
+
+
 class View:
     """What a viewport shows: ``pixels`` [H, W, RGB] and where a point of the patient, in mm and LPS, is among them."""
 
@@ -103,20 +122,7 @@ class Ohif:
         self.url = url
 
     def __enter__(self) -> Ohif:
-        options = ChromeOptions()
-        options.binary_location = CHROMIUM
-        options.add_argument("--headless=new")
-        options.add_argument("--use-angle=swiftshader")  # WebGL 2 without a GPU
-        options.add_argument("--enable-unsafe-swiftshader")
-        options.add_argument("--disable-dev-shm-usage")
-        options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-        if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
-        self.driver = Chrome(options=options, service=ChromeService(DRIVER))
-        self.driver.set_script_timeout(SECONDS)
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", WINDOW)
+        self.driver = start_chromium()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,11 +10,12 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdseg_monai.bundle import Segmenter, find_bundle
+from sdseg_monai.bundle import find_bundle
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.losses import PixelLoss, SDSegLoss
 from sdseg_monai.networks import MaskAutoencoder
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.weights import load_weights
 from tests.conftest import ROOT, run_process, write_case
 
@@ -392,5 +393,5 @@ def test_segmenter_does_not_depend_on_the_batch(tmp_path):
     one, many = (Segmenter(device="cpu", batch_size=n).segment(path) for n in (1, 16))
     assert one.scores.shape == (2, 35, 48, 33)
     np.testing.assert_allclose(one.scores, many.scores, atol=5e-5)
-    assert (many.confidence[one.mask != many.mask] <= 1e-4).all()
-    assert one.mask.dtype == np.uint8 and one.scores.dtype == np.float32
+    assert (many.confidence[one.labels != many.labels] <= 1e-4).all()
+    assert one.labels.dtype == np.uint8 and one.scores.dtype == np.float32

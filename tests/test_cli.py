@@ -86,7 +86,7 @@ def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, 
     code, out, _ = run(capsys, *arguments, tmp_path / "out" / "m.nii.gz")
     assert code == 0
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"m.nii.gz", "m_confidence.nii.gz", *(f"m_{name}.nii.gz" for name in names)}
+    assert files == {"m.json", "m.nii.gz", "m_confidence.nii.gz", *(f"m_{name}.nii.gz" for name in names)}
     mask = np.asarray(nib.load(tmp_path / "out" / "m.nii.gz").dataobj)
     maps = [nib.load(tmp_path / "out" / f"m_{name}.nii.gz") for name in (*names, "confidence")]
     assert all(image.get_data_dtype() == np.float32 for image in maps)
@@ -173,7 +173,7 @@ def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys)
     scores = ["scores"] if "_2" in bundle.name else ["scores_1", "scores_2"]
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     maps = {f"{folder}/a.nii.gz" for folder in (*scores, "confidence")}
-    assert code == 0 and found == {"a.nii.gz", FILE_NAME} | maps
+    assert code == 0 and found == {"a.json", "a.nii.gz", FILE_NAME} | maps
 
 
 def test_masks_with_unsure_voxels_are_not_evaluated(bundle, volume, tmp_path, capsys):
@@ -358,7 +358,7 @@ def test_a_run_with_other_settings_is_not_resumed(studies, volume, tmp_path, cap
         code, _, err = studies("--resume", "--save-confidence")
         assert code == 2 and "no manifest of a run" in err and err.count("\n") == 1
     code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--resume")
-    assert code == 2 and "--resume goes on with a folder" in err
+    assert code == 2 and "--resume goes on with several images" in err
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_an_interrupt_is_one_line(volume, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdseg_monai.bundle.Segmenter.segment", interrupted)
+    monkeypatch.setattr("sdseg_monai.segmenter.Segmenter.segment", interrupted)
     code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz")
     assert code == 130 and err == "interrupted; what was finished is kept\n"
 
@@ -516,6 +516,7 @@ def test_demo_offline(tmp_path, capsys):
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {
         "image.nii.gz",
         "label.nii.gz",
+        "mask.json",
         "mask.nii.gz",
         "overlay.png",
     }
@@ -542,19 +543,16 @@ def test_the_command_itself_ends_with_the_exit_code(tmp_path):
     assert run_process("sdseg", "--version").stdout.startswith("sdseg ")
 
 
-def read_options(function):
-    """Return what ``function``, and what it passes its options on to, reads of them."""
-    tree = ast.parse(inspect.getsource(function))
-    read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "options"}
-    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
-        if any(getattr(argument, "id", "") == "options" for argument in call.args):
-            read |= read_options(getattr(cli, call.func.id))
-    return read
+def read_options(module):
+    """Return what the functions of a module read of their options."""
+    tree = ast.parse(inspect.getsource(module))
+    return {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "options"}
 
 
-@pytest.mark.parametrize("command", ["segment", "evaluate", "convert", "demo"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_no_option_is_read_by_nothing(command):
-    (subparsers,) = (action for action in cli._parser()._actions if hasattr(action, "choices") and action.choices)
-    parser = subparsers.choices[command]
-    options = {action.dest for action in parser._actions} - {"help"}
-    assert options and options <= read_options(parser.get_default("command"))
+    (subparsers,) = (action for action in cli.make_parser()._actions if hasattr(action, "choices") and action.choices)
+    options = {action.dest for action in subparsers.choices[command]._actions} - {"help"}
+    assert options > {"quiet", "verbose"}
+    assert options <= read_options(cli.COMMANDS[command]) | read_options(cli)
+    assert all(action.help for action in subparsers.choices[command]._actions), "every option has its line"

@@ -9,12 +9,12 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from sdseg_monai.bundle import Segmenter
 from sdseg_monai.cli import main
 from sdseg_monai.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import CrossAttentionUNet, SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.schedule import NoiseSchedule
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.weights import (
     drop_mask_encoder,
     load_official,

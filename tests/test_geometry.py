@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from sdseg_monai.bundle import Segmenter, find_bundle
+from sdseg_monai.bundle import find_bundle
 from sdseg_monai.evaluation import evaluate_folders, mean_metrics
+from sdseg_monai.segmenter import Segmenter
 
 pytestmark = pytest.mark.shared
 
@@ -28,7 +29,7 @@ def case(hippocampus):
 def reference(segmenter, case, tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "a.nii.gz"
     nib.save(case, path)
-    return segmenter.segment(path).mask
+    return segmenter.segment(path).labels
 
 
 def dice(a, b):
@@ -40,7 +41,7 @@ def dice(a, b):
 def segment(segmenter, image, folder):
     """Write ``image``, segment it, check the mask's grid, and return the mask."""
     nib.save(image, folder / "in.nii.gz")
-    segmenter.segment_file(folder / "in.nii.gz", folder / "out.nii.gz")
+    segmenter.segment(folder / "in.nii.gz").save(folder / "out.nii.gz")
     source, mask = nib.load(folder / "in.nii.gz"), nib.load(folder / "out.nii.gz")
     assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, source.affine)
@@ -104,7 +105,7 @@ def test_the_reported_test_dice_is_reproduced(segmenter, hippocampus, tmp_path):
     cases = json.loads((root / "configs" / "datalist.json").read_text())["test"]
     for item in cases:
         path = hippocampus / item["image"]
-        segmenter.segment_file(path, tmp_path / path.name)
+        segmenter.segment(path).save(tmp_path / path.name)
     mean = mean_metrics(evaluate_folders(tmp_path, hippocampus / "labels", progress=False))
     reported = json.loads((root / "models" / "metrics.json").read_text())["test"]
     assert mean.dice == pytest.approx(reported["dice"], abs=1e-3)

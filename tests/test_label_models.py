@@ -7,10 +7,10 @@ import shutil
 import pytest
 import torch
 
-from sdseg_monai.bundle import Segmenter
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import ServedModel, open_models
 from sdseg_monai.label.splits import split_cases
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.segments import Segment
 from tests.conftest import ROOT, run_process
 

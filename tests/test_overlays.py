@@ -412,6 +412,7 @@ def test_no_overlay_is_untested():
     tested = {overlay for chain in chains for overlay in chain}
     distillation = {"distill_decoder", "distill_taesd", "mask_decoder"}  # tests/test_distillation.py
     elsewhere = {"evaluate", "multi_gpu_train", "multi_gpu_evaluate", "official_inference", "smoke", "paper_weights"}
+    elsewhere |= {"clean_mask"}  # tests/test_mask_cleaning.py
     top = {path.stem for path in CONFIGS.glob("*.json")} - set(WHOLE)
     volumes = {"baselines/dynunet_3d"}  # tests/test_volumes.py
     assert {name for name in tested | volumes | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)

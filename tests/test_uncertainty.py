@@ -16,10 +16,10 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.stats import spearmanr
 
 from sdseg_monai import cli
-from sdseg_monai.bundle import Segmenter
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import read_volume
+from sdseg_monai.io import Volume, read_volume
 from sdseg_monai.samples import SIGNALS, Ensemble, Flips, Seeds
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.uncertainty import SampledSegmentation, mask_disagreement, measure_uncertainty, predictive_entropy
 from tests.conftest import ROOT, make_network, write_case
 from tests.label_server import BIN, needs_label_env
@@ -197,8 +197,8 @@ def test_entropy_is_between_certainty_and_equality(weights, num_classes):
 def test_volumes_give_a_range():
     volumes = np.array([[1.0, 0, 4], [2, 0, 4], [3, 0, 4]])
     voxel = np.zeros((1, 1, 1), np.float32)
-    rest = {"mask": voxel, "scores": voxel[None], "confidence": voxel, "entropy": voxel, "disagreement": 0.0}
-    rest["voxel_ml"] = 1.0
+    rest = {"labels": voxel, "scores": voxel[None], "confidence": voxel, "entropy": voxel, "disagreement": 0.0}
+    rest |= {"affine": np.eye(4), "segments": {}, "source": Volume(voxel, np.eye(4))}
     result = SampledSegmentation(**rest, sample_volumes=volumes)
     np.testing.assert_array_equal(result.volume_range, [[1, 0, 4], [3, 0, 4]])
     assert result.relative_volume_range == pytest.approx((1 + 0) / 2)  # the class in the middle never occurs
@@ -243,7 +243,7 @@ def test_volumes_and_means_are_known(tmp_path, codes):
     result = measure_uncertainty(Flips(segmenter), write_box(tmp_path / "a.nii.gz", codes))
     np.testing.assert_allclose(result.sample_volumes, np.full((2, 1), (2 * WIDTH) ** 3 / 1000))
     assert result.relative_volume_range == 0
-    assert result.mask.sum() == WIDTH**3
+    assert result.labels.sum() == WIDTH**3
     inside = (slice(1, -1),) * 3  # at the border the padding comes in
     entropy, confidence = result.entropy[inside], result.confidence[inside]
     assert (confidence > 0.98).all()
@@ -253,7 +253,7 @@ def test_volumes_and_means_are_known(tmp_path, codes):
 def test_a_network_without_left_and_right_agrees_with_itself_on_any_volume(tmp_path, volume):
     kernel = np.array([[0.1, 0.3, 0.2], [0.2, 0.5, -0.4], [0.1, 0.3, 0.2]])
     segmenter = convolution(tmp_path / "bundle", kernel)
-    assert segmenter.segment(volume).mask.any() and disagreement(segmenter, volume) < 1e-3
+    assert segmenter.segment(volume).labels.any() and disagreement(segmenter, volume) < 1e-3
 
 
 # of a real network
@@ -284,10 +284,10 @@ def test_a_real_network_has_one_uncertainty(noisy, volume, signal):
 
 def test_flips_compare_the_mask_that_is_written(deterministic, volume):
     item = deterministic.prepare(volume)
-    masks = [deterministic.finish(item, score).mask for score in join(Flips(deterministic), item["image"])]
-    np.testing.assert_array_equal(masks[0], deterministic.segment(volume).mask)
+    masks = [deterministic.finish(item, score).labels for score in join(Flips(deterministic), item["image"])]
+    np.testing.assert_array_equal(masks[0], deterministic.segment(volume).labels)
     result = measure_uncertainty(Flips(deterministic), volume)
-    np.testing.assert_array_equal(result.mask, masks[0])
+    np.testing.assert_array_equal(result.labels, masks[0])
     assert result.disagreement == mask_disagreement(masks) > 0
     num_classes = len(result.scores)
     voxels = [[(mask == value).sum() for value in range(1, num_classes + 1)] for mask in masks]
@@ -314,7 +314,7 @@ def test_one_model_twice_is_no_ensemble_to_disagree(deterministic, volume):
     result = measure_uncertainty(Ensemble([deterministic, deterministic]), volume)
     assert result.disagreement == 0 == result.relative_volume_range
     np.testing.assert_array_equal(result.sample_volumes[0], result.sample_volumes[1])
-    for name in ("mask", "scores", "confidence"):
+    for name in ("labels", "scores", "confidence"):
         np.testing.assert_array_equal(getattr(result, name), getattr(single, name))
     expected = predictive_entropy(torch.from_numpy(single.scores))
     np.testing.assert_allclose(result.entropy, expected, atol=1e-5)
@@ -384,11 +384,12 @@ def test_the_command_writes_the_mean_its_entropy_and_reports_the_volumes(
     members = [deterministic, Segmenter(bundle, device="cpu", weights=other_weights)]
     expected = measure_uncertainty(Ensemble(members), volume)
     for path, array in (
-        (mask, expected.mask),
+        (mask, expected.labels),
         *((mask.with_name(f"mask_{name}.nii.gz"), expected.maps[name]) for name in ("entropy", "confidence")),
     ):
         np.testing.assert_allclose(read_volume(path).array, array, atol=1e-6)
     assert sorted(path.name for path in mask.parent.iterdir()) == [
+        "mask.json",
         "mask.nii.gz",
         "mask_confidence.nii.gz",
         "mask_entropy.nii.gz",
@@ -409,7 +410,7 @@ def test_the_command_takes_the_mean_of_seeds_and_may_abstain(noisy_bundle, tmp_p
     assert code == 0 and reported["samples"] == 3
     expected = measure_uncertainty(Seeds(Segmenter(noisy_bundle, device="cpu", seed=7), 3), volume)
     written = read_volume(mask).array
-    np.testing.assert_array_equal(written, expected.abstain(0.3).mask)
+    np.testing.assert_array_equal(written, expected.abstain(0.3).labels)
     assert 0 < (written == reported["labels"]["unsure"]).mean() < 1
     low, high = expected.volume_range  # of whole masks: no volume is lost by abstaining
     np.testing.assert_allclose([of["smallest"] for of in reported["volume_ml"].values()], low, atol=1e-4)
@@ -428,7 +429,7 @@ def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, d
     assert sorted(reported["cases"]) == ["a.nii.gz", "b.nii.gz"]
     assert reported["cases"]["a.nii.gz"] == reported["cases"]["b.nii.gz"]
     np.testing.assert_array_equal(
-        read_volume(tmp_path / "out" / "a.nii.gz").array, deterministic.segment(volume).mask, "flips change no mask"
+        read_volume(tmp_path / "out" / "a.nii.gz").array, deterministic.segment(volume).labels, "flips change no mask"
     )
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz"))
     assert written == ["a.nii.gz", "b.nii.gz", "entropy/a.nii.gz", "entropy/b.nii.gz"]

@@ -12,10 +12,10 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
-from sdseg_monai.bundle import Segmenter
 from sdseg_monai.io import volume_suffix, write_volume
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import WEIGHTS, read_option
+from sdseg_monai.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class SegmentTask(InferTask):
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             mask = Path(file.name)
         try:
-            write_volume(mask, segmenter.segment(image).mask, image, compress=compress)
+            write_volume(mask, segmenter.segment(image).labels, image, compress=compress)
         except BaseException:
             mask.unlink(missing_ok=True)
             raise

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdseg_monai.bundle import Segmenter, bundle_metadata, bundle_weights, find_bundle, read_config, shipped_bundles
+from sdseg_monai.bundle import bundle_metadata, bundle_weights, find_bundle, read_config, shipped_bundles
 from sdseg_monai.errors import InputError
 from sdseg_monai.samples import SIGNALS, Signal
+from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.segments import Segment, read_modality, read_segments
 
 

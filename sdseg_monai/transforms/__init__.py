@@ -1,10 +1,12 @@
 """Transforms between files, volumes and slices; intensities are scaled by MONAI's own transforms in the configs."""
 
+from sdseg_monai.transforms.cleaning import FillBackgroundHolesd
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices, to_three_channels
 from sdseg_monai.transforms.volumes import ClassLabelsd, LoadVolumed, SaveMaskd, WarnFieldOfViewd
 
 __all__ = [
     "ClassLabelsd",
+    "FillBackgroundHolesd",
     "LoadVolumed",
     "SaveMaskd",
     "WarnFieldOfViewd",

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class LoadVolumed(MapTransform):
-    """Read the files named under ``keys`` into MetaTensors in float32: volumes as [1, X, Y, Z].
+    """Read the files named under ``keys``, or volumes in memory, into MetaTensors in float32: volumes as [1, X, Y, Z].
 
     A picture is a volume of one slice: [3, H, W, 1] with intensities of 0 to 255, or, under the key ``label``,
     [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses what would only fail, or mislead, later: see
@@ -37,8 +37,14 @@ class LoadVolumed(MapTransform):
         item = dict(data)
         first = None
         for key in self.key_iterator(item):
-            path = Path(item[key])
-            channels, volume = _read_picture_as_volume(path, key) if is_picture(path) else _read_volume(path)
+            given = item[key]
+            path = Path(given.name if isinstance(given, Volume) else given)
+            picture = not isinstance(given, Volume) and is_picture(path)
+            if picture:
+                channels, volume = _read_picture_as_volume(path, key)
+            else:
+                volume = given if isinstance(given, Volume) else read_volume(path)
+                channels = volume.array[None]
             if first is None:
                 first = (path, volume)
             else:
@@ -48,15 +54,10 @@ class LoadVolumed(MapTransform):
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 MetaKeys.ORIGINAL_AFFINE: affine.clone(),
                 MetaKeys.SPATIAL_SHAPE: np.array(volume.array.shape),
-                MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if is_picture(path) else "no_channel",
+                MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if picture else "no_channel",
             }
             item[key] = MetaTensor(torch.from_numpy(channels), affine=affine, meta=meta)
         return item
-
-
-def _read_volume(path: Path) -> tuple[np.ndarray, Volume]:
-    volume = read_volume(path)
-    return volume.array[None], volume
 
 
 def _read_picture_as_volume(path: Path, key: Hashable) -> tuple[np.ndarray, Volume]:

@@ -21,15 +21,15 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
+from sdseg_monai.dicom.stack import read_stack
+from sdseg_monai.dicom.terms import NOT_IMAGES
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_folder
 from sdseg_monai.label.stores.dicom_seg import Segments, read_seg, write_seg
-from sdseg_monai.label.stores.dicom_series import read_series
 from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 logger = logging.getLogger(__name__)
 
-NOT_IMAGES = {"SEG", "SR", "PR", "KO", "AU", "DOC", "FID", "HC", "PLAN", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV"}
 # what of a SEG's metadata counts here: SOP instance, date and time of the content, referenced series
 SEG_TAGS = ("00080018", "00080023", "00080033", "00081115")
 REFERENCES = "ReferencedSeriesSequence"
@@ -112,7 +112,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             if not (path.is_file() and image_id in self._datastore.objects):
                 with tempfile.TemporaryDirectory() as folder:
                     volume = Path(folder) / path.name
-                    sitk.WriteImage(read_series(slices), str(volume))
+                    image = read_stack(sorted(slices.iterdir()), f"series {image_id}")
+                    sitk.WriteImage(image, str(volume))
                     with self._server():
                         info = self._dicom_info(image_id)
                     self._put_image(image_id, volume, info)

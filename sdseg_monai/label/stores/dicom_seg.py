@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import SimpleITK as sitk
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from pydicom.dataset import Dataset
 
+from sdseg_monai.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import read_volume
 from sdseg_monai.label.named import entries_by_value, entry_name
@@ -22,9 +22,6 @@ from sdseg_monai.segments import UNKNOWN_COLOUR, Segment
 logger = logging.getLogger(__name__)
 
 PROGRAM = "itkimage2segimage"  # of dcmqi; MONAI Label calls it
-ANATOMY = ("123037004", "SCT", "Anatomical Structure")  # category of every segment, DICOM's CID 7150
-UNKNOWN_STRUCTURE = ("91723000", "SCT", "Anatomical structure")
-LONGEST_NAME = 64  # characters of DICOM's LO
 
 Segments = Mapping[int, Segment]  # by the mask's value
 
@@ -77,8 +74,8 @@ def describe_segments(values: Sequence[int], label_info: object, models: Iterabl
 def _describe(value: int, entry: Mapping[str, Any], models: Sequence[Segments]) -> dict[str, Any]:
     segment = _known_segment(value, entry_name(entry), models)
     attribute = {
-        "SegmentLabel": _text(segment.name) or f"Label {value}",
-        "SegmentDescription": _text(str(entry.get("description") or segment.name)) or f"Label {value}",
+        "SegmentLabel": plain_text(segment.name) or f"Label {value}",
+        "SegmentDescription": plain_text(str(entry.get("description") or segment.name)) or f"Label {value}",
         "SegmentAlgorithmType": "SEMIAUTOMATIC",  # a person has seen it
         "SegmentAlgorithmName": "SDSeg",
         "SegmentedPropertyCategoryCodeSequence": _code(ANATOMY),
@@ -88,12 +85,6 @@ def _describe(value: int, entry: Mapping[str, Any], models: Sequence[Segments]) 
         "labelID": value,
     }
     return {"model_name": "Segmentation", **entry, "name": segment.name, "segmentAttribute": attribute}
-
-
-def _text(text: str) -> str:
-    """Return ``text`` as dcmqi takes it: ASCII, letters without their accents, no backslash."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return " ".join(plain.replace("\\", "/").split())[:LONGEST_NAME]
 
 
 def _code(code: tuple[str, str, str]) -> dict[str, str]:
@@ -128,7 +119,7 @@ def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> tuple[sit
         measures.setdefault("SpacingBetweenSlices", reference.GetSpacing()[2])  # the thickness may be another
         result = pydicom_seg.MultiClassReader().read(seg)
         resampled = sitk.Resample(result.image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-        names = {number: _text(str(info.SegmentLabel)) for number, info in result.segment_infos.items()}
+        names = {number: plain_text(str(info.SegmentLabel)) for number, info in result.segment_infos.items()}
     except Exception as error:  # each attribute that is missing or odd has an exception of its own
         raise InputError(f"{name}: cannot be read as one mask ({error})") from error
     numbers = sitk.GetArrayFromImage(resampled)
@@ -138,7 +129,7 @@ def read_seg(seg: Dataset, image: Path, models: Iterable[Segments]) -> tuple[sit
     known: dict[str, tuple[int, str]] = {}
     for segments in models:
         for value, segment in segments.items():
-            known.setdefault(_text(segment.name).casefold(), (value, segment.name))
+            known.setdefault(plain_text(segment.name).casefold(), (value, segment.name))
     if all(label.casefold() in known for label in names.values()):
         for number, label in names.items():
             values[number], names[number] = known[label.casefold()]

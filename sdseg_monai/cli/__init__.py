@@ -1,0 +1,81 @@
+"""The ``sdseg`` command: it owns stdout and the exit codes.
+
+Exit codes: 0 all done; 1 some cases of several failed, the others are done; 2 nothing done, the input cannot be used;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sdseg_monai import RESEARCH_ONLY, __version__
+from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
+from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+
+COMMANDS = {
+    "segment": segment,
+    "evaluate": evaluate,
+    "init-bundle": init_bundle,
+    "audit": audit,
+    "info": info,
+    "label": label,
+    "convert": convert,
+    "demo": demo,
+}
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = make_parser().parse_args(arguments)
+    _set_logging(options)
+    warnings.filterwarnings("ignore", category=UserWarning)  # MONAI's notes to developers
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        return COMMANDS[options.command].run(options)
+    except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read, a closed pipe
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is kept\n")
+        return EXIT_INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = _Parser(
+        prog="sdseg",
+        description=f"Segment medical images with SDSeg. {RESEARCH_ONLY}",
+        epilog="Exit codes: 0 all done; 1 some cases failed; 2 nothing done, in one line why; 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"sdseg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, epilog=module.NOTE)
+        module.add_arguments(command)
+        loudness = command.add_mutually_exclusive_group()
+        loudness.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
+        loudness.add_argument("-v", "--verbose", action="store_true", help="also how it is done, and tracebacks")
+    return parser
+
+
+def _set_logging(options: argparse.Namespace) -> None:
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    shown.setLevel(logging.ERROR if options.quiet else logging.DEBUG)
+    # the root's own level stays: a manifest keeps warnings, shown or not
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
+    if options.verbose:
+        logging.getLogger("sdseg_monai").setLevel(logging.DEBUG)

@@ -1,0 +1,49 @@
+"""``sdseg audit``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sdseg_monai.cli.arguments import add_bundle, add_device
+from sdseg_monai.cli.outputs import check_output, note, refuse_to_replace, report
+
+HELP = "what a bundle's mask autoencoder keeps of your labels: Dice of decode(encode(label))"
+NOTE = "A bundle's configs are code: audit with what you trust."
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of labels, volumes or black and white pictures",
+    )
+    add_bundle(command)
+    command.add_argument("-o", "--output", type=Path, metavar="CSV", help="table to write, a row a slice and class")
+    add_device(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Audit, write the table and say what is kept and lost."""
+    from sdseg_monai.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
+    from sdseg_monai.bundle import DEFAULT_BUNDLE
+    from sdseg_monai.pictures import list_images
+
+    list_images(options.labels)  # before anything is written
+    if options.output is not None:
+        refuse_to_replace(options.labels.iterdir(), [options.output])
+        check_output(options.output, ".csv", "table")
+    audit = load_audit(options.bundle or DEFAULT_BUNDLE, options.device, options.overlay)
+    kept = audit_folder(audit, options.labels)
+    for line in loss_warnings(kept):
+        note(f"warning: {line}", options)
+    table = None
+    if options.output is not None:
+        write_audit(options.output, kept)
+        table = str(options.output)
+    grid = {"weights": audit.weights, "size": audit.size, "slice_axis": audit.slice_axis}
+    report({**summarise_audit(kept), **grid, "table": table}, options)
+    return 0

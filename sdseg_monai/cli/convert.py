@@ -1,0 +1,52 @@
+"""``sdseg convert``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sdseg_monai.cli.arguments import positive
+from sdseg_monai.cli.outputs import report
+
+HELP = "weights from one form to another"
+NOTE = "A bundle's configs are code: convert what you trust."
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument("source", type=Path, metavar="SRC", help="official .ckpt, bundle's folder or diffusers folder")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DST", help=".pt file, or new folder")
+    command.add_argument(
+        "--from", dest="source_kind", required=True, choices=("official", "bundle", "diffusers"), help="what SRC is"
+    )
+    command.add_argument(
+        "--to",
+        dest="target_kind",
+        required=True,
+        choices=("bundle", "diffusers", "inference"),
+        help="model.pt of a bundle; folder of safetensors; or float16 weights that only segment",
+    )
+    command.add_argument(
+        "--num-heads", type=positive, help="heads of an official U-Net's attention, which the file does not tell (8)"
+    )
+    command.add_argument("--raw", action="store_true", help="an official U-Net's raw weights, not their average")
+    command.add_argument(
+        "--mask-decoder", type=Path, metavar="FILE", help="put this distilled mask decoder in the place of SRC's own"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert, and say what the weights are."""
+    from sdseg_monai.convert import convert
+
+    done = convert(
+        options.source,
+        options.output,
+        source_kind=options.source_kind,
+        target_kind=options.target_kind,
+        num_heads=options.num_heads,
+        raw=options.raw,
+        mask_decoder=options.mask_decoder,
+    )
+    report({"output": str(options.output), **done._asdict()}, options)
+    return 0

@@ -1,0 +1,33 @@
+"""``sdseg demo``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sdseg_monai import RESEARCH_ONLY
+
+HELP = "segment a volume with the embedded bundle and draw the result"
+NOTE = RESEARCH_ONLY
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="folder for results"
+    )
+    command.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of MSD Task04_Hippocampus, instead of fetching it"
+    )
+    command.add_argument("--offline", action="store_true", help="do not try to fetch data, use a made-up volume")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write what was done, line by line."""
+    from sdseg_monai.demo import run_demo
+
+    for line in run_demo(options.output, data=options.data, offline=options.offline):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(RESEARCH_ONLY + "\n")
+    return 0

@@ -1,0 +1,81 @@
+"""``sdseg evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from sdseg_monai.cli.arguments import length, path
+from sdseg_monai.cli.outputs import check_output, note, refuse_to_replace, report
+from sdseg_monai.errors import InputError
+
+HELP = "3-D Dice, IoU, HD95, surface Dice and volumes of masks against labels, on the labels' grid"
+NOTE = "Two empty masks agree fully (Dice 1), an empty one and another not at all (0); officially, two empty 0."
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="folder of masks")
+    command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels, named likewise")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
+    command.add_argument(
+        "--tolerance",
+        type=length,
+        metavar="MM",
+        default=2.0,
+        help="of the surface Dice, in a picture in pixels (default: %(default)g)",
+    )
+    command.add_argument(
+        "--protocol",
+        choices=("native", "official"),
+        default="native",
+        help="native: on the labels' own grid; official: Dice and IoU as the published code has them, slices at 256 x "
+        "256 and its rule for empty masks (default: %(default)s)",
+    )
+    command.add_argument(
+        "--report", type=path, metavar="HTML", help="write a page with plots and every case, worst first"
+    )
+    command.add_argument("--images", type=path, metavar="DIR", help="folder of the images, for the report")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate, write the table and say what the means are."""
+    from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
+    from sdseg_monai.pictures import list_images
+    from sdseg_monai.reporting import report_evaluation
+
+    if options.images is not None and options.report is None:
+        raise InputError(f"{options.images}: --images are for --report, which names the page to write")
+    outputs = [options.output, *([options.report] if options.report else [])]
+    for folder in filter(None, (options.predictions, options.labels, options.images)):
+        list_images(folder)  # before anything is written
+        refuse_to_replace(folder.iterdir(), outputs)
+    if os.path.realpath(options.predictions) == os.path.realpath(options.labels):
+        raise InputError(f"{options.labels}: the labels are the predictions, which would agree; expected two folders")
+    check_output(options.output, ".csv", "table")
+    if options.report is not None:
+        check_output(options.report, ".html", "page")
+    cases = evaluate_folders(
+        options.predictions,
+        options.labels,
+        progress=not options.quiet,
+        tolerance=options.tolerance,
+        protocol=options.protocol,
+    )
+    write_csv(options.output, cases)
+    unmatched = len(list_images(options.labels)) - len(cases)
+    if unmatched:
+        note(f"note: {unmatched} labels have no prediction and are not in the mean", options)
+    about = {
+        "protocol": options.protocol,
+        "tolerance": options.tolerance,
+        "labels_without_prediction": unmatched,
+        "table": str(options.output),
+    }
+    summary = {**summarise(cases), **about}
+    if options.report is not None:
+        report_evaluation(options.report, cases, summary, options.predictions, options.labels, options.images)
+        summary["report"] = str(options.report)
+    report(summary, options)
+    return 0

@@ -1,0 +1,65 @@
+"""``sdseg init-bundle``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sdseg_monai import RESEARCH_ONLY
+from sdseg_monai.cli.arguments import length, path, seed
+from sdseg_monai.errors import InputError
+
+HELP = "look at images with labels and write a bundle that trains on them"
+NOTE = RESEARCH_ONLY
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument("--images", type=path, required=True, metavar="DIR", help="folder of volumes or pictures")
+    command.add_argument(
+        "--labels", type=path, required=True, metavar="DIR", help="folder of their labels, named likewise"
+    )
+    command.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="the bundle's new folder")
+    command.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="VALUE=NAME",
+        help="what a value of the labels stands for; may be repeated (default: what NIfTI labels say themselves)",
+    )
+    command.add_argument("--modality", help="CT, MR, PT, US, OT, or RGB for photographs (default: a guess)")
+    command.add_argument("--network", choices=("small", "paper"), help="size of the network (default: by data and GPU)")
+    command.add_argument(
+        "--minutes", type=length, default=10, help="that the training may take here (default: %(default)g)"
+    )
+    command.add_argument("--seed", type=seed, default=0, help="of the split and the training (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the bundle, and what was found and chosen and why."""
+    from sdseg_monai.planning import init_bundle
+
+    plan = init_bundle(
+        options.images,
+        options.labels,
+        options.output,
+        names=_names(options.name),
+        modality=options.modality,
+        network=options.network,
+        minutes=options.minutes,
+        seed=options.seed,
+        progress=not options.quiet,
+    )
+    for line in plan.lines:
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+def _names(given: list[str]) -> dict[int, str]:
+    names = {}
+    for text in given:
+        value, _, name = text.partition("=")
+        if not (value.strip().isdigit() and name.strip()):
+            raise InputError(f"--name {text}: expected VALUE=NAME, such as 1=liver")
+        names[int(value)] = name.strip()
+    return names

@@ -1,0 +1,193 @@
+"""Masks of DICOM series as DICOM SEG."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdseg_monai import __version__
+from sdseg_monai.dicom.extra import require
+from sdseg_monai.dicom.series import Series, is_multi_frame, open_frames
+from sdseg_monai.dicom.stack import slice_order
+from sdseg_monai.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import write_atomically
+from sdseg_monai.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MAKER, PROGRAM = "SDSeg", "sdseg-monai"
+SERIES_NUMBER = 1000  # beyond those of a scanner
+DESCRIPTION = "SDSeg segmentation, research use only"
+# fmt: off
+PATIENT = [
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
+]
+# fmt: on
+
+
+def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[int, Segment]) -> None:
+    """Write a mask of a series as DICOM SEG, of the kind BINARY, uncompressed: what viewers read today.
+
+    It refers to the slices, lies on their grid and takes over patient and study. All ``segments`` are described, also
+    those without a voxel, and values that they lack as ``Label 7`` or ``unsure``; they are numbered from 1 in the order
+    of their values. Frames without a voxel are left out; of an empty mask one slice stays, a frame for each segment.
+
+    Args:
+        path: file to write; it appears under its name only when it is complete.
+        labels: on the grid of :func:`~sdseg_monai.dicom.series.read_series`, [X, Y, Z], uint8, 0 for the background.
+        series: that was segmented; only its headers are read.
+        segments: what the values stand for.
+
+    Raises:
+        InputError: ``labels`` are not uint8 or not of the series' shape, there is neither a segment nor a voxel, files
+            of the series are gone, damaged or without UIDs, ``path`` cannot be written, highdicom is not installed.
+    """
+    highdicom, config = require("highdicom"), require("pydicom.config")
+    if labels.dtype != np.uint8:
+        raise InputError(f"labels of type {labels.dtype}, expected uint8")
+    values = sorted({*segments, *np.unique(labels).tolist()} - {0})
+    if not values:
+        raise InputError("the mask is empty and no segment is known, expected one to describe in a DICOM SEG")
+    numbers = np.zeros(256, np.uint8)
+    numbers[values] = range(1, len(values) + 1)
+    names = {UNSURE: UNSURE_SEGMENT, **segments}
+    described = [
+        _describe(number, names.get(value) or Segment(f"Label {value}", UNKNOWN_COLOUR, None))
+        for number, value in enumerate(values, 1)
+    ]
+    with config.disable_value_validation(), warnings.catch_warnings():  # what the slices say is taken over as it is
+        warnings.simplefilter("ignore")  # they quote the patient's name
+        place = _place_frames if is_multi_frame(series) else _place_slices
+        frames = place(np.ascontiguousarray(numbers[labels].T), series)
+        source = frames["source_images"][0]
+        patient = [source[keyword] for keyword in PATIENT if keyword in source]
+        for keyword in PATIENT:  # highdicom would refuse odd ones and quote them
+            source.pop(keyword, None)
+            setattr(source, keyword, None)
+        try:
+            seg = highdicom.seg.Segmentation(
+                **frames,
+                segmentation_type="BINARY",
+                segment_descriptions=described,
+                series_instance_uid=highdicom.UID(),
+                series_number=SERIES_NUMBER,
+                series_description=DESCRIPTION,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer=MAKER,
+                manufacturer_model_name=PROGRAM,
+                software_versions=__version__,
+                device_serial_number=__version__,  # of software that is the version
+                specific_character_set="ISO_IR 192",  # UTF-8
+                content_label="SEGMENTATION",
+                content_description=DESCRIPTION,
+                omit_empty_frames=bool(labels.any()),
+            )
+            for element in patient:
+                seg.add(element)
+            seg.ContentCreatorName = None  # must be there, may be empty
+            write_atomically(path, lambda temporary: seg.save_as(temporary, enforce_file_format=True))
+        except InputError:
+            raise
+        except Exception as error:  # odd headers fail in many ways, with the patient's data in the message
+            raise InputError(
+                f"series {series.uid}: no DICOM SEG can be made of its headers ({type(error).__name__})"
+            ) from error
+
+
+def _describe(number: int, segment: Segment) -> Any:
+    highdicom, codes = require("highdicom"), require("pydicom.sr.codedict").codes
+    label = plain_text(segment.name) or f"Segment {number}"
+    value, scheme, meaning = segment.code or UNKNOWN_STRUCTURE
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=highdicom.sr.CodedConcept(*ANATOMY),
+        segmented_property_type=highdicom.sr.CodedConcept(value, scheme, plain_text(meaning) or label),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            PROGRAM, family=codes.cid7162.ArtificialIntelligence, version=__version__
+        ),
+        display_color=highdicom.color.CIELabColor.from_rgb(*segment.colour),
+    )
+
+
+def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
+    """Return ``voxels`` [Z, Y, X] and the headers of their slices, as highdicom takes them."""
+    highdicom = require("highdicom")
+    headers = [_read_header(path, series) for path in series.files]
+    try:
+        cosines, positions = (
+            np.array([header[keyword].value for header in headers], dtype=np.float64)
+            for keyword in ("ImageOrientationPatient", "ImagePositionPatient")
+        )
+        headers = [headers[index] for index in slice_order(cosines[0], positions)]
+        size = (len(headers), headers[0].Rows, headers[0].Columns)
+    except Exception as error:  # missing, no numbers, or not as many as there should be
+        raise InputError(
+            f"series {series.uid}: its slices do not say where they lie ({type(error).__name__})"
+        ) from error
+    _check_shape(voxels, size, series)
+    spacing = float(np.linalg.norm(np.ptp(positions, axis=0))) / max(len(positions) - 1, 1)
+    for header in headers:  # what one slice says of another's place is often wrong
+        header.ImageOrientationPatient = headers[0].ImageOrientationPatient
+        if len(headers) > 1:
+            header.SpacingBetweenSlices = _decimal(spacing)
+        if not header.get("SliceThickness"):
+            header.SliceThickness = _decimal(spacing or 1)
+    if voxels.any():
+        return {"source_images": headers, "pixel_array": voxels}
+    first = highdicom.PlanePositionSequence("PATIENT", headers[0].ImagePositionPatient)
+    return {"source_images": headers, "pixel_array": voxels[:1], "plane_positions": [first]}
+
+
+def _place_frames(voxels: np.ndarray, series: Series) -> dict[str, Any]:
+    """Return ``voxels`` [Z, Y, X] in the place of a multi-frame file's, as highdicom takes them."""
+    _, geometry = open_frames(series)
+    _check_shape(voxels, geometry.spatial_shape, series)
+    header = _read_header(series.files[0], series)
+    shared, first = header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence[0]
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):  # the same in all frames of a box
+        if keyword not in shared:
+            setattr(shared, keyword, first[keyword].value)
+    volume = geometry.with_array(voxels)
+    return {"source_images": [header], "pixel_array": volume if voxels.any() else volume[:1]}
+
+
+def _decimal(number: float) -> Any:
+    return require("pydicom.valuerep").DSfloat(number, auto_format=True)
+
+
+def _check_shape(voxels: np.ndarray, expected: tuple[int, ...], series: Series) -> None:
+    if voxels.shape != tuple(expected):
+        raise InputError(
+            f"labels of shape {voxels.shape[::-1]}, expected {tuple(expected)[::-1]} as in series {series.uid}"
+        )
+
+
+def _read_header(path: Path, series: Series) -> Dataset:
+    """Return the header of a slice, with the UIDs of ``series`` where de-identification has emptied them."""
+    pydicom = require("pydicom")
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header.decode()  # of the slice's own character set
+        for keyword in ("SOPClassUID", "SOPInstanceUID"):
+            if not header.get(keyword):
+                setattr(header, keyword, header.file_meta[f"MediaStorage{keyword}"].value)
+    except Exception as error:  # pydicom raises whatever a damaged element leads to, with its value in the message
+        raise InputError(f"{path}: not a readable DICOM file ({type(error).__name__})") from error
+    if not header.SOPInstanceUID:
+        raise InputError(f"{path}: has no SOPInstanceUID, which a DICOM SEG would refer to")
+    header.StudyInstanceUID = header.get("StudyInstanceUID") or series.study_uid
+    header.SeriesInstanceUID = header.get("SeriesInstanceUID") or series.uid
+    header.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or pydicom.uid.generate_uid(
+        entropy_srcs=["FrameOfReferenceUID", series.uid]
+    )
+    return header

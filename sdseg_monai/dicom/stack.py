@@ -1,0 +1,114 @@
+"""Slices of a DICOM series as one volume; needs SimpleITK alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import SimpleITK as sitk
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import PEAK_BYTES
+
+LARGEST_OFFSET = 0.05  # of a slice from where even spacing would have it, in spacings
+LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between their normal and the way to the next
+POSITION, ORIENTATION = "0020|0032", "0020|0037"  # of a slice: numbers with backslashes between
+
+
+def read_stack(files: Sequence[Path], name: str) -> sitk.Image:
+    """Read slices, given in any order, in that of their positions along their normal.
+
+    Args:
+        files: of single slices, or one multi-frame file.
+        name: what messages call them.
+
+    Returns:
+        Real values (HU in CT), float32.
+
+    Raises:
+        InputError: they cannot be read, or do not form a grid: one is missing, they lie in several stacks, or are
+            sheared against each other, as those of a tilted gantry.
+    """
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
+    try:
+        headers = [_read_header(file) for file in files]
+        _check_sizes(headers, name)
+        if len(headers) == 1:  # one slice, or a multi-frame file, which has a spacing of its own
+            headers[0].SetOutputPixelType(sitk.sitkFloat32)
+            return headers[0].Execute()
+        cosines, positions = (
+            np.array([header.GetMetaData(key).split("\\") for header in headers], dtype=float)
+            for key in (ORIENTATION, POSITION)
+        )
+        order = slice_order(cosines[0], positions)
+        _check_positions(cosines, positions[order], name)
+        reader = sitk.ImageSeriesReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileNames([str(files[index]) for index in order])
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # each slice may have a slope of its own
+        return reader.Execute()
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rpartition("): ")[2]  # ITK's pointer
+        raise InputError(
+            f"{name}: its slices cannot be read ({reason}): truncated, damaged, or of an unknown compression"
+        ) from error
+
+
+def slice_order(cosines: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return the indices [N] that sort slices along their normal.
+
+    Args:
+        cosines: directions of a slice's rows and columns, [6].
+        positions: of each slice's first voxel, [N, 3], in millimetres.
+    """
+    return np.argsort(positions @ np.cross(cosines[:3], cosines[3:]), kind="stable")
+
+
+def check_memory(voxels: int, name: str) -> None:
+    """Raise :class:`InputError` if this machine cannot segment so many voxels."""
+    if voxels * PEAK_BYTES > psutil.virtual_memory().total:
+        raise InputError(f"{name}: its headers claim {voxels} voxels, more than this machine's memory can hold")
+
+
+def _read_header(file: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _check_sizes(headers: Sequence[sitk.ImageFileReader], name: str) -> None:
+    if not headers:
+        raise InputError(f"{name}: no slices, expected at least one")
+    sizes = {header.GetSize() for header in headers}
+    if len(sizes) > 1:
+        found = ", ".join(" x ".join(map(str, size)) for size in sorted(sizes))
+        raise InputError(f"{name}: its slices are of several sizes ({found}), expected one stack")
+    if len(headers) > 1 and math.prod(headers[0].GetSize()[2:]) > 1:
+        raise InputError(f"{name}: {len(headers)} multi-frame files, expected one of them")
+    if headers[0].GetNumberOfComponents() != 1:
+        raise InputError(f"{name}: {headers[0].GetNumberOfComponents()} values per voxel, expected one")
+    edges = np.array([header.GetSpacing()[:2] for header in headers])
+    if np.ptp(edges, axis=0).max() > LARGEST_TILT * edges.min():
+        raise InputError(f"{name}: its slices' pixels are of several sizes, expected one stack")
+    check_memory(math.prod(headers[0].GetSize()) * len(headers), name)
+
+
+def _check_positions(cosines: np.ndarray, positions: np.ndarray, name: str) -> None:
+    """Check that slices with these ``cosines`` [N, 6], and ``positions`` [N, 3] in order, form a box."""
+    if np.ptp(cosines, axis=0).max() > LARGEST_TILT:
+        raise InputError(f"{name}: its slices lie in several directions, expected one stack")
+    last = len(positions) - 1
+    step = (positions[-1] - positions[0]) / last
+    spacing = np.linalg.norm(step)
+    offset = np.abs(positions - positions[0] - np.outer(range(last + 1), step)).max()
+    if offset >= LARGEST_OFFSET * spacing:
+        raise InputError(f"{name}: its slices are not evenly spaced, expected one stack, none missing")
+    if np.linalg.norm(np.cross(np.cross(cosines[0, :3], cosines[0, 3:]), step / spacing)) > LARGEST_TILT:
+        raise InputError(f"{name}: its slices are sheared (tilted gantry), expected a box")

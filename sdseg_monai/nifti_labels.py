@@ -1,0 +1,44 @@
+"""Names and colours of a mask's values in an extension of its NIfTI header, where TotalSegmentator has them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import nibabel as nib
+from nibabel.nifti1 import Nifti1Extension
+
+from sdseg_monai.segments import Segment
+
+CARET = 30  # the code that NIfTI's list gives to Caret's XML; TotalSegmentator writes 0, "unknown"
+
+
+def label_extension(segments: Mapping[int, Segment]) -> Nifti1Extension | None:
+    """Return Caret's label table of ``segments`` by the mask's values, None without any."""
+    if not segments:
+        return None
+    root = ElementTree.Element("CaretExtension")
+    information = ElementTree.SubElement(root, "VolumeInformation", Index="0")
+    table = ElementTree.SubElement(information, "LabelTable")
+    for value, segment in segments.items():
+        red, green, blue = (f"{level / 255:.4f}" for level in segment.colour)
+        label = ElementTree.SubElement(table, "Label", Key=str(value), Red=red, Green=green, Blue=blue, Alpha="1")
+        label.text = segment.name
+    ElementTree.SubElement(information, "VolumeType").text = "Label"
+    return Nifti1Extension(CARET, ElementTree.tostring(root, "utf-8", xml_declaration=True))
+
+
+def read_label_names(path: Path) -> dict[int, str]:
+    """Return the names in the label table of a NIfTI file by the mask's values; empty where it has none to read."""
+    image: Any = nib.load(path)
+    for extension in image.header.extensions:
+        content = extension.content
+        if isinstance(content, bytes) and b"<CaretExtension" in content:
+            try:
+                labels = ElementTree.fromstring(content.rstrip(b"\0").decode()).iter("Label")
+                return {int(label.attrib["Key"]): label.text or "" for label in labels}
+            except (ElementTree.ParseError, ValueError, KeyError):
+                continue
+    return {}

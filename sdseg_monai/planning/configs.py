@@ -1,0 +1,195 @@
+"""The configs of a new bundle: the shipped ones, read as data, with other values for their knobs."""
+
+from __future__ import annotations
+
+import colorsys
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai.bundle import ConfigParser
+
+from sdseg_monai.bundle import METADATA, bundles_dir
+from sdseg_monai.planning.fingerprint import Fingerprint
+from sdseg_monai.planning.proposal import Grid, Schedule
+
+RECIPE = "hippocampus_sdseg"  # whose training is the measured one
+GENERAL = "sdseg"  # whose inference takes pictures too
+NETWORKS = {"small": "hippocampus_sdseg", "paper": "sdseg"}  # where their sizes and autoencoders are
+COPIED = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "logging.conf")
+BATCH_SIZES = {"small": 32, "paper": 4}
+GOLDEN_RATIO = 0.618034
+FIELD_OF_VIEW = "sdseg_monai.transforms.WarnFieldOfViewd"
+
+
+class Folders(NamedTuple):
+    """Where a bundle and its data are, as its configs say it."""
+
+    bundle_root: str
+    dataset_dir: str
+    images: str
+
+
+def shipped_config(bundle: str, name: str) -> dict[str, Any]:
+    """Return a config of a shipped bundle as data: nothing in it is evaluated."""
+    return ConfigParser.load_config_files(shipped_file(bundle, name))
+
+
+def shipped_file(bundle: str, name: str) -> Path:
+    """Return the file of that name in the configs of a shipped bundle."""
+    return bundles_dir() / bundle / "configs" / name
+
+
+def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, Any]:
+    """Return ``train.json`` but for the values of a :class:`Schedule`."""
+    config = shipped_config(RECIPE, "train.json")
+    size, network = list(grid.size.value), shipped_config(NETWORKS[grid.network.value], "train.json")
+    parser = ConfigParser(config)
+    parser.update(
+        {
+            "bundle_root": folders.bundle_root,
+            "dataset_dir": folders.dataset_dir,
+            "datalist": "$@bundle_root + '/configs/datalist.json'",
+            "how_to_get_data": "Name the folder that configs/datalist.json is relative to with --dataset_dir.",
+            "num_classes": num_classes,
+            "slice_axis": grid.slice_axis.value,
+            "size": size,
+            "context_mm": grid.context_mm.value,
+            "mirror_probability": grid.mirror.value,
+            "learning_rate": network["learning_rate"],
+            **{
+                f"network_def#{part}": network["network_def"][part]
+                for part in ("autoencoder", "vision_encoder", "unet")
+            },
+        }
+    )
+    transforms = config["augmentation"]["transforms"]
+    shift = next(step for step in transforms if "translate_range" in step)
+    own_size = shipped_config(RECIPE, "train.json")["size"]
+    shift["translate_range"] = [
+        round(length * edge / own, 2)
+        for length, edge, own in zip(shift["translate_range"], size, own_size, strict=True)
+    ]
+    return _with_window(config, ("train", "preprocessing"), grid)
+
+
+def fill_schedule(config: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """Return ``train.json`` with the values of a schedule."""
+    return {**config, **{name: choice.value for name, choice in schedule.choices.items() if name != "minutes"}}
+
+
+def inference_config(
+    train: Mapping[str, Any], grid: Grid, fingerprint: Fingerprint, folders: Folders
+) -> dict[str, Any]:
+    """Return the ``inference.json`` that goes with a ``train.json``."""
+    config = shipped_config(GENERAL, "inference.json")
+    knobs = ("bundle_root", "num_classes", "slice_axis", "size", "context_mm", "network_def")
+    config |= {name: copy.deepcopy(train[name]) for name in knobs}
+    config["dataset_dir"] = folders.images
+    config = _with_window(config, ("preprocessing",), grid)
+    if grid.window.value is None:
+        extents = list(zip(*(case.extent for case in fingerprint.cases), strict=True))
+        lowest = min(case.lowest for case in fingerprint.cases)
+        spread = max(case.intensities[-1] - case.intensities[0] for case in fingerprint.cases)
+        config["preprocessing"]["transforms"].insert(
+            1,
+            {
+                "_target_": FIELD_OF_VIEW,
+                "keys": "image",
+                "extent_mm": [[round(min(ends), 1), round(max(ends), 1)] for ends in extents],
+                "lowest": round(lowest - spread, 4),
+            },
+        )
+    return config
+
+
+def autoencoder_config(train: Mapping[str, Any], network: str) -> dict[str, Any]:
+    """Return the ``train_autoencoder.json`` whose autoencoder a ``train.json`` takes."""
+    files = [shipped_file(GENERAL, "train_autoencoder.json")]
+    if NETWORKS[network] != GENERAL:
+        files.append(shipped_file(NETWORKS[network], "train_autoencoder.json"))
+    config = ConfigParser.load_config_files(files)
+    return {**config, "bundle_root": train["bundle_root"], "num_classes": train["num_classes"]}
+
+
+def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], name: str) -> dict[str, Any]:
+    """Return ``metadata.json``."""
+    meta = shipped_config(GENERAL, METADATA.name)
+    structures = ", ".join(names.values())
+    pictures, modality, count = fingerprint.pictures, grid.modality.value, len(names) + 1
+    window = "percentiles" if grid.window.value is None else "{} to {}".format(*grid.window.value)
+    meta |= {
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "made by sdseg init-bundle"},
+        "name": name,
+        "task": f"Latent diffusion segmentation of {structures} in {modality} in one reverse step",
+        "description": f"SDSeg, the {grid.network.value} network, for {structures}; trained from zeros in one step.",
+        "authors": "who trained it",
+        "copyright": "the weights: of who trained them; the mask autoencoder's: Apache License 2.0",
+        "data_source": f"{len(fingerprint.cases)} cases of its maker (not included)",
+        "data_type": "png or jpeg" if pictures else "nifti, nrrd or mha",
+        "image_classes": f"{modality}, {window} scaled to -1..1, as three channels",
+        "label_classes": "single channel, " + ", ".join(f"{value} {text}" for value, text in _values(names).items()),
+        "pred_classes": "single channel score in 0..1, foreground from 0.5"
+        if count == 2
+        else f"{count} channels, a score in 0..1 for each class, their sum 1; the class is the highest",
+        "references": meta["references"][:1],
+        "segments": {str(value): {"color": list(colour)} for value, colour in class_colours(len(names)).items()},
+    }
+    formats = meta["network_data_format"]
+    image, pred, mask = (next(iter(formats[kind].values())) for kind in ("inputs", "outputs", "post_processed_outputs"))
+    neighbours = grid.context_mm.value is not None
+    beside = (
+        [f"{grid.context_mm.value:g} mm behind", "slice", f"{grid.context_mm.value:g} mm in front"]
+        if neighbours
+        else []
+    )
+    image |= {
+        "format": {True: "rgb", False: "hounsfield" if modality == "CT" else "magnitude"}[pictures],
+        "modality": modality,
+        "spatial_shape": list(grid.size.value),
+        "channel_def": dict(
+            zip("012", beside or (("red", "green", "blue") if pictures else ["slice"] * 3), strict=True)
+        ),
+    }
+    pred |= {
+        "num_channels": 1 if count == 2 else count,
+        "spatial_shape": list(grid.size.value),
+        "channel_def": _values(names),
+    }
+    mask |= {"value_range": [0, len(names)], "channel_def": _values(names)}
+    return meta
+
+
+def class_colours(count: int) -> dict[int, tuple[int, int, int]]:
+    """Return a colour for each of the classes 1 to ``count``, 0 to 255, no two alike."""
+    colours = {}
+    for value in range(1, count + 1):
+        hue, shade = value * GOLDEN_RATIO % 1, 1.0 if value % 2 else 0.75
+        red, green, blue = (round(255 * level) for level in colorsys.hsv_to_rgb(hue, 0.8, shade))
+        colours[value] = (red, green, blue)
+    return colours
+
+
+def _values(names: Mapping[int, str]) -> dict[str, str]:
+    return {"0": "background", **{str(value): name for value, name in names.items()}}
+
+
+def _with_window(config: dict[str, Any], where: tuple[str, ...], grid: Grid) -> dict[str, Any]:
+    """Return a config with the transform for a window, or for percentiles, in the place of the one it has."""
+    donor = shipped_config(RECIPE if grid.window.value is None else GENERAL, "inference.json")
+    step = next(step for step in donor["preprocessing"]["transforms"] if "ScaleIntensity" in step["_target_"])
+    node = config
+    for key in where:
+        node = node[key]
+    node["transforms"] = [step if "ScaleIntensity" in old["_target_"] else old for old in node["transforms"]]
+    config = {name: value for name, value in config.items() if name != "intensity_range"}
+    if grid.window.value is None:
+        return config
+    ordered: dict[str, Any] = {}
+    for name, value in config.items():  # among the knobs, where it stands in the shipped config
+        ordered[name] = value
+        if name == "slice_axis":
+            ordered["intensity_range"] = list(grid.window.value)
+    return ordered

@@ -1,0 +1,276 @@
+"""What images with labels have to say of themselves: each pair is checked, and measured while it is in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.evaluation import list_labels
+from sdseg_monai.io import Volume, check_same_grid, hash_file, read_volume, voxel_millilitres
+from sdseg_monai.networks.codes import MOST_CLASSES
+from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask
+
+MOST_FAULTS = 20  # that one error names
+FIRST_CHANNEL = "_0000"  # by which nnU-Net's images differ from their labels
+LARGEST_VALUE = 65535  # of a label
+SAMPLE = 10_000  # foreground voxels of a case that are kept for the percentiles
+PERCENTILES = (0.5, 50.0, 99.5)
+AIR_BELOW = -300  # HU; nothing in MR lies so low, and no CT is without air or padding, unless it was cropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One image with its label, and what was measured of them.
+
+    Attributes:
+        name: of the label's file, without suffix.
+        image: file.
+        label: file.
+        shape: voxels along right, anterior and superior; of a picture height, width and 1.
+        spacing: edges of a voxel along these, in mm; of a picture 1.
+        extent: right-left, posterior-anterior and inferior-superior, of the box around the volume, in mm.
+        intensities: the :data:`PERCENTILES` of the image.
+        lowest: intensity.
+        foreground: intensities under the label, [N] with N at most :data:`SAMPLE`, evenly spaced; of a picture the mean
+            of its channels.
+        voxels: number of them by label value, 0 for the background included; what is not there is left out.
+        voxel_ml: volume of a voxel in ml.
+        digest: SHA-256 of the image's file.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    extent: tuple[float, float, float]
+    intensities: tuple[float, float, float]
+    lowest: float
+    foreground: np.ndarray
+    voxels: dict[int, int]
+    voxel_ml: float
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What all cases are like.
+
+    Attributes:
+        cases: in the order of their names.
+        pictures: whether they are photographs rather than volumes.
+        values: of the labels, 0 first; the place of a value is its class.
+    """
+
+    cases: tuple[Case, ...]
+    pictures: bool
+    values: tuple[int, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """K, the background's included."""
+        return len(self.values)
+
+    @cached_property
+    def looks_like_ct(self) -> bool:
+        """Whether half of the volumes or more hold what can only be air in Hounsfield units."""
+        return not self.pictures and float(np.median([case.lowest for case in self.cases])) < AIR_BELOW
+
+    @cached_property
+    def spacing(self) -> np.ndarray:
+        """Median spacing along right, anterior and superior, [3], in mm."""
+        return np.median([case.spacing for case in self.cases], axis=0)
+
+    @cached_property
+    def shape(self) -> np.ndarray:
+        """Median shape, [3]."""
+        return np.median([case.shape for case in self.cases], axis=0)
+
+    @cached_property
+    def foreground_range(self) -> tuple[float, float]:
+        """The 0.5th and 99.5th percentile of the intensities under the labels; each case counts by its sample."""
+        pooled = np.concatenate([case.foreground for case in self.cases])
+        low, high = np.percentile(pooled, [PERCENTILES[0], PERCENTILES[-1]])
+        return float(low), float(high)
+
+    def volumes_of(self, value: int) -> list[float]:
+        """Return the volume of a label value in each case that has it, in ml; of pictures in pixels."""
+        factor = 1.0 if self.pictures else None
+        return [case.voxels[value] * (factor or case.voxel_ml) for case in self.cases if value in case.voxels]
+
+    def as_json(self) -> dict[str, object]:
+        """Return what a reader of the bundle may want to know, without any path."""
+        return {
+            "kind": "pictures" if self.pictures else "volumes",
+            "cases": len(self.cases),
+            "median_shape": self.shape.tolist(),
+            "median_spacing_mm": None if self.pictures else self.spacing.round(4).tolist(),
+            "intensity_percentiles": {
+                str(percentile): round(float(np.median([case.intensities[i] for case in self.cases])), 4)
+                for i, percentile in enumerate(PERCENTILES)
+            },
+            "lowest_intensity": min(case.lowest for case in self.cases),
+            "foreground_0.5_to_99.5": [round(end, 4) for end in self.foreground_range],
+            "classes": {
+                str(index): {
+                    "label_value": value,
+                    "cases": len(volumes := self.volumes_of(value)),
+                    f"median_{'pixels' if self.pictures else 'ml'}": round(float(np.median(volumes)), 4),
+                    f"smallest_{'pixels' if self.pictures else 'ml'}": round(min(volumes), 4),
+                }
+                for index, value in enumerate(self.values)
+                if index > 0
+            },
+        }
+
+
+def fingerprint_folders(images: Path, labels: Path, progress: bool = True) -> Fingerprint:
+    """Pair the images of a folder with the labels of another, check each pair and measure it.
+
+    A label has its image's name; or that without nnU-Net's ``_0000``; or as the only one its last number.
+
+    Args:
+        images: folder of volumes or, where it has none, pictures.
+        labels: folder of label maps on their grids, 0 for the background, or of black and white pictures.
+        progress: show a bar.
+
+    Raises:
+        InputError: a folder cannot be used, or some files cannot, all of which it names (the first of many); or the
+            labels' values are not 0 to K-1. One value beside 0, as 255, is class 1.
+    """
+    pairs, faults = pair_files(images, labels)
+    cases: list[Case] = []
+    for name, image, label in tqdm(pairs, desc="looking at", unit="case", disable=None if progress else True):
+        try:
+            cases.append(read_case(name, image, label))
+        except InputError as error:
+            faults.append(str(error))
+    if not faults:
+        faults = _value_faults(labels, cases)
+    if faults:
+        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        count = f"{len(faults)} faults, nothing was written: " if len(faults) > 1 else ""
+        raise InputError(f"{count}{'; '.join(faults[:MOST_FAULTS])}{more}")
+    values = sorted({value for case in cases for value in case.voxels})
+    return Fingerprint(cases=tuple(cases), pictures=is_picture(cases[0].image), values=tuple(values))
+
+
+def pair_files(images: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Return the cases, each (name, image, label), in the order of their names, and a text for each kind of leftovers.
+
+    Raises:
+        InputError: a folder is missing or empty, has two files of one name, or both are the same one.
+    """
+    if images.resolve() == labels.resolve():
+        raise InputError(f"{labels}: the labels are the images, expected two folders")
+    files, rest = list_labels(images), list_labels(labels)
+    pairs: list[tuple[str, Path, Path]] = []
+    for stem in list(files):
+        found = [name for name in (stem, stem.removesuffix(FIRST_CHANNEL)) if name in rest][:1]
+        pairs += [(name, files.pop(stem), rest.pop(name)) for name in found]
+    numbers, wanted = ([_last_number(stem) for stem in stems] for stems in (files, rest))
+    for stem, number in zip(list(files), numbers, strict=True):
+        if number is not None and numbers.count(number) == wanted.count(number) == 1:
+            name = next(name for name in rest if _last_number(name) == number)
+            pairs.append((name, files.pop(stem), rest.pop(name)))
+    faults = []
+    if files:
+        faults.append(f"{_some(list(files.values()))} without a label of the same name in {labels}")
+    if rest:
+        faults.append(f"{_some(list(rest.values()))} without an image of the same name in {images}")
+    return sorted(pairs), faults
+
+
+def read_case(name: str, image_path: Path, label_path: Path) -> Case:
+    """Check and measure a pair of files.
+
+    Raises:
+        InputError: one cannot be read or is of another kind than the other, they differ in grid, the image has one
+            intensity only, or the label holds what is no class.
+    """
+    if is_picture(image_path) != is_picture(label_path):
+        raise InputError(f"{label_path}: is of another kind than {image_path}, expected two volumes or two pictures")
+    if is_picture(image_path):
+        picture, mask = read_picture(image_path), read_picture_mask(label_path)
+        image = Volume(picture.mean(axis=0)[..., None], np.eye(4))
+        label = Volume(mask[..., None].astype(np.float32), np.eye(4))
+    else:
+        image, label = read_volume(image_path), read_volume(label_path)
+    check_same_grid(image_path, image, label_path, label)
+    if image.array.min() == image.array.max():
+        raise InputError(f"{image_path}: every voxel is {image.array.min():g}, expected an image")
+    classes = _read_classes(label_path, label.array)
+    inside = image.array[classes > 0]
+    axes = np.arange(3) if is_picture(image_path) else nib.io_orientation(image.affine)[:, 0].astype(int)
+    shape, spacing = np.empty(3, int), np.empty(3)
+    shape[axes], spacing[axes] = image.array.shape, np.linalg.norm(image.affine[:3, :3], axis=0)
+    counts = np.bincount(classes.ravel())
+    right, front, up = shape.tolist()
+    return Case(
+        name=name,
+        image=image_path,
+        label=label_path,
+        shape=(right, front, up),
+        spacing=_three(spacing),
+        extent=_three(np.abs(image.affine[:3, :3] * image.array.shape).sum(axis=1)),
+        intensities=_three(np.percentile(image.array, PERCENTILES)),
+        lowest=float(image.array.min()),
+        foreground=inside[:: max(1, len(inside) // SAMPLE)][:SAMPLE],
+        voxels={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
+        voxel_ml=voxel_millilitres(image.affine),
+        digest=hash_file(image_path),
+    )
+
+
+def _read_classes(path: Path, label: np.ndarray) -> np.ndarray:
+    wrong = label[(label < 0) | (label != np.rint(label)) | (label > LARGEST_VALUE)]
+    if wrong.size:
+        raise InputError(
+            f"{path}: {wrong.size} voxels are no class, such as {wrong[0]:g}, expected whole numbers from 0"
+        )
+    classes = label.astype(np.int64)
+    found = np.count_nonzero(np.bincount(classes.ravel()))
+    if found > MOST_CLASSES:
+        raise InputError(f"{path}: {found} different values, expected {MOST_CLASSES} classes or fewer; is it an image?")
+    return classes
+
+
+def _value_faults(labels: Path, cases: Sequence[Case]) -> list[str]:
+    values = sorted({value for case in cases for value in case.voxels})
+    text = ", ".join(map(str, values))
+    if len(cases) == 1:
+        return [f"{labels}: one case, expected two or more: one to train on, another to choose the model by"]
+    if values[0] != 0:
+        return [f"{labels}: hold the values {text}, expected 0 for the background"]
+    if len(values) == 1:
+        return [f"{labels}: hold nothing but 0, expected some foreground"]
+    if len(values) > MOST_CLASSES:
+        return [f"{labels}: hold {len(values)} different values, expected {MOST_CLASSES} classes or fewer"]
+    if len(values) > 2 and values[-1] != len(values) - 1:
+        moves = ", ".join(f"{value} to {place}" for place, value in enumerate(values) if place != value)
+        return [f"{labels}: hold the values {text}, expected 0 to {len(values) - 1} without gaps: renumber {moves}"]
+    return []
+
+
+def _last_number(stem: str) -> str | None:
+    number = re.search(r"\d+$", stem)
+    return number.group() if number else None
+
+
+def _some(paths: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:MOST_FAULTS])
+    more = f" and {len(paths) - MOST_FAULTS} more" if len(paths) > MOST_FAULTS else ""
+    return f"{len(paths)} {'file' if len(paths) == 1 else 'files'} ({names}{more})"
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    one, two, three = (float(value) for value in values)
+    return one, two, three

@@ -1,0 +1,376 @@
+"""A bundle for one's own data, ready to be trained: looked at, proposed and written in one go."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from monai.bundle import ConfigParser
+
+from sdseg_monai.audit import reconstruct
+from sdseg_monai.bundle import METADATA, bundles_dir
+from sdseg_monai.data import write_datalist
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import NIFTI_SUFFIXES, check_new_folder, write_folder
+from sdseg_monai.networks.codes import cut_score
+from sdseg_monai.nifti_labels import read_label_names
+from sdseg_monai.planning.configs import (
+    BATCH_SIZES,
+    COPIED,
+    NETWORKS,
+    Folders,
+    autoencoder_config,
+    fill_schedule,
+    inference_config,
+    metadata,
+    shipped_file,
+    train_config,
+)
+from sdseg_monai.planning.fingerprint import Case, Fingerprint, fingerprint_folders
+from sdseg_monai.planning.proposal import (
+    MEASURED_BATCH,
+    Choice,
+    Grid,
+    Schedule,
+    object_notes,
+    propose_grid,
+    propose_schedule,
+    split_cases,
+    split_notes,
+)
+from sdseg_monai.planning.speed import measure_step
+from sdseg_monai.segments import PHOTOGRAPHS
+from sdseg_monai.weights import load_weights
+
+MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, but for the last
+NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # nothing that a config would evaluate, no longer than a DICOM label
+PLAIN = re.compile(r"[\w ./-]+")  # a path that a shell leaves alone within double quotes
+AUTOENCODER_MINUTES = {"small": 6, "paper": 35}  # measured on one x86-64 core
+READ_OVERHEAD = 1.05  # measured: augmenting a slice and the optimiser, beside its training step
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundlePlan:
+    """What was found and chosen, and what to do with it.
+
+    Attributes:
+        output: the bundle's folder.
+        fingerprint: of the data.
+        names: of the classes, from 1.
+        choices: values of the bundle's knobs, with reasons.
+        splits: names of the cases of each.
+        notes: what the user should know before training.
+        commands: to run next, in this order, each with what it does.
+    """
+
+    output: Path
+    fingerprint: Fingerprint
+    names: dict[int, str]
+    choices: dict[str, Choice]
+    splits: dict[str, list[str]]
+    notes: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """The plan as text: found, chosen, notes, commands."""
+        found = self.fingerprint.as_json()
+        counts = ", ".join(f"{len(cases)} {split}" for split, cases in self.splits.items())
+        unit = "pixels" if self.fingerprint.pictures else "ml"
+        lines = [f"found {found['cases']} {found['kind']} with labels: {counts}"]
+        for value, name in self.names.items():
+            volumes = self.fingerprint.volumes_of(self.fingerprint.values[value])
+            lines.append(
+                f"class {value}, {name}: in {len(volumes)} cases, {min(volumes):.4g} to {max(volumes):.4g} {unit}"
+            )
+        lines += [f"{name}: {_show(choice.value)} ({choice.reason})" for name, choice in self.choices.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        lines.append(f"wrote {self.output}; next:")
+        lines += [f"  {command}   # {purpose}" for command, purpose in self.commands]
+        return lines
+
+
+def init_bundle(
+    images: Path,
+    labels: Path,
+    output: Path,
+    *,
+    names: Mapping[int, str] | None = None,
+    modality: str | None = None,
+    network: str | None = None,
+    minutes: float = 10,
+    seed: int = 0,
+    seconds_per_slice: float | None = None,
+    progress: bool = True,
+) -> BundlePlan:
+    """Write a bundle that trains on images with labels; nothing is written if anything is wrong with them.
+
+    Args:
+        images: folder of volumes or, where it has none, pictures.
+        labels: folder of their label maps, 0 to K-1, or black and white pictures; one value beside 0 is class 1.
+        output: new folder.
+        names: of the classes 1 to K-1; those left out have what NIfTI labels agree on, else ``class 1`` and so on.
+        modality: one of :data:`MODALITIES`; None to guess.
+        network: ``small`` or ``paper``; None to choose.
+        minutes: that the training may take, without that of an autoencoder.
+        seed: of the split, and of the training.
+        seconds_per_slice: of training; None to measure it on this machine.
+        progress: show a bar.
+
+    Raises:
+        InputError: the output exists, an option cannot be used, or :func:`fingerprint_folders` finds a fault.
+    """
+    check_new_folder(output)
+    _check_options(modality, network, minutes)
+    fingerprint = fingerprint_folders(images.resolve(), labels.resolve(), progress)
+    if modality is not None and fingerprint.pictures != (modality == PHOTOGRAPHS):
+        kind = "pictures" if fingerprint.pictures else "volumes"
+        raise InputError(f"modality {modality}: these are {kind}; {PHOTOGRAPHS} stands for pictures alone")
+    named = _class_names(fingerprint, names or {})
+    cuda = torch.cuda.is_available()
+    grid = propose_grid(fingerprint, named, modality=modality, network=network, cuda=cuda)
+    splits = split_cases({case.name: case.voxels for case in fingerprint.cases}, seed)
+    folders = _folders(images, labels, output)
+    config = {**train_config(grid, fingerprint.num_classes, folders), "seed": seed}
+    if seconds_per_slice is None:
+        seconds_per_slice = READ_OVERHEAD * measure_step(config, torch.device("cuda" if cuda else "cpu"))
+    schedule = _schedule(fingerprint, grid, splits, config, minutes, seconds_per_slice)
+    config = fill_schedule(config, schedule)
+    weights = bundles_dir() / NETWORKS[grid.network.value] / "models" / "autoencoder.pt"
+    known = _knows_classes(config, weights)
+    plan = BundlePlan(
+        output=output,
+        fingerprint=fingerprint,
+        names=named,
+        choices={**grid.choices, **schedule.choices},
+        splits=splits,
+        notes=tuple(_notes(fingerprint, named, grid, splits, known)),
+        commands=tuple(_commands(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"]), known)),
+    )
+    configs = {
+        "train": config,
+        "inference": inference_config(config, grid, fingerprint, folders),
+        "train_autoencoder": autoencoder_config(config, grid.network.value),
+        METADATA.stem: metadata(grid, fingerprint, named, output.resolve().name),
+    }
+    write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if known else None))
+    return plan
+
+
+def _check_options(modality: str | None, network: str | None, minutes: float) -> None:
+    if modality not in (None, *MODALITIES):
+        raise InputError(f"modality {modality!r} is unknown: expected one of {', '.join(MODALITIES)}")
+    if network not in (None, *NETWORKS):
+        raise InputError(f"network {network!r} is unknown: expected one of {', '.join(NETWORKS)}")
+    if not 0 < minutes < float("inf"):
+        raise InputError(f"minutes={minutes}: expected a number above 0")
+
+
+def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int, str]:
+    """Return a name for each class: the given one, that in a NIfTI label's header, or ``class 1`` and so on."""
+    last = fingerprint.num_classes - 1
+    unknown = [value for value in names if not 1 <= value <= last]
+    if unknown:
+        raise InputError(f"a name for class {unknown[0]}, but the labels have the classes 1 to {last}")
+    for name in names.values():
+        if not NAME.fullmatch(name):
+            raise InputError(
+                f"class name {name!r}: expected at most 64 letters, numbers and '_ .,()/+-', a letter or number first"
+            )
+    found = _names_in_files(fingerprint)
+    named = {value: names.get(value, found.get(value, f"class {value}")) for value in range(1, last + 1)}
+    if len({"background", *named.values()}) <= last:
+        raise InputError(f"class names {', '.join(named.values())}: expected different ones, none of them 'background'")
+    return named
+
+
+def _names_in_files(fingerprint: Fingerprint) -> dict[int, str]:
+    """Return the names that all labels with a table of names agree on, and that can be used, by class."""
+    files = [case.label for case in fingerprint.cases if case.label.name.lower().endswith(NIFTI_SUFFIXES)]
+    tables = [table for table in map(read_label_names, files) if table]
+    names: dict[int, str] = {}
+    for index, value in enumerate(fingerprint.values):
+        said = {table.get(value, "") for table in tables}
+        name = said.pop() if len(said) == 1 else ""
+        if index > 0 and NAME.fullmatch(name) and name not in ("background", *names.values()):
+            names[index] = name
+    return names
+
+
+def _folders(images: Path, labels: Path, output: Path) -> Folders:
+    root = str(output)
+    if not (output.is_absolute() or root[0].isalnum() or root[0] == "."):
+        root = f"./{root}"  # a config would take a name that begins with $, @ or % for code
+    parent = os.path.commonpath([images.resolve(), labels.resolve()])
+    return Folders(root, parent, str(images.resolve()))
+
+
+def _schedule(
+    fingerprint: Fingerprint,
+    grid: Grid,
+    splits: Mapping[str, list[str]],
+    config: Mapping[str, Any],
+    minutes: float,
+    seconds_per_slice: float,
+) -> Schedule:
+    slices = {case.name: case.shape[grid.slice_axis.value] for case in fingerprint.cases}
+    counts = {split: sum(slices[name] for name in cases) for split, cases in splits.items()}
+    largest = BATCH_SIZES[grid.network.value]
+    return propose_schedule(
+        counts["training"],
+        counts["validation"],
+        minutes=minutes,
+        seconds_per_slice=seconds_per_slice,
+        batch_size=largest,
+        learning_rate=config["learning_rate"],
+        scale_rate=largest == MEASURED_BATCH,
+    )
+
+
+def _knows_classes(config: dict[str, Any], weights: Path) -> bool:
+    """Tell whether each class comes back as itself from the autoencoder of ``config`` with these weights."""
+    parser = ConfigParser(copy.deepcopy(config))  # to parse is to change
+    autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
+    load_weights(autoencoder, weights)
+    count, edge = config["num_classes"], 4 * autoencoder.downsampling
+    masks = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, edge, edge)
+    back = cut_score(reconstruct(autoencoder, masks, count)).flatten(1).mode().values
+    return back.tolist() == list(range(count))
+
+
+def _notes(
+    fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid, splits: Mapping[str, list[str]], known: bool
+) -> list[str]:
+    notes = split_notes(fingerprint.cases, splits, names)
+    if fingerprint.values[-1] != len(names):
+        notes.append(f"the labels' {fingerprint.values[-1]} is class 1: masks will hold 1 in its place")
+    axis = grid.slice_axis.value
+    other = [case.name for case in fingerprint.cases if case.spacing[axis] * 1.5 < max(case.spacing)]
+    if other:
+        notes.append(
+            f"{len(other)} cases, such as {other[0]}, have their coarsest voxels along another axis than slices"
+        )
+    notes += object_notes(fingerprint, names, grid)
+    needed, there = _cached_bytes(fingerprint, grid, splits), psutil.virtual_memory().total
+    if needed > there / 2:
+        notes.append(
+            f"training keeps {needed / 2**30:.0f} GiB of slices and volumes in memory, here are {there / 2**30:.0f}"
+        )
+    if not known:
+        notes.append(f"no shipped mask autoencoder knows {len(names) + 1} classes: train one first, on made-up masks")
+    return notes
+
+
+def _cached_bytes(fingerprint: Fingerprint, grid: Grid, splits: Mapping[str, list[str]]) -> int:
+    """Return what the training slices and the validation volumes take in memory: float32, and labels of a byte or 4."""
+    height, width = grid.size.value
+    channels = 3 if fingerprint.pictures else 1
+    shapes = {case.name: case.shape for case in fingerprint.cases}
+    slices = sum(shapes[name][grid.slice_axis.value] for name in splits["training"])
+    voxels = sum(math.prod(shapes[name]) for name in splits["validation"])
+    return slices * height * width * (4 * channels + 1) + voxels * (4 * channels + 4)
+
+
+def _commands(
+    output: Path, labels: Path, grid: Grid, schedule: Schedule, pictures: bool, has_test: bool, known: bool
+) -> list[tuple[str, str]]:
+    run, configs, bundle = "python -m monai.bundle run", output / "configs", shlex.quote(str(output))
+    train = shlex.quote(str(configs / "train.json"))
+    commands = []
+    if not known:
+        file = shlex.quote(str(configs / "train_autoencoder.json"))
+        about = f"train the mask autoencoder, about {AUTOENCODER_MINUTES[grid.network.value]} minutes on one core"
+        commands.append((f"{run} training --config_file {file}", about))
+    audit = f"sdseg audit --labels {shlex.quote(str(labels))} --bundle {bundle}"
+    commands += [
+        (audit, "see what the mask autoencoder can keep of these labels"),
+        (
+            f"{run} training --config_file {train}",
+            f"train, about {schedule.minutes.value:g} minutes; goes on after a stop",
+        ),
+    ]
+    if has_test:
+        chain = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
+        chain = f'"{chain}"' if PLAIN.fullmatch(str(output)) else shlex.quote(chain)
+        commands.append((f"{run} evaluating --config_file {chain}", "score the test cases, once"))
+    what = "PICTURE_OR_FOLDER" if pictures else "VOLUME_OR_FOLDER"
+    commands.append((f"sdseg segment {what} -o OUT --bundle {bundle}", "segment others"))
+    return commands
+
+
+def _write(
+    folder: Path, plan: BundlePlan, configs: Mapping[str, dict[str, Any]], folders: Folders, weights: Path | None
+) -> None:
+    for name in ("configs", "docs", "models"):
+        (folder / name).mkdir()
+    for name, config in configs.items():
+        ConfigParser.export_config_file(config, folder / "configs" / f"{name}.json", indent=4)
+    for name in COPIED:
+        shutil.copyfile(shipped_file(NETWORKS["paper"], name), folder / "configs" / name)
+    if weights is not None:
+        shutil.copyfile(weights, folder / "models" / "autoencoder.pt")
+    cases = {case.name: _item(case, folders) for case in plan.fingerprint.cases}
+    dealt = {split: [cases[name] for name in members] for split, members in plan.splits.items()}
+    about = "split by case with the seed of train.json; choose on validation, report test once"
+    write_datalist(folder / "configs" / "datalist.json", dealt, name=plan.output.resolve().name, description=about)
+    text = {
+        "found": plan.fingerprint.as_json(),
+        "chosen": {name: choice._asdict() for name, choice in plan.choices.items()},
+        "notes": plan.notes,
+    }
+    (folder / "docs" / "plan.json").write_text(json.dumps(text, indent=1) + "\n")
+    (folder / "docs" / "README.md").write_text(_readme(plan), "utf-8", "surrogateescape")
+
+
+def _item(case: Case, folders: Folders) -> dict[str, str]:
+    return {
+        key: os.path.relpath(path, folders.dataset_dir) for key, path in (("image", case.image), ("label", case.label))
+    }
+
+
+def _readme(plan: BundlePlan) -> str:
+    table = "\n".join(f"| {name} | {_show(choice.value)} | {choice.reason} |" for name, choice in plan.choices.items())
+    classes = "\n".join(f"- {value}: {name}" for value, name in plan.names.items())
+    notes = "\n".join(f"- {note}" for note in plan.notes)
+    commands = "\n\n".join(f"{purpose}:\n\n    {command}" for command, purpose in plan.commands)
+    return f"""# {plan.output.resolve().name}
+
+**Research use only: not a medical device, not for diagnosis or treatment.** Written by `sdseg init-bundle`; every value
+is a proposal, not tried on these data. Values of `configs/train.json` that `configs/inference.json` has too must agree.
+
+## Classes
+{classes}
+
+## Chosen
+| | | why |
+| --- | --- | --- |
+{table}
+
+## Before training
+- Cases are split one by one. If two are of one patient, deal them in `configs/datalist.json` so that no patient is in
+  two splits.
+{notes}
+
+## Commands
+From the folder in which it was made; elsewhere add `--bundle_root` with this folder, and `--dataset_dir` with that of
+the data if that was moved. A training that was stopped goes on when the same command is given again.
+
+{commands}
+"""
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value)) if value[0] == value[1] else " to ".join(map(str, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

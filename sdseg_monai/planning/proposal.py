@@ -1,0 +1,343 @@
+"""From a fingerprint to the knobs of a training, each with the reason for it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.planning.fingerprint import Case, Fingerprint
+from sdseg_monai.segments import PHOTOGRAPHS
+
+SIZES = {"small": (64, 128, 256), "paper": (128, 256)}  # that the networks' levels divide
+LARGEST_ON_CPU = 128
+LEAST_OF_MEDIAN = 0.75  # of the median slice's longer edge must be kept for a smaller size to do
+SLICES_FOR_PAPER = 2000  # for training, below which 295 M parameters have little to learn from
+ANISOTROPY = 1.5  # from which one axis is the one across slices
+THIN = 0.5  # a volume of so many times fewer voxels along one axis is a slab
+CONTEXT_REACH = 3  # times the in-plane spacing, beyond which a neighbour shows something else
+WINDOW_MARGIN = 0.5  # of the foreground's range, on either side
+LEAST_WINDOW = 200  # HU
+VALIDATION_SHARE = TEST_SHARE = 0.15
+VALIDATIONS = 10
+VALIDATION_BUDGET = 0.2  # of the time at most
+STEPS = 400  # that a training needs; below, batches are made smaller
+SMALLEST_BATCH = 4
+DEALS = 20
+MOST_EPOCHS = 1000
+MEASURED_BATCH = 32  # at which the small network's learning rate was chosen
+FORWARD_SHARE = 0.4  # of a training step, what a validation costs
+SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
+AXES = ("sagittal", "coronal", "axial")
+SPLITS = ("training", "validation", "test")
+
+
+class Choice(NamedTuple):
+    """A value and the sentence that says why."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What the network is and sees, before it is known how fast that is.
+
+    Attributes:
+        network: ``small`` or ``paper``.
+        modality: DICOM's term, or ``RGB``.
+        window: intensities that become -1 and 1; None for the 0.5th and 99.5th percentile of each image.
+        slice_axis: spatial axis in RAS across which slices are taken.
+        size: (H, W) of a slice.
+        context_mm: distance of the neighbours shown, None for none.
+        mirror: probability of a mirror image.
+    """
+
+    network: Choice
+    modality: Choice
+    window: Choice
+    slice_axis: Choice
+    size: Choice
+    context_mm: Choice
+    mirror: Choice
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """All of them by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long is trained, and how.
+
+    Attributes:
+        epochs: passes over all training slices, a multiple of ``val_interval``.
+        val_interval: epochs between validations.
+        batch_size: slices a step.
+        learning_rate: the highest.
+        warmup_steps: until it is reached.
+        minutes: that this takes, validation included.
+    """
+
+    epochs: Choice
+    val_interval: Choice
+    batch_size: Choice
+    learning_rate: Choice
+    warmup_steps: Choice
+    minutes: Choice
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """All of them by name."""
+        return dict(vars(self))
+
+
+def split_cases(classes: Mapping[str, Collection[int]], seed: int) -> dict[str, list[str]]:
+    """Deal cases to training, validation and test, 70/15/15, whatever their order.
+
+    They are dealt in the order of the SHA-256 of seed, deal and name; of several deals the first is taken that leaves
+    fewest splits without a class. Training and validation get one case each at least; of fewer than seven, test none.
+
+    Args:
+        classes: of each case, by its name.
+        seed: of the order.
+
+    Raises:
+        InputError: there is only one case.
+    """
+    if len(classes) < 2:
+        raise InputError(f"{len(classes)} case, expected two or more: one to train on, another to choose the model by")
+    deals = (_deal(sorted(classes, key=lambda name: _digest(seed, deal, name))) for deal in range(DEALS))
+    return min(deals, key=lambda splits: len(_lacking(classes, splits)))
+
+
+def _deal(order: list[str]) -> dict[str, list[str]]:
+    test = int(TEST_SHARE * len(order))
+    validation = max(1, int(VALIDATION_SHARE * len(order)))
+    dealt = (order[test + validation :], order[test : test + validation], order[:test])
+    return {split: sorted(cases) for split, cases in zip(SPLITS, dealt, strict=True)}
+
+
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256(os.fsencode(":".join(map(str, parts)))).digest()
+
+
+def _lacking(classes: Mapping[str, Collection[int]], splits: Mapping[str, Sequence[str]]) -> list[tuple[int, str]]:
+    """Return each class with a split that has cases, but none with that class."""
+    found = {split: {value for name in names for value in classes[name]} for split, names in splits.items() if names}
+    values = sorted({value for each in classes.values() for value in each})
+    return [(value, split) for value in values for split in found if value not in found[split]]
+
+
+def propose_grid(
+    fingerprint: Fingerprint,
+    names: Mapping[int, str],
+    *,
+    modality: str | None = None,
+    network: str | None = None,
+    cuda: bool = False,
+) -> Grid:
+    """Propose what the network is and sees.
+
+    Args:
+        fingerprint: of the data.
+        names: of the classes.
+        modality: DICOM's term, or ``RGB``; None to guess.
+        network: ``small`` or ``paper``; None to choose.
+        cuda: whether it will be trained on a GPU.
+    """
+    axis = _slice_axis(fingerprint)
+    slices = sum(case.shape[axis.value] for case in fingerprint.cases)
+    chosen = _network(network, slices, cuda)
+    kind = _modality(fingerprint, modality)
+    return Grid(
+        network=chosen,
+        modality=kind,
+        window=_window(fingerprint, kind.value),
+        slice_axis=axis,
+        size=_size(fingerprint, axis.value, chosen.value, cuda),
+        context_mm=_context(fingerprint, axis.value),
+        mirror=_mirror(fingerprint, axis.value, names),
+    )
+
+
+def propose_schedule(
+    training: int,
+    validation: int,
+    *,
+    minutes: float,
+    seconds_per_slice: float,
+    batch_size: int = MEASURED_BATCH,
+    learning_rate: float,
+    scale_rate: bool = True,
+) -> Schedule:
+    """Propose how long to train so that it takes ``minutes``, but one epoch at least.
+
+    Args:
+        training: slices for training.
+        validation: slices for validation.
+        minutes: to spend.
+        seconds_per_slice: of a training step.
+        batch_size: the largest.
+        learning_rate: that goes with it.
+        scale_rate: whether that falls with the root of the batch.
+    """
+    once = validation * seconds_per_slice * FORWARD_SHARE
+    validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / once, 1, VALIDATIONS))
+    affordable = int((60 * minutes - validations * once) / (training * seconds_per_slice))
+    epochs = int(np.clip(affordable, 1, MOST_EPOCHS))
+    interval = math.ceil(epochs / validations)
+    epochs -= epochs % interval
+    batch = batch_size
+    while batch > SMALLEST_BATCH and (epochs * training < STEPS * batch or batch > training):
+        batch //= 2
+    batch = min(batch, training)
+    steps = epochs * (training // batch)
+    rate = learning_rate * math.sqrt(batch / batch_size) if scale_rate else learning_rate
+    seen, expected = epochs * training, (epochs * training * seconds_per_slice + epochs // interval * once) / 60
+    if affordable < 1:
+        why = f"one pass over {training} slices, the least there is, takes longer than {minutes:g} min"
+    else:
+        why = f"{seen} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
+    return Schedule(
+        epochs=Choice(epochs, why),
+        val_interval=Choice(interval, f"{epochs // interval} validations, of which the best model is kept"),
+        batch_size=Choice(batch, f"{steps} steps; fewer than {STEPS} teach little, more slices a step are steadier"),
+        learning_rate=Choice(
+            float(f"{rate:.3g}"),
+            f"{learning_rate:g} is the shipped config's, of {batch_size} slices a step"
+            + ("; it falls with the root of the batch" if rate < learning_rate else ""),
+        ),
+        warmup_steps=Choice(max(1, min(100, steps // 2)), "without a slow start the masks stay empty"),
+        minutes=Choice(round(expected, 1), f"{1000 * seconds_per_slice:.0f} ms a slice here, validation included"),
+    )
+
+
+def object_notes(fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid) -> list[str]:
+    """Return a line for each class of which some case has so little that the network's grid may lose it."""
+    if fingerprint.pictures:
+        pixel = float(max(fingerprint.shape[:2] / grid.size.value))
+    else:
+        edges = np.delete(fingerprint.shape * fingerprint.spacing, grid.slice_axis.value)
+        pixel = float(max(edges / grid.size.value))  # mm
+    notes = []
+    for index, value in enumerate(fingerprint.values):
+        if index > 0:
+            least = min(fingerprint.volumes_of(value))
+            across = 2 * math.sqrt(least / math.pi) if fingerprint.pictures else 2 * (750 * least / math.pi) ** (1 / 3)
+            if across < 4 * pixel:
+                notes.append(
+                    f"{names[index]}: in one case as little as a {'disc' if fingerprint.pictures else 'ball'} "
+                    f"{across / pixel:.1f} pixels across on the network's grid; sdseg audit tells what is lost"
+                )
+    return notes
+
+
+def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], names: Mapping[int, str]) -> list[str]:
+    """Return a line for each thing that a split lacks, and for images that stand in two."""
+    notes = []
+    where = {name: split for split, dealt in splits.items() for name in dealt}
+    if not splits["test"]:
+        notes.append(
+            f"{len(cases)} cases are too few for a test split: nothing will say how good the model is on others"
+        )
+    values = sorted({value for case in cases for value in case.voxels})
+    for value, split in _lacking({case.name: case.voxels for case in cases}, splits):
+        if value > 0:
+            notes.append(f"{names[values.index(value)]}: in no case of {split}; another seed may deal them better")
+    seen: dict[str, Case] = {}
+    for case in cases:
+        other = seen.setdefault(case.digest, case)
+        if where[other.name] != where[case.name]:
+            notes.append(
+                f"{case.image.name} in {where[case.name]} is the image {other.image.name} in {where[other.name]}: the "
+                "scores will flatter, remove one"
+            )
+    return notes
+
+
+def _modality(fingerprint: Fingerprint, modality: str | None) -> Choice:
+    if modality is not None:
+        return Choice(modality, "as told")
+    if fingerprint.pictures:
+        return Choice(PHOTOGRAPHS, "pictures")
+    lowest = float(np.median([case.lowest for case in fingerprint.cases]))
+    if fingerprint.looks_like_ct:
+        return Choice("CT", f"the lowest intensity of a median case, {lowest:g}, can only be air in Hounsfield units")
+    return Choice("MR", f"the lowest intensity of a median case, {lowest:g}, is no air in Hounsfield units")
+
+
+def _window(fingerprint: Fingerprint, modality: str) -> Choice:
+    if fingerprint.pictures:
+        return Choice((0, 255), "8-bit pictures")
+    if modality != "CT":
+        return Choice(None, "intensities have no unit: each image's 0.5th to 99.5th percentile")
+    low, high = fingerprint.foreground_range
+    margin = max(WINDOW_MARGIN * (high - low), (LEAST_WINDOW - (high - low)) / 2)
+    window = (math.floor((low - margin) / 5) * 5, math.ceil((high + margin) / 5) * 5)
+    return Choice(
+        window, f"99 % of what is labelled lies in {low:.0f} to {high:.0f} HU; with a margin for what is around"
+    )
+
+
+def _slice_axis(fingerprint: Fingerprint) -> Choice:
+    if fingerprint.pictures:
+        return Choice(2, "a picture is one slice")
+    order = np.argsort(fingerprint.spacing)
+    ratio = fingerprint.spacing[order[-1]] / fingerprint.spacing[order[-2]]
+    if ratio >= ANISOTROPY:
+        axis = int(order[-1])
+        return Choice(axis, f"{AXES[axis]} slices lie {ratio:.1f} times as far apart as the next coarsest voxels")
+    shortest = int(np.argmin(fingerprint.shape))
+    if fingerprint.shape[shortest] < THIN * np.sort(fingerprint.shape)[1]:
+        return Choice(
+            shortest, f"slabs: there are only {fingerprint.shape[shortest]:.0f} {AXES[shortest]} slices a case"
+        )
+    return Choice(2, "voxels are about as long along all axes: axial slices, which show left and right at once")
+
+
+def _size(fingerprint: Fingerprint, axis: int, network: str, cuda: bool) -> Choice:
+    edges = [max(n for i, n in enumerate(case.shape) if i != axis) for case in fingerprint.cases]
+    median = float(np.median(edges))
+    sizes = [size for size in SIZES[network] if cuda or size <= LARGEST_ON_CPU]
+    size = next((size for size in sizes if size >= LEAST_OF_MEDIAN * median), sizes[-1])
+    reason = f"the longer edge of a median slice has {median:.0f} pixels"
+    if size < LEAST_OF_MEDIAN * median:
+        reason += f"; {size} is the most that is trained {'on a GPU' if cuda else 'without one'} here"
+    return Choice((size, size), reason)
+
+
+def _context(fingerprint: Fingerprint, axis: int) -> Choice:
+    if fingerprint.pictures:
+        return Choice(None, "a picture has no neighbours")
+    apart, in_plane = fingerprint.spacing[axis], float(np.max(np.delete(fingerprint.spacing, axis)))
+    if apart > CONTEXT_REACH * in_plane:
+        return Choice(None, f"neighbours lie {apart / in_plane:.1f} pixels away and would show something else")
+    return Choice(round(float(apart), 4), "the next slice on either side shows where along the volume this one lies")
+
+
+def _mirror(fingerprint: Fingerprint, axis: int, names: Mapping[int, str]) -> Choice:
+    sided = [name for name in names.values() if SIDES.search(name)]
+    if sided:
+        return Choice(0.0, f"{sided[0]} names a side, which a mirror image would turn into the other")
+    if axis == 0 and not fingerprint.pictures:
+        return Choice(0.0, "mirrored sagittal slices would have front and back exchanged")
+    return Choice(0.5, "no class names a side, so that a mirror image is as good")
+
+
+def _network(network: str | None, slices: int, cuda: bool) -> Choice:
+    if network is not None:
+        return Choice(network, "as told")
+    if cuda and slices >= SLICES_FOR_PAPER:
+        return Choice(
+            "paper", f"there are a GPU and {slices} slices; 295 M parameters, on which this recipe is not measured"
+        )
+    return Choice("small", f"3.6 M parameters learn fast; {'few slices' if cuda else 'no GPU'}")

@@ -1,0 +1,158 @@
+"""What a run did, as a page to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdseg_monai import __version__
+from sdseg_monai.batch import Job
+from sdseg_monai.errors import InputError
+from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, read_mask
+from sdseg_monai.io import NIFTI_SUFFIXES
+from sdseg_monai.nifti_labels import read_label_names
+from sdseg_monai.pictures import image_stem, is_picture, list_images
+from sdseg_monai.pipeline import Pipeline
+from sdseg_monai.report import Picture, ReportCase, write_report
+from sdseg_monai.results import SegmentationResult
+from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.sources import load_source
+from sdseg_monai.transforms import LoadVolumed
+from sdseg_monai.visualize import CLASS_COLOURS
+
+
+def report_segmentations(
+    path: Path,
+    pipeline: Pipeline,
+    found: Mapping[Job, Mapping[str, Any]],
+    result: SegmentationResult | None = None,
+) -> None:
+    """Write the page of a run: its cases, those to look at first, with viewers.
+
+    Args:
+        path: HTML file.
+        pipeline: that ran.
+        found: of each job its case, as the manifest has it.
+        result: of the only job; images and masks of several are read again, one at a time.
+
+    Raises:
+        InputError: the page cannot be written.
+    """
+    segments = dict(pipeline.segmenter.segments)
+    if pipeline.abstain_below is not None:
+        segments[UNSURE] = UNSURE_SEGMENT
+    write_report(
+        path,
+        title=f"Segmentation with {Path(str(pipeline.settings['bundle'])).name}",
+        about={**pipeline.about, **pipeline.settings},
+        cases=[_segmented(job, case, result) for job, case in found.items()],
+        segments=segments,
+    )
+
+
+def report_evaluation(
+    path: Path,
+    cases: Sequence[CaseMetrics],
+    summary: Mapping[str, Any],
+    predictions: Path,
+    labels: Path,
+    images: Path | None,
+) -> None:
+    """Write the page of an evaluation: means, plots, and the cases with viewers, the worst first.
+
+    Args:
+        path: HTML file.
+        cases: of the folders ``predictions`` and ``labels``.
+        summary: of :func:`~sdseg_monai.evaluation.summarise`.
+        predictions: folder of masks.
+        labels: folder of labels.
+        images: folder of images of the same names as the predictions; None to show masks alone.
+
+    Raises:
+        InputError: the page cannot be written, or a prediction has no image.
+    """
+    pairs = match_cases(predictions, labels)
+    behind = _images_of([prediction for prediction, _ in pairs], images)
+    names: dict[int, str] = {}
+    for file in (file for pair in pairs for file in pair if file.name.lower().endswith(NIFTI_SUFFIXES)):
+        names |= {value: name for value, name in read_label_names(file).items() if value not in names}
+    told = [
+        ReportCase(
+            name=case.case,
+            status="done",
+            metrics=_metrics(case),
+            load=partial(_load_pair, prediction, label, image),
+        )
+        for case, (prediction, label), image in zip(cases, pairs, behind, strict=True)
+    ]
+    about = {"sdseg-monai": __version__, "predictions": str(predictions), "labels": str(labels)}
+    about |= {name: summary[name] for name in ("protocol", "tolerance", "labels_without_prediction")}
+    write_report(
+        path,
+        title=f"Evaluation of {predictions.name}",
+        about=about,
+        cases=told,
+        segments={value: Segment(name, _colour(value), None) for value, name in names.items()},
+        summary=summary,
+    )
+
+
+def _segmented(job: Job, case: Mapping[str, Any], result: SegmentationResult | None) -> ReportCase:
+    facts: dict[str, object] = {}
+    for name, size in case.get("volume_ml", {}).items():
+        ranged = isinstance(size, dict)
+        facts[name] = (
+            f"{size['mask']:.2f} ml ({size['smallest']:.2f} to {size['largest']:.2f})" if ranged else f"{size:.2f} ml"
+        )
+    facts |= {name: f"{count} pixels" for name, count in case.get("pixels", {}).items()}
+    facts |= {name: case[name] for name in ("disagreement", "seconds") if name in case}
+    failed = case["status"] == "failed"
+    load: Callable[[], Picture] | None = None
+    if not failed:
+        load = partial(_load_segmented, job, result)
+    flags = [case["error"]] if failed else case["warnings"]
+    return ReportCase(name=job.name, status="failed" if failed else "done", facts=facts, flags=flags, load=load)
+
+
+def _load_segmented(job: Job, result: SegmentationResult | None) -> Picture:
+    labels = read_mask(job.mask).array.astype(np.uint8) if result is None else result.labels
+    return _picture(load_source(job.source), {"mask": labels})
+
+
+def _load_pair(prediction: Path, label: Path, image: Path | None) -> Picture:
+    masks = {name: read_mask(path) for name, path in (("prediction", prediction), ("label", label))}
+    arrays = {name: mask.array.astype(np.uint8) for name, mask in masks.items()}
+    if image is not None:
+        return _picture(image, arrays)
+    return Picture(None, arrays, masks["label"].affine, photograph=is_picture(label))
+
+
+def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
+    loaded = LoadVolumed("image")({"image": image})["image"]
+    return Picture(loaded.numpy(), masks, loaded.affine.numpy(), photograph=len(loaded) == 3)
+
+
+def _metrics(case: CaseMetrics) -> dict[str, float]:
+    found = {name: getattr(case, name) for name in METRICS}
+    if len(case.classes) > 1:
+        found |= {f"{name}_{value}": getattr(one, name) for value, one in case.classes.items() for name in METRICS}
+    return found
+
+
+def _images_of(predictions: Sequence[Path], images: Path | None) -> list[Path | None]:
+    if images is None:
+        return [None] * len(predictions)
+    by_name = {image_stem(path): path for path in map(Path, list_images(images))}
+    missing = [path for path in predictions if image_stem(path) not in by_name]
+    if missing:
+        raise InputError(f"{missing[0]}: no image of that name in {images}, expected one for each prediction")
+    return [by_name[image_stem(path)] for path in predictions]
+
+
+def _colour(value: int) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * part) for part in CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)])
+    return red, green, blue

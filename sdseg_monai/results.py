@@ -1,0 +1,137 @@
+"""What segmenting one image results in, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from sdseg_monai.dicom import Series, write_seg
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import NIFTI_SUFFIXES, Volume, voxel_millilitres, write_atomically, write_volume
+from sdseg_monai.nifti_labels import label_extension
+from sdseg_monai.pictures import write_picture_mask
+from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.sources import Source, is_photograph
+
+DICOM_SUFFIX = ".dcm"
+PICTURE_SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """The segmentation of one image, on its own grid; a picture is a volume of one slice, [H, W, 1].
+
+    Attributes:
+        labels: class of each voxel, [X, Y, Z], uint8; 0 for the background, :data:`~sdseg_monai.segments.UNSURE` where
+            the model abstained.
+        scores: of each class but the background, [C, X, Y, Z], float32 in [0, 1].
+        confidence: how sure the class is, [X, Y, Z], float32 in [0, 1], see
+            :func:`~sdseg_monai.networks.codes.score_margin`.
+        affine: from voxel to RAS+ millimetres, [4, 4], float64; of a picture the identity.
+        segments: what the values of ``labels`` stand for, as far as the bundle says, the background left out.
+        source: the image, whose header or references the files take over.
+        manifest: how the result came about: versions, device, bundle and hash of its weights, seed, seconds, volumes,
+            warnings; filled in by :func:`sdseg_monai.segment`.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    confidence: np.ndarray
+    affine: np.ndarray
+    segments: Mapping[int, Segment]
+    source: Source
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What the values stand for; a class that the bundle does not name is called by its number."""
+        known = {value: segment.name for value, segment in self.segments.items()}
+        return {value: f"class {value}" for value in range(1, len(self.scores) + 1)} | known
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in ml."""
+        return voxel_millilitres(self.affine)
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """Volume of each class but the background, [C], float64, in ml."""
+        return self._count() * self.voxel_ml
+
+    @property
+    def sizes(self) -> dict[str, dict[str, float]]:
+        """Volume of each class by its name under ``volume_ml``; in a picture, which has no scale, its ``pixels``."""
+        names = [self.names[value] for value in range(1, len(self.scores) + 1)]
+        if is_photograph(self.source):
+            return {"pixels": dict(zip(names, self._count().tolist(), strict=True))}
+        return {"volume_ml": dict(zip(names, self.volumes.round(4).tolist(), strict=True))}
+
+    def _count(self) -> np.ndarray:
+        end = len(self.scores) + 1  # beyond lies what was abstained from
+        return np.bincount(self.labels.ravel(), minlength=end)[1:end]
+
+    def abstain(self, below: float) -> Self:
+        """Return the same with :data:`UNSURE` in ``labels`` where the confidence, in [0, 1], lies below ``below``."""
+        labels = np.where(self.confidence < below, np.uint8(UNSURE), self.labels)
+        return replace(self, labels=labels, segments={**self.segments, UNSURE: UNSURE_SEGMENT})
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """What can be written beside the mask, [X, Y, Z] each, by name: the :func:`score_names` and ``confidence``."""
+        return {**dict(zip(score_names(len(self.scores)), self.scores, strict=True)), "confidence": self.confidence}
+
+    def save(self, path: str | Path, maps: Mapping[str, Path] | None = None) -> None:
+        """Write the mask, what its values stand for and the manifest as JSON beside it, and the :attr:`maps` named.
+
+        The suffix of ``path`` says how: ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha`` on the image's grid, NIfTI with
+        the names of the values in an extension of its header; ``.dcm``, of a DICOM series, as DICOM SEG; ``.png``, of a
+        picture, in black and white.
+
+        Raises:
+            InputError: the suffix is another, does not suit the image, or a file cannot be written.
+        """
+        path = Path(path)
+        for name, target in (maps or {}).items():  # first: a mask is the sign that a case is done
+            write_volume(target, self.maps[name], self._grid)
+        about = json.dumps({"labels": self._described(), **self.manifest}, indent=1) + "\n"
+        write_atomically(sidecar(path), lambda temporary: temporary.write_text(about))
+        if path.suffix.lower() == DICOM_SUFFIX:
+            self._save_seg(path)
+        elif path.suffix.lower() == PICTURE_SUFFIX and is_photograph(self.source):
+            write_picture_mask(path, self.labels[..., 0])
+        else:
+            nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+            write_volume(path, self.labels, self._grid, extension=label_extension(self.segments) if nifti else None)
+
+    def _save_seg(self, path: Path) -> None:
+        if not isinstance(self.source, Series):
+            raise InputError(f"{path}: a DICOM SEG refers to a DICOM series, expected one as the image")
+        write_seg(path, self.labels, self.source, self.segments)
+
+    def _described(self) -> dict[int, dict[str, Any]]:
+        return {
+            value: {"name": segment.name, "color": segment.colour, "code": segment.code}
+            for value, segment in self.segments.items()
+        }
+
+    @property
+    def _grid(self) -> Path | Volume:
+        if isinstance(self.source, Path) and not is_photograph(self.source):
+            return self.source
+        return Volume(self.labels, self.affine)
+
+
+def sidecar(mask: Path) -> Path:
+    """Return the JSON file beside a mask."""
+    stem = mask.name.removesuffix(".gz")
+    return mask.with_name(f"{stem[: -len(Path(stem).suffix)]}.json")
+
+
+def score_names(count: int) -> list[str]:
+    """Return what the scores of so many classes are called: ``score`` alone, or ``score_1``, ``score_2`` and so on."""
+    return ["score"] if count == 1 else [f"score_{value}" for value in range(1, count + 1)]

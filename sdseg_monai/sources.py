@@ -1,0 +1,184 @@
+"""Where images come from: files, DICOM series, lists of files, and what a program has in memory."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import load_decathlon_datalist
+from nibabel.spatialimages import SpatialImage
+
+from sdseg_monai.dicom import Series, choose_series, has_dicom, read_series
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import VOLUME_SUFFIXES, Volume, checked_volume, hash_file, volume_suffix
+from sdseg_monai.pictures import PICTURE_SUFFIXES, image_stem, is_picture, list_images
+
+Source = Path | Series | Volume  # one image
+ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]
+DATALIST_SUFFIXES = (".csv", ".json")
+DICOM_SUFFIXES = (".dcm", ".ima")
+
+
+def open_source(image: ImageLike, series: str | None = None) -> Source:
+    """Return one image, however it is given.
+
+    Args:
+        image: a volume's or picture's file; a DICOM file or a folder of them; a nibabel image; voxels [X, Y, Z] and
+            their affine [4, 4] to RAS+ millimetres.
+        series: SeriesInstanceUID, where there are several.
+
+    Raises:
+        InputError: it is none of these, there are several series, or what lies in memory is no volume.
+    """
+    if isinstance(image, SpatialImage):
+        return checked_volume(*_voxels(image), name=str(image.get_filename() or "nibabel image"))
+    if isinstance(image, tuple):
+        if len(image) != 2:
+            raise InputError(f"a tuple of {len(image)}, expected voxels [X, Y, Z] and their affine [4, 4]")
+        voxels, affine = image
+        return checked_volume(np.array(voxels, order="C"), np.array(affine), name="array")  # they remain the caller's
+    if isinstance(image, Series | Volume):
+        return image
+    if not isinstance(image, str | Path):
+        raise InputError(f"{type(image).__name__}: expected a path, a nibabel image, or (voxels, affine)")
+    path = Path(image)
+    if path.is_dir() or path.name.lower().endswith(DICOM_SUFFIXES):
+        return choose_series(path, series)
+    if series is not None:
+        raise InputError(f"{path}: is no DICOM, of which --series {series} would choose a series")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if not is_picture(path):
+        volume_suffix(path)  # checks
+    return path
+
+
+def list_sources(
+    path: Path, series: str | None = None, dataset_dir: Path | None = None, split: str | None = None
+) -> list[Source]:
+    """Return the images of a folder (volumes, else pictures, else one DICOM series), a datalist or a single file.
+
+    Args:
+        path: a folder; a JSON datalist in MONAI's form, a CSV file with a column ``image``; or what
+            :func:`open_source` takes.
+        series: SeriesInstanceUID, where a folder has several.
+        dataset_dir: folder that a datalist's paths are relative to, by default its own.
+        split: list of a JSON datalist.
+
+    Raises:
+        InputError: there is no image, several series, or two images whose masks would have one name.
+    """
+    listed = path.suffix.lower() in DATALIST_SUFFIXES and path.is_file()
+    if not listed and (dataset_dir is not None or split is not None):
+        raise InputError(f"{path}: --dataset-dir and --split are for a datalist ({', '.join(DATALIST_SUFFIXES)})")
+    if listed:
+        return _read_datalist(path, path.parent if dataset_dir is None else dataset_dir, split)
+    if not path.is_dir() or series is not None:
+        return [open_source(path, series)]
+    visible = [file for file in path.iterdir() if file.name[0] != "."]
+    if any(file.name.lower().endswith((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)) for file in visible):
+        return [Path(image) for image in list_images(path)]
+    if has_dicom(path):
+        return [choose_series(path)]
+    return [Path(image) for image in list_images(path)]  # says that there is nothing
+
+
+def load_source(source: Source) -> Path | Volume:
+    """Return what :class:`~sdseg_monai.transforms.LoadVolumed` reads: the file, or the volume.
+
+    Raises:
+        InputError: the slices of a series are no volume.
+    """
+    return read_series(source) if isinstance(source, Series) else source
+
+
+def source_name(source: Source) -> str:
+    """Return the name of an image: its file's, or the UID of a series."""
+    if isinstance(source, Path):
+        return source.name
+    return source.uid if isinstance(source, Series) else source.name
+
+
+def source_stem(source: Source) -> str:
+    """Return the name that its mask has, without a suffix."""
+    return image_stem(source) if isinstance(source, Path) else source_name(source)
+
+
+def source_files(source: Source) -> Sequence[Path]:
+    """Return the files that an image was read from."""
+    if isinstance(source, Path):
+        return [source]
+    return source.files if isinstance(source, Series) else []
+
+
+def is_photograph(source: Source) -> bool:
+    """Tell whether an image is a picture, in three colours and without a scale."""
+    return isinstance(source, Path) and is_picture(source)
+
+
+def hash_source(source: Source) -> str:
+    """Return the SHA-256 of an image's file, or of the hashes of its files, or of its voxels and affine."""
+    if isinstance(source, Path):
+        return hash_file(source)
+    if isinstance(source, Volume):
+        return hashlib.sha256(source.array.tobytes() + source.affine.tobytes()).hexdigest()
+    return hashlib.sha256("".join(map(hash_file, source.files)).encode()).hexdigest()
+
+
+def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return np.asanyarray(image.dataobj), image.affine
+    except Exception as error:  # a proxy reads its file here, which fails in as many ways as there are formats
+        raise InputError(f"{image.get_filename()}: the voxels cannot be read ({error})") from error
+
+
+def _read_datalist(path: Path, dataset_dir: Path, split: str | None) -> list[Source]:
+    try:
+        if path.suffix.lower() == ".csv":
+            images = [str(dataset_dir / image) for image in _csv_images(path, split)]
+        else:
+            images = _json_images(path, split, dataset_dir)
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: not a datalist ({error!r}), expected JSON lists of {{image}} or CSV with a column image"
+        ) from error
+    if not images:
+        raise InputError(f"{path}: names no image, expected at least one")
+    sources = [open_source(image) for image in images]
+    stems: dict[str, str] = {}
+    for source, image in zip(sources, images, strict=True):
+        if stems.setdefault(source_stem(source), image) != image or images.count(image) > 1:
+            raise InputError(
+                f"{path}: {image} and {stems[source_stem(source)]} have the same name, as their masks would"
+            )
+    return sources
+
+
+def _csv_images(path: Path, split: str | None) -> list[str]:
+    if split is not None:
+        raise InputError(f"{path}: --split {split}: a CSV file has no splits, expected a JSON datalist")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if rows and "image" not in rows[0]:
+        raise InputError(f"{path}: columns {', '.join(map(str, rows[0]))}, expected one called image")
+    return [row["image"] for row in rows if row["image"]]
+
+
+def _json_images(path: Path, split: str | None, dataset_dir: Path) -> list[str]:
+    lists = {name: items for name, items in json.loads(path.read_text()).items() if isinstance(items, list)}
+    if split is None and len(lists) > 1:
+        raise InputError(f"{path}: has the lists {', '.join(lists)}: choose one with --split")
+    name = next(iter(lists), "") if split is None else split
+    if name not in lists:
+        raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists) or 'training, test'}")
+    items = load_decathlon_datalist(str(path), True, name, str(dataset_dir))
+    if not all(isinstance(item["image"], str) for item in items):
+        raise TypeError("an image that is no path")
+    return [item["image"] for item in items]

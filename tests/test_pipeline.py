@@ -1,0 +1,324 @@
+"""One image in, one result out, however the image is given; the same from a program and from the command."""
+
+import json
+import logging
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from PIL import Image
+
+import sdseg_monai
+from sdseg_monai import Pipeline, SegmentationResult, segment
+from sdseg_monai.archives import unpack_bundle
+from sdseg_monai.bundle import bundles_dir, find_bundle, read_config
+from sdseg_monai.cli import main
+from sdseg_monai.errors import InputError
+from sdseg_monai.io import read_volume
+from sdseg_monai.nifti_labels import read_label_names
+from sdseg_monai.phantom import write_phantom
+from sdseg_monai.pictures import read_picture_mask
+from sdseg_monai.segments import UNSURE
+from tests.conftest import OBLIQUE, write_case
+
+NAMES = {1: "Anterior hippocampus", 2: "Posterior hippocampus"}
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volume")
+    write_phantom(folder / "a.nii.gz", folder / "label.nii.gz")
+    return folder / "a.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def result(volume):
+    return segment(volume, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture_bundle(tmp_path_factory):
+    """A bundle for photographs with random weights, as a folder."""
+    root = tmp_path_factory.mktemp("pictures") / "polyps"
+    configs = bundles_dir() / "hippocampus_sdseg" / "configs"
+    (root / "configs").mkdir(parents=True)
+    content = json.loads((configs / "inference.json").read_text())
+    content |= {"num_classes": 2, "size": [32, 32], "slice_axis": 2, "context_mm": None}
+    content["preprocessing"] = json.loads((bundles_dir() / "sdseg" / "configs" / "inference.json").read_text())[
+        "preprocessing"
+    ]
+    content["intensity_range"] = [0, 255]
+    (root / "configs" / "inference.json").write_text(json.dumps(content))
+    metadata = json.loads((configs / "metadata.json").read_text())
+    metadata["network_data_format"]["inputs"]["image"]["modality"] = "RGB"
+    for output in ("outputs", "post_processed_outputs"):
+        metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": "polyp"}
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    torch.manual_seed(0)
+    network = read_config(root / "configs" / "inference.json", root).get_parsed_content("network_def")
+    network.scale_factor.fill_(0.1)
+    (root / "models").mkdir()
+    torch.save(network.state_dict(), root / "models" / "model.pt")
+    return root
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "c.tif"):
+        Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_a_result_tells_everything(volume, result):
+    assert isinstance(result, SegmentationResult)
+    image = nib.load(volume)
+    assert result.labels.shape == image.shape and result.labels.dtype == np.uint8
+    np.testing.assert_array_equal(result.affine, image.affine)
+    assert result.names == NAMES and set(np.unique(result.labels)) == {0, 1, 2}
+    np.testing.assert_array_equal(result.volumes, [(result.labels == n).sum() / 1000 for n in (1, 2)])
+    manifest = result.manifest
+    assert manifest["about"]["versions"]["sdseg-monai"] == sdseg_monai.__version__
+    assert len(manifest["settings"]["weights_sha256"][0]) == 64 and manifest["case"]["input"] == "a.nii.gz"
+    assert manifest["case"]["volume_ml"] == dict(zip(NAMES.values(), result.volumes.tolist(), strict=True))
+    json.dumps(manifest)
+
+
+def test_every_way_to_give_an_image_gives_the_same(volume, result, tmp_path):
+    image = nib.load(volume)
+    array = np.asarray(image.dataobj)
+    before = array.copy()
+    flipped = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # negative strides
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    sitk.WriteImage(sitk.ReadImage(str(volume)), str(tmp_path / "a.nrrd"))
+    for given in (str(volume), image, (array, image.affine), (flipped, image.affine), (read_only, image.affine)):
+        found = segment(given, device="cpu")
+        np.testing.assert_array_equal(found.labels, result.labels)
+        np.testing.assert_array_equal(found.scores, result.scores)
+        np.testing.assert_allclose(found.affine, result.affine)
+    np.testing.assert_array_equal(array, before)
+    np.testing.assert_array_equal(segment(tmp_path / "a.nrrd", device="cpu").labels, result.labels)
+    command = ["segment", str(volume), "-o", str(tmp_path / "mask.nii.gz"), "--device", "cpu", "--quiet"]
+    assert main(command) == 0
+    np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii.gz").array, result.labels)
+
+
+def test_a_saved_mask_names_its_values(result, tmp_path):
+    for suffix in (".nii.gz", ".nii", ".nrrd", ".mha"):
+        path = tmp_path / suffix[1:] / f"mask{suffix}"
+        result.save(path)
+        mask = read_volume(path)
+        np.testing.assert_array_equal(mask.array, result.labels)
+        np.testing.assert_allclose(mask.affine, result.affine, atol=1e-5)
+        beside = json.loads(path.with_name("mask.json").read_text())
+        assert {int(value): label["name"] for value, label in beside["labels"].items()} == NAMES
+        assert beside["settings"] == json.loads(json.dumps(result.manifest["settings"]))
+        if suffix.startswith(".nii"):
+            assert read_label_names(path) == NAMES
+    for wrong, message in (("mask.png", "unknown kind of file"), ("mask.dcm", "refers to a DICOM series")):
+        with pytest.raises(InputError, match=message):
+            result.save(tmp_path / wrong)
+        assert not (tmp_path / wrong).exists()
+
+
+def test_the_headers_of_images_lend_masks_nothing_of_the_patient(volume, tmp_path):
+    image = nib.load(volume)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
+    nib.save(image, tmp_path / "a.nii")
+    segment(tmp_path / "a.nii", device="cpu").save(tmp_path / "mask.nii")
+    assert b"Jane Doe" in (tmp_path / "a.nii").read_bytes() and b"Jane Doe" not in (tmp_path / "mask.nii").read_bytes()
+
+
+def test_a_result_without_a_file_is_saved_by_its_affine(volume, result, tmp_path):
+    array = np.asarray(nib.load(volume).dataobj)
+    found = segment((array, OBLIQUE), device="cpu")
+    found.save(tmp_path / "mask.nii.gz")
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
+    assert mask.header["sform_code"] > 0 and mask.header["qform_code"] > 0
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), found.labels)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (3, "int: expected a path"),
+        ((np.zeros((4, 4, 4)),), "a tuple of 1"),
+        ((np.zeros((4, 4)), np.eye(4)), "2-D"),
+        ((np.zeros((4, 4, 4)), np.eye(3)), r"affine of shape \(3, 3\)"),
+        ((np.zeros((4, 4, 4)), np.zeros((4, 4))), "singular"),
+        ((np.full((4, 4, 4), np.nan), np.eye(4)), "64 of 64 voxels are NaN"),
+        ((np.full((4, 4, 4), "x"), np.eye(4)), "expected one real number each"),
+        (nib.Nifti1Image(np.zeros((4, 4, 4, 2)), np.eye(4)), "4-D"),
+        ("missing.nii.gz", "no such file"),
+        ("missing.txt", "no such file"),
+    ],
+)
+def test_images_that_are_none(image, message):
+    with pytest.raises(InputError, match=message):
+        segment(image, device="cpu")
+
+
+def test_abstaining_and_uncertainty_are_the_commands(volume, result):
+    limit = float(np.quantile(result.confidence, 0.05))
+    unsure = segment(volume, device="cpu", abstain_below=limit)
+    np.testing.assert_array_equal(unsure.labels == UNSURE, result.confidence < limit)
+    assert unsure.names == {**NAMES, UNSURE: "unsure"}
+    flips = segment(volume, device="cpu", uncertainty="flips")
+    assert (
+        flips.manifest["case"]["disagreement"] == round(flips.disagreement, 4)
+        and flips.manifest["case"]["samples"] == 2
+    )
+    np.testing.assert_array_equal(flips.labels, result.labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": ["a.pt", "b.pt"]}, "2 weights: expected one"),
+        ({"num_samples": 3}, "--num-samples"),
+        ({"bundle": "nothing"}, "no bundle of that name"),
+        ({"series": "1.2.3"}, "is no DICOM"),
+    ],
+)
+def test_options_that_cannot_be(volume, options, message):
+    with pytest.raises(InputError, match=message):
+        segment(volume, **options)
+
+
+def test_a_bundle_may_be_a_zip(volume, result, tmp_path):
+    root = find_bundle("hippocampus_sdseg")
+    for prefix in ("", "hippocampus_sdseg_v1/"):
+        path = tmp_path / f"bundle{len(prefix)}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in (*root.glob("configs/*.json"), root / "models" / "model.pt"):
+                archive.write(file, prefix + str(file.relative_to(root)))
+        np.testing.assert_array_equal(segment(volume, bundle=path, device="cpu").labels, result.labels)
+        assert unpack_bundle(path) == unpack_bundle(path), "once a process"
+
+
+def test_zips_that_are_no_bundles(tmp_path):
+    (tmp_path / "text.zip").write_text("no zip")
+    with zipfile.ZipFile(tmp_path / "slip.zip", "w") as archive:
+        archive.writestr("../outside.txt", "x")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("readme.txt", "x")
+    for name, message in (("text", "not a readable zip"), ("slip", "not a readable zip"), ("empty", "no configs")):
+        with pytest.raises(InputError, match=message):
+            Pipeline(tmp_path / f"{name}.zip")
+    assert not (tmp_path / "outside.txt").exists() and not (tmp_path.parent / "outside.txt").exists()
+
+
+def test_photographs_become_black_and_white_pictures(picture_bundle, photographs, tmp_path, capsys):
+    code = main(["segment", str(photographs), "-o", str(tmp_path / "out"), "--bundle", str(picture_bundle), "--quiet"])
+    captured = capsys.readouterr()
+    assert code == 0 and captured.err == "" and json.loads(captured.out)["done"] == 3
+    pipeline = Pipeline(picture_bundle, device="cpu")
+    manifest = json.loads((tmp_path / "out" / "sdseg_manifest.json").read_text())
+    for path in photographs.iterdir():
+        mask = read_picture_mask(tmp_path / "out" / f"{path.stem}.png")
+        assert mask.shape == (40, 56)
+        np.testing.assert_array_equal(mask, pipeline.segment(path).labels[..., 0] == 1)
+        assert manifest["cases"][path.name]["pixels"] == {"polyp": int(mask.sum())}
+    again = ["segment", str(photographs), "-o", str(tmp_path / "out"), "--bundle", str(picture_bundle), "--resume"]
+    assert main(again) == 0 and json.loads(capsys.readouterr().out)["skipped"] == 3
+    (tmp_path / "out" / "a.png").write_bytes(b"")
+    assert main(again) == 0 and json.loads(capsys.readouterr().out)["skipped"] == 2
+
+
+def test_one_photograph(picture_bundle, photographs, tmp_path, capsys):
+    command = ["segment", str(photographs / "b.jpg"), "--bundle", str(picture_bundle), "-q", "-o"]
+    assert main([*command, str(tmp_path / "m.png"), "--save-score"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"photographs", "m.png", "m.json", "m_score.nii.gz"}
+    assert main([*command, str(tmp_path / "m.nii.gz")]) == 2
+    assert "expected a file ending in .png" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "n.png"), "--abstain-below", "0.1"]) == 2
+    assert "no value for an unsure pixel" in capsys.readouterr().err and not (tmp_path / "n.png").exists()
+    assert main([*command, str(photographs / "c.png")]) == 0, "another name than any picture there"
+
+
+def test_another_kind_of_image_than_the_bundles_warns(picture_bundle, photographs, volume, caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(InputError, match="expected a grey-value volume"):
+        segment(photographs / "a.png", device="cpu")
+    assert "a.png: a picture, but the network knows MR" in caplog.text
+    found = segment(volume, bundle=picture_bundle, device="cpu")
+    assert found.manifest["case"]["warnings"][0].startswith("a.nii.gz: a volume, but the network knows RGB")
+    assert "the network knows RGB" in caplog.text
+    caplog.clear()
+    segment(photographs / "a.png", bundle=picture_bundle, device="cpu")
+    assert not caplog.records
+
+
+@pytest.fixture
+def listed(tmp_path):
+    for name in ("one", "two", "three"):
+        write_case(tmp_path, name)
+    items = [{"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"} for name in ("one", "two", "three")]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "d.json").write_text(json.dumps({"name": "x", "training": items[:1], "test": items[1:]}))
+    (tmp_path / "lists" / "d.csv").write_text("id,image\n1,images/one.nii.gz\n2,images/three.nii.gz\n")
+    return tmp_path
+
+
+def masks_of(folder, capsys, *arguments):
+    code = main(["segment", *map(str, arguments), "-o", str(folder / "out"), "-q", "--device", "cpu"])
+    captured = capsys.readouterr()
+    return code, sorted(path.name.split(".")[0] for path in folder.glob("out/*.nii.gz")), captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "names"),
+    [("d.json", ("--split", "test"), ["three", "two"]), ("d.csv", (), ["one", "three"])],
+)
+def test_a_datalist_names_what_to_segment(listed, capsys, name, options, names):
+    arguments = (listed / "lists" / name, "--dataset-dir", listed, *options)
+    assert masks_of(listed, capsys, *arguments)[:2] == (0, names)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("d.json", None, (), "choose one with --split"),
+        ("d.json", None, ("--split", "nothing"), "no list 'nothing'"),
+        ("d.csv", None, ("--split", "test"), "a CSV file has no splits"),
+        ("e.csv", "picture\na.nii.gz\n", (), "expected one called image"),
+        ("e.csv", "image\n", (), "names no image"),
+        ("e.csv", "image\nmissing.nii.gz\n", (), "no such file"),
+        ("e.csv", "image\nimages/one.nii.gz\nimages/one.nii.gz\n", (), "have the same name"),
+        ("e.csv", b"\xff\xfe\x00image", (), "not a datalist"),
+        ("e.json", "[1]", (), "not a datalist"),
+        ("e.json", '{"test": [{"label": "a"}]}', (), "not a datalist"),
+        ("e.json", '{"test": [3]}', (), "not a datalist"),
+        ("e.json", "{", (), "not a datalist"),
+    ],
+)
+def test_datalists_that_cannot_be_read(listed, capsys, name, content, options, message):
+    if content is not None:
+        (listed / "lists" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, masks, err = masks_of(listed, capsys, listed / "lists" / name, "--dataset-dir", listed, *options)
+    assert code == 2 and masks == [] and message in err and err.count("\n") == 1
+
+
+def test_a_datalist_is_no_mask_and_no_folder_has_a_split(listed, capsys):
+    code, _, err = masks_of(listed, capsys, listed / "images", "--split", "test")
+    assert code == 2 and "are for a datalist" in err
+    code = main(
+        ["segment", str(listed / "lists" / "d.csv"), "--dataset-dir", str(listed), "-o", str(listed / "m.nii.gz")]
+    )
+    assert code == 2 and "expected a folder" in capsys.readouterr().err
+
+
+def test_quiet_and_verbose(volume, tmp_path, capsys):
+    command = ["segment", str(volume), "-o", str(tmp_path / "m.nii.gz"), "--device", "cpu"]
+    assert main([*command, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and json.loads(captured.out)["mask"]
+    with pytest.raises(SystemExit):
+        main([*command, "--quiet", "--verbose"])
+    assert "not allowed with" in capsys.readouterr().err
