@@ -11,12 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sdseg_monai.dicom import Series
+from sdseg_monai.dicom import DICOM_SUFFIX, Series
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES, volume_suffix
 from sdseg_monai.manifest import Manifest
 from sdseg_monai.pipeline import Pipeline, collected_warnings
-from sdseg_monai.results import DICOM_SUFFIX, PICTURE_SUFFIX, SegmentationResult, sidecar
+from sdseg_monai.results import PICTURE_SUFFIX, SegmentationResult, sidecar
 from sdseg_monai.sources import Source, is_photograph, source_name, source_stem
 
 MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # out of memory above all, a RuntimeError to torch
@@ -124,7 +124,7 @@ def segment_many(
 
     Args:
         pipeline: the model.
-        jobs: of files.
+        jobs: the images.
         manifest: written anew after each case.
         resume: skip what is done and whole.
         progress: show a bar with the time that is left.

@@ -111,8 +111,13 @@ def read_config(config: Path, root: Path, overlays: Sequence[Path] = ()) -> Conf
             parser.read_config(chain)
         except Exception as error:  # as many as there are ways to spoil JSON or YAML
             raise InputError(f"{overlay}: cannot be chained after {config} ({error!r}), expected an overlay") from error
-    parser["bundle_root"] = str(root)
+    parser["bundle_root"] = literal_path(root)
     return parser
+
+
+def literal_path(path: Path) -> str:
+    """Return ``path`` as a config's value: MONAI would evaluate the name of a folder that begins with ``$``."""
+    return f"./{path}" if str(path)[0] in "$@%" else str(path)
 
 
 @contextmanager

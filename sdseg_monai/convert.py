@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from sdseg_monai.bundle import config_errors, find_bundle
+from sdseg_monai.bundle import config_errors, find_bundle, literal_path
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import check_new_folder
 from sdseg_monai.networks import SDSeg
@@ -124,7 +124,7 @@ def load_bundle_network(root: Path) -> SDSeg:
     with config_errors(config):
         parser = ConfigParser()
         parser.read_config(config)
-        parser["bundle_root"] = str(root)
+        parser["bundle_root"] = literal_path(root)
         network = parser.get_parsed_content("network_def")
         if not isinstance(network, SDSeg):
             raise InputError(f"{config}: network_def is a {type(network).__name__}, expected an SDSeg")

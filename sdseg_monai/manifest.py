@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from sdseg_monai.dicom import DICOM_SUFFIX, is_whole_seg
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import check_same_grid, hash_file, read_volume, write_atomically
+from sdseg_monai.io import check_same_grid, read_volume, write_atomically
 from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask
+from sdseg_monai.sources import Source, hash_source, load_source, source_name
 
 FILE_NAME = "sdseg_manifest.json"
 
@@ -54,28 +56,37 @@ class Manifest:
         manifest.cases = cases
         return manifest
 
-    def is_done(self, image: Path, outputs: Iterable[Path]) -> bool:
-        """Whether ``image`` was segmented as it is now, and each of its ``outputs`` is whole and on its grid."""
-        case = self.cases.get(image.name, {})
+    def is_done(self, source: Source, outputs: Iterable[Path]) -> bool:
+        """Whether ``source`` was segmented as it is now, and each of its ``outputs`` is whole and on its grid."""
+        case = self.cases.get(source_name(source), {})
         try:
-            if case.get("status") != "done" or case.get("input_sha256") != hash_file(image):
+            if case.get("status") != "done" or case.get("input_sha256") != hash_source(source):
                 return False
-            if is_picture(image):
-                size = read_picture(image).shape[1:]
-                return all(read_picture_mask(path).shape == size for path in outputs)
-            volume = read_volume(image)
-            for path in outputs:
-                check_same_grid(image, volume, path, read_volume(path))
+            return _are_whole(source, list(outputs))
         except (InputError, OSError):
             return False
-        return True
 
-    def record(self, image: Path, **case: Any) -> None:
-        """Note what came of ``image``, and write the file.
+    def record(self, source: Source, **case: Any) -> None:
+        """Note what came of ``source``, and write the file.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        self.cases[image.name] = case
+        self.cases[source_name(source)] = case
         content = {"about": self.about, "settings": self.settings, "cases": self.cases}
         write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def _are_whole(source: Source, outputs: list[Path]) -> bool:
+    """Tell it, of DICOM SEG and of pictures' maps without their grid; :class:`InputError` of what cannot be read."""
+    pictures = [path for path in outputs if is_picture(path)]
+    segs = [path for path in outputs if path.suffix.lower() == DICOM_SUFFIX]
+    volumes = [path for path in outputs if path not in (*pictures, *segs)]
+    read = {path: read_volume(path) for path in volumes}
+    if isinstance(source, Path) and is_picture(source):
+        return all(read_picture_mask(path).shape == read_picture(source).shape[1:] for path in pictures)
+    image = load_source(source)
+    grid = read_volume(image) if isinstance(image, Path) else image
+    for path, volume in read.items():
+        check_same_grid(Path(source_name(source)), grid, path, volume)
+    return all(is_whole_seg(path) for path in segs)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sdseg_monai.dicom import Series, write_seg
+from sdseg_monai.dicom import DICOM_SUFFIX, Series, write_seg
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import NIFTI_SUFFIXES, Volume, voxel_millilitres, write_atomically, write_volume
 from sdseg_monai.nifti_labels import label_extension
@@ -18,7 +18,6 @@ from sdseg_monai.pictures import write_picture_mask
 from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.sources import Source, is_photograph
 
-DICOM_SUFFIX = ".dcm"
 PICTURE_SUFFIX = ".png"
 
 

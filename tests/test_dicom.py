@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage, generate_u
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from sdseg_monai.dicom import choose_series, find_series, has_dicom, read_series, write_seg
+from sdseg_monai.dicom import choose_series, find_series, has_dicom, is_whole_seg, read_series, write_seg
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import LPS_TO_RAS, Volume, itk_affine
 from sdseg_monai.segments import UNSURE, Segment
@@ -590,3 +590,14 @@ class TestRealData:
         labels = on_grid(hippocampus / "labels" / "hippocampus_001.nii.gz", volume).astype(np.uint8)
         write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
         assert_same_points(seg_in_space(tmp_path / "seg.dcm"), in_space(labels, volume.affine))
+
+
+def test_a_seg_that_was_cut_is_not_whole(tmp_path):
+    series = choose_series(make_series(tmp_path / "series")[0].parent)
+    labels = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
+    assert is_whole_seg(tmp_path / "seg.dcm")
+    whole = (tmp_path / "seg.dcm").read_bytes()
+    for cut in (0, 100, len(whole) // 2, len(whole) - 60):
+        (tmp_path / "seg.dcm").write_bytes(whole[:cut])
+        assert not is_whole_seg(tmp_path / "seg.dcm")

@@ -270,6 +270,7 @@ def test_the_window_of_ct_holds_the_foreground_with_a_margin_and_others_have_per
     assert propose(fingerprint, modality="MR").modality == Choice("MR", "as told")
 
 
+@settings(max_examples=1000, deadline=None)
 @given(
     st.integers(1, 50_000), st.integers(1, 5_000), st.floats(0.1, 1000), st.floats(1e-4, 5), st.sampled_from([4, 32])
 )
@@ -282,9 +283,10 @@ def test_schedules_hold_the_time_and_are_runnable(training, validation, minutes,
     steps = value["epochs"] * (training // value["batch_size"])
     assert value["batch_size"] <= 4 or value["epochs"] * training >= STEPS * value["batch_size"]
     assert value["warmup_steps"] <= max(1, steps / 2) and 0 < value["learning_rate"] <= 0.001
+    assert value["epochs"] // value["val_interval"] <= 10
     if value["epochs"] > 1:
         assert value["minutes"] <= minutes * 1.05 + 0.05
-        assert value["epochs"] == 1000 or value["minutes"] > 0.35 * minutes - 0.05
+        assert value["epochs"] > 500 or value["minutes"] > 0.35 * minutes - 0.05
     elif value["minutes"] > 1.01 * minutes + 0.05:
         assert "takes longer than" in schedule.epochs.reason or validation * seconds > 60 * minutes / 2
 

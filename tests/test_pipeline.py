@@ -23,6 +23,7 @@ from sdseg_monai.phantom import write_phantom
 from sdseg_monai.pictures import read_picture_mask
 from sdseg_monai.segments import UNSURE
 from tests.conftest import OBLIQUE, write_case
+from tests.dicom import write_mr_series
 
 NAMES = {1: "Anterior hippocampus", 2: "Posterior hippocampus"}
 
@@ -303,6 +304,22 @@ def test_datalists_that_cannot_be_read(listed, capsys, name, content, options, m
         (listed / "lists" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     code, masks, err = masks_of(listed, capsys, listed / "lists" / name, "--dataset-dir", listed, *options)
     assert code == 2 and masks == [] and message in err and err.count("\n") == 1
+
+
+def test_a_datalist_of_dicom_folders_is_resumed(listed, capsys):
+    """Each series has its own SEG; what is whole is skipped."""
+    for name in ("one", "two"):
+        write_case(listed, name, affine=np.diag([1, 1, 2, 1]))
+        write_mr_series(listed / "images" / f"{name}.nii.gz", listed / "studies" / name)
+    (listed / "lists" / "s.csv").write_text("image\nstudies/one\nstudies/two\n")
+    arguments = ["segment", str(listed / "lists" / "s.csv"), "--dataset-dir", str(listed), "-o", str(listed / "out")]
+    arguments += ["-q", "--device", "cpu", "--save-confidence", "--report", str(listed / "r.html")]
+    assert main(arguments) == 0 and json.loads(capsys.readouterr().out)["done"] == 2
+    segs = sorted((listed / "out").glob("*.dcm"))
+    assert len(segs) == 2 and len(list((listed / "out" / "confidence").glob("*.nii.gz"))) == 2
+    segs[0].write_bytes(segs[0].read_bytes()[:-500])
+    assert main([*arguments, "--resume"]) == 0 and json.loads(capsys.readouterr().out)["skipped"] == 1
+    assert main([*arguments, "--resume"]) == 0 and json.loads(capsys.readouterr().out)["skipped"] == 2
 
 
 def test_a_datalist_is_no_mask_and_no_folder_has_a_split(listed, capsys):

@@ -1,6 +1,15 @@
 """DICOM series in and DICOM SEG out; all but reading slices needs the extra ``sdseg-monai[dicom]``."""
 
-from sdseg_monai.dicom.seg import write_seg
+from sdseg_monai.dicom.seg import DICOM_SUFFIX, is_whole_seg, write_seg
 from sdseg_monai.dicom.series import Series, choose_series, find_series, has_dicom, read_series
 
-__all__ = ["Series", "choose_series", "find_series", "has_dicom", "read_series", "write_seg"]
+__all__ = [
+    "DICOM_SUFFIX",
+    "Series",
+    "choose_series",
+    "find_series",
+    "has_dicom",
+    "is_whole_seg",
+    "read_series",
+    "write_seg",
+]

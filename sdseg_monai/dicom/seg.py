@@ -21,6 +21,7 @@ from sdseg_monai.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+DICOM_SUFFIX = ".dcm"
 MAKER, PROGRAM = "SDSeg", "sdseg-monai"
 SERIES_NUMBER = 1000  # beyond those of a scanner
 DESCRIPTION = "SDSeg segmentation, research use only"
@@ -100,6 +101,15 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
             raise InputError(
                 f"series {series.uid}: no DICOM SEG can be made of its headers ({type(error).__name__})"
             ) from error
+
+
+def is_whole_seg(path: Path) -> bool:
+    """Tell whether ``path`` is a DICOM SEG of bits with all of its frames."""
+    try:
+        seg = require("pydicom").dcmread(path)
+        return len(seg.PixelData) >= seg.Rows * seg.Columns * seg.NumberOfFrames / 8
+    except Exception:  # pydicom raises whatever a damaged element leads to
+        return False
 
 
 def _describe(number: int, segment: Segment) -> Any:

@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from sdseg_monai.bundle import config_errors, read_config
+from sdseg_monai.bundle import config_errors, literal_path, read_config
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import write_atomically
@@ -100,7 +100,7 @@ class FineTuneTask(TrainTask):
         counts = {name: len(cases) for name, cases in splits.items()}
         logger.info("%s: fine-tuning on %s cases, %s, into %s", self.model.name, counts, options, run)
         overrides = {
-            "bundle_root": str(self.model.root),
+            "bundle_root": literal_path(self.model.root),
             "dataset_dir": str(run),
             "datalist": str(run / "datalist.json"),
             "ckpt_dir": str(run),

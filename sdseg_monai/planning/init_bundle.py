@@ -18,12 +18,10 @@ import psutil
 import torch
 from monai.bundle import ConfigParser
 
-from sdseg_monai.audit import reconstruct
-from sdseg_monai.bundle import METADATA, bundles_dir
+from sdseg_monai.bundle import METADATA, bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import NIFTI_SUFFIXES, check_new_folder, write_folder
-from sdseg_monai.networks.codes import cut_score
 from sdseg_monai.nifti_labels import read_label_names
 from sdseg_monai.planning.configs import (
     BATCH_SIZES,
@@ -51,7 +49,7 @@ from sdseg_monai.planning.proposal import (
 )
 from sdseg_monai.planning.speed import measure_step
 from sdseg_monai.segments import PHOTOGRAPHS
-from sdseg_monai.weights import load_weights
+from sdseg_monai.weights import check_codes, fill_autoencoder
 
 MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, but for the last
 NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # nothing that a config would evaluate, no longer than a DICOM label
@@ -209,11 +207,8 @@ def _names_in_files(fingerprint: Fingerprint) -> dict[int, str]:
 
 
 def _folders(images: Path, labels: Path, output: Path) -> Folders:
-    root = str(output)
-    if not (output.is_absolute() or root[0].isalnum() or root[0] == "."):
-        root = f"./{root}"  # a config would take a name that begins with $, @ or % for code
     parent = os.path.commonpath([images.resolve(), labels.resolve()])
-    return Folders(root, parent, str(images.resolve()))
+    return Folders(literal_path(output), parent, str(images.resolve()))
 
 
 def _schedule(
@@ -242,11 +237,12 @@ def _knows_classes(config: dict[str, Any], weights: Path) -> bool:
     """Tell whether each class comes back as itself from the autoencoder of ``config`` with these weights."""
     parser = ConfigParser(copy.deepcopy(config))  # to parse is to change
     autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
-    load_weights(autoencoder, weights)
-    count, edge = config["num_classes"], 4 * autoencoder.downsampling
-    masks = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, edge, edge)
-    back = cut_score(reconstruct(autoencoder, masks, count)).flatten(1).mode().values
-    return back.tolist() == list(range(count))
+    fill_autoencoder(autoencoder, weights)
+    try:
+        check_codes(autoencoder, config["num_classes"], weights)
+    except InputError:
+        return False
+    return True
 
 
 def _notes(

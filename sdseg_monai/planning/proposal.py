@@ -194,8 +194,10 @@ def propose_schedule(
     validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / once, 1, VALIDATIONS))
     affordable = int((60 * minutes - validations * once) / (training * seconds_per_slice))
     epochs = int(np.clip(affordable, 1, MOST_EPOCHS))
-    interval = math.ceil(epochs / validations)
-    epochs -= epochs % interval
+    interval = epochs // validations
+    if interval == 0 or epochs // interval > validations:
+        interval += 1
+    epochs -= epochs % interval  # so that the last one is validated
     batch = batch_size
     while batch > SMALLEST_BATCH and (epochs * training < STEPS * batch or batch > training):
         batch //= 2

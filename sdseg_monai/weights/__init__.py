@@ -2,6 +2,7 @@
 
 from sdseg_monai.weights.autoencoder import (
     RANDOM,
+    check_codes,
     fill_autoencoder,
     fill_from_segmenter,
     load_autoencoder,
@@ -21,6 +22,7 @@ __all__ = [
     "RANDOM",
     "ImportReport",
     "Imported",
+    "check_codes",
     "drop_mask_encoder",
     "fill_autoencoder",
     "fill_from_segmenter",

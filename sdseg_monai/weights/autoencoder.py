@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
-LATENT_EDGE = 4  # of the masks on which an autoencoder shows whether it knows its classes
+LATENT_EDGE = 16  # of the masks on which an autoencoder shows whether it knows its classes; tiny ones mislead
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 OPTIONS = ("act_fn", "shift_factor")
 TINY_SIZES = (
@@ -66,7 +66,7 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
             does not know the codes of the network's classes; or the vision encoder is frozen and would stay random.
     """
     fill_autoencoder(network.autoencoder, source)
-    _check_codes(network.autoencoder, len(network.class_codes), source)
+    check_codes(network.autoencoder, len(network.class_codes), source)
     trunk = network.vision_encoder.encoder
     pretrained = network.autoencoder.encoder.state_dict()
     if shapes_of(trunk.state_dict()) == shapes_of(pretrained):
@@ -92,7 +92,7 @@ def load_teacher(distillation: DecoderDistillation, source: str | Path, num_clas
         InputError: as :func:`load_autoencoder`.
     """
     fill_autoencoder(distillation.teacher, source)
-    _check_codes(distillation.teacher, num_classes, source)
+    check_codes(distillation.teacher, num_classes, source)
     distillation.take_encoder()
 
 
@@ -131,8 +131,12 @@ def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path
 
 
 @torch.no_grad()
-def _check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
-    """Refuse an autoencoder from which a mask of one class comes back as another; it was trained on fewer."""
+def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
+    """Refuse an autoencoder from which a mask of one class comes back as another; it was trained on fewer.
+
+    Raises:
+        InputError: it does, with ``source`` as its name.
+    """
     if num_classes == 2 or source == RANDOM:
         return
     codes, edge = class_codes(num_classes), LATENT_EDGE * autoencoder.downsampling
