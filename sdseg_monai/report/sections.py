@@ -1,0 +1,155 @@
+"""A case's section of the page, with its viewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.report.cases import ReportCase
+from sdseg_monai.report.drawing import AXES, Drawing, draw, segment_name
+from sdseg_monai.report.text import METRICS, mean_of, name_of, rows_of, safe, state_of, swatch_of
+from sdseg_monai.segments import Segment
+
+# left, right, top, bottom of each plane
+EDGES = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))
+
+
+def case_section(index: int, case: ReportCase, segments: Mapping[int, Segment], viewer: bool) -> str:
+    """Return the section of a case, with its viewer where it is to have one and can be drawn."""
+    drawing, flags = None, list(case.flags)
+    if viewer and case.load is not None:
+        try:
+            drawing = draw(case.load(), segments)
+        except (InputError, OSError, MemoryError) as error:  # of one case; the others are worth a report
+            flags.append(f"no pictures: {str(error) or type(error).__name__}")
+    kind = "bad" if case.failed else "warn"
+    told = "".join(f"<li>{safe(flag)}</li>" for flag in flags)
+    dice = case.metrics.get("dice")
+    score = f'<span class="score">Dice {mean_of(METRICS["dice"], dice)}</span>' if dice is not None else ""
+    names = {segment_name(value, segments) for value in (drawing.amounts if drawing else {})} | {
+        segment.name for segment in segments.values()
+    }
+    facts = {name: value for name, value in case.facts.items() if drawing is None or name not in names}
+    details = f"{_metrics(case.metrics, segments)}{rows_of(facts)}"
+    parts = [
+        f'<section class="panel case" id="case-{index}" aria-labelledby="name-{index}"><div class="head">',
+        f'<h2 id="name-{index}">{safe(case.name)}</h2>{score}{state_of(case)}',
+        '<a class="up" href="#cases">all cases</a></div>',
+        f'<ul class="flags {kind}">{told}</ul>' if flags else "",
+        _viewer(index, case, drawing, segments, details) if drawing else details,
+        "</section>\n",
+    ]
+    return "".join(parts)
+
+
+def _metrics(metrics: Mapping[str, float], segments: Mapping[int, Segment]) -> str:
+    """Return a case's metrics: a row of the foreground, and of each class for which there are some."""
+    by_class: dict[int | None, dict[str, float]] = {}
+    for name, value in metrics.items():
+        base, _, number = name.rpartition("_")
+        if name in METRICS:
+            by_class.setdefault(None, {})[name] = value
+        elif base in METRICS and number.isdecimal():
+            by_class.setdefault(int(number), {})[base] = value
+    others = {n: v for n, v in metrics.items() if n not in METRICS and n.rpartition("_")[0] not in METRICS}
+    columns = [name for name in METRICS if any(name in found for found in by_class.values())]
+    if not columns:
+        return rows_of(others)
+    head = "".join(f'<th scope="col" class="number">{METRICS[name].label}</th>' for name in columns)
+    rows = []
+    for of, found in by_class.items():
+        title = "Foreground" if of is None else f"{swatch_of(of, segments)} {name_of(of, segments)}"
+        cells = "".join(f'<td class="number">{mean_of(METRICS[name], found.get(name))}</td>' for name in columns)
+        rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Metrics of this case"><table class="metrics">'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{rows_of(others)}"
+    )
+
+
+def _viewer(index: int, case: ReportCase, drawing: Drawing, segments: Mapping[int, Segment], details: str) -> str:
+    data = drawing.data
+    name = safe(case.name)
+    planes = "".join(
+        f'<button type="button" class="plane" data-axis="{axis}" aria-pressed="{str(axis == data["axis"]).lower()}">'
+        f'<span class="stage"><img src="{still}" alt="{AXES[axis]} picture of {name} with its masks">'
+        f"<canvas hidden></canvas>{_edges(axis, drawing.photograph)}</span>"
+        f'<span class="caption">{"Photograph" if drawing.photograph else AXES[axis].capitalize()}</span></button>'
+        for axis, still in sorted(drawing.stills.items(), reverse=True)
+    )
+    masks = "".join(
+        f'<label><input type="checkbox" class="mask" value="{number}" checked> {safe(mask)}'
+        f"{' <small>' + ('outline' if number else 'filled') + '</small>' if len(data['masks']) > 1 else ''}</label>"
+        for number, mask in enumerate(drawing.masks)
+    )
+    notes = "".join(f"<li>{safe(note)}</li>" for note in drawing.notes)
+    single = " single" if len(drawing.stills) == 1 else ""
+    return f"""<div class="viewer{single}">
+<div class="main">
+<span class="stage big" tabindex="0" role="group" aria-label="Slices of {name}: arrow keys and the wheel scroll">
+<canvas></canvas>{_edges(data["axis"], drawing.photograph)}<span class="wait">…</span></span>
+<label class="slider slices"><span>Slice</span>
+<input type="range" class="slice" min="0" step="1"><output></output></label>
+<label class="slider"><span>Masks</span>
+<input type="range" class="opacity" min="0" max="100" value="50" aria-label="Opacity of the masks">
+<output>50 %</output></label>
+</div>
+<div class="side">
+<div class="planes">{planes}</div>
+<ul class="notes">{notes}</ul>
+<fieldset class="masks"><legend>Shown</legend>{masks}</fieldset>
+{_legend(drawing, case, segments)}
+{details}
+</div>
+<script type="application/json">{_json(data)}</script>
+</div>"""
+
+
+def _edges(axis: int, photograph: bool) -> str:
+    if photograph:
+        return ""
+    sides = zip(("left", "right", "top", "bottom"), EDGES[axis], strict=True)
+    return "".join(f'<span class="edge {side}" aria-hidden="true">{letter}</span>' for side, letter in sides)
+
+
+def _legend(drawing: Drawing, case: ReportCase, segments: Mapping[int, Segment]) -> str:
+    """Return the segments that the masks hold, then the others, which are told to be absent."""
+    present = list(drawing.amounts)
+    absent = [value for value in segments if value not in present]
+    rows = []
+    for value in (*present, *absent):
+        name = segment_name(value, segments)
+        amount = safe(case.facts[name]) if name in case.facts else _amount(drawing, value)
+        box = f'<input type="checkbox" class="segment" value="{value}" {"checked" if value in present else "disabled"}>'
+        rows.append(
+            f"<li{'' if value in present else ' class=absent'}><label>{box} {swatch_of(value, segments)} "
+            f'<span class="name">{safe(name)}</span></label><span class="amount">{amount}</span></li>'
+        )
+    every = '<button type="button" value="all">all</button> <button type="button" value="none">none</button>'
+    order = safe(" / ".join(drawing.masks)) if len(drawing.masks) > 1 else ""
+    return (
+        '<div class="legend" role="group" aria-label="Segments"><div class="line"><h3>Segments</h3>'
+        f'<span class="every">{every if len(present) > 1 else ""}</span><span class="order">{order}</span></div>'
+        f"<ul>{''.join(rows)}</ul></div>"
+        if rows
+        else ""
+    )
+
+
+def _amount(drawing: Drawing, value: int) -> str:
+    amounts = drawing.amounts.get(value, {}).values()
+    if not any(amounts):
+        return "none"
+    factor, unit = (100, "%") if drawing.photograph else (1, "ml")
+    return f"{' / '.join(_three_digits(factor * amount) for amount in amounts)} {unit}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the element that it stands in."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,0 +1,111 @@
+"""Values as text of the page: escaped, with the digits that they deserve."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from sdseg_monai.report.cases import ReportCase
+from sdseg_monai.report.drawing import colours_of, segment_name
+from sdseg_monai.segments import UNSURE, Segment
+
+DASH = '<span class="none" title="not defined">–</span>'
+HASH = re.compile(r"[0-9a-f]{32,}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is told: what it is called, what it means, and its values."""
+
+    label: str
+    meaning: str
+    digits: int
+    percent: bool = False
+
+    def text(self, value: float, digits: int | None = None) -> str:
+        """Return a value as text."""
+        digits = self.digits if digits is None else digits
+        if not math.isfinite(value):
+            return "–" if math.isnan(value) else f"{value}"
+        return f"{100 * value:+.{digits}f} %" if self.percent else f"{value:.{digits}f}"
+
+    def tick(self, value: float) -> str:
+        """Return a value of an axis as text."""
+        return f"{100 * value:g} %" if self.percent else f"{value:g}"
+
+
+METRICS = {
+    "dice": Metric("Dice", "overlap; 1 is best", 3),
+    "iou": Metric("IoU", "overlap by union; 1 is best", 3),
+    "hd95": Metric("HD95", "between the outlines, mm (photographs: pixels)", 2),
+    "nsd": Metric("Surface Dice", "outlines within the tolerance; 1 is best", 3),
+    "volume_difference": Metric("Volume difference", "predicted minus label, by the label's", 1, percent=True),
+}
+
+
+def safe(value: object) -> str:
+    """Return a value as text within HTML or an attribute."""
+    return escape(plain(value))
+
+
+def plain(value: object) -> str:
+    """Return a value as text."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        number = float(value)
+        return f"{number:.4g}" if abs(number) < 10_000 or not math.isfinite(number) else f"{number:.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(plain, value)) or "–"
+    return str(value)
+
+
+def rows_of(facts: Mapping[str, object]) -> str:
+    """Return facts as the rows of a list."""
+    rows = []
+    for name, value in facts.items():
+        text = HASH.sub(lambda found: f"<code>{found.group()}</code>", safe(value))
+        rows.append(f"<div><dt>{safe(str(name).replace('_', ' '))}</dt><dd>{text}</dd></div>")
+    return f'<dl class="facts">{"".join(rows)}</dl>' if rows else ""
+
+
+def mean_of(metric: Metric, value: float | None) -> str:
+    """Return a metric's value, or a dash."""
+    return DASH if value is None or math.isnan(value) else escape(metric.text(value))
+
+
+def interval_of(metric: Metric, ends: Sequence[float] | None) -> str:
+    """Return the interval of a mean."""
+    if not ends:
+        return ""
+    low, high = (escape(metric.text(end)) for end in ends)
+    return f'<small title="95 % interval of the mean">95 % CI {low} to {high}</small>'
+
+
+def name_of(value: int, segments: Mapping[int, Segment]) -> str:
+    """Return what a value of a mask is called."""
+    return safe(segment_name(value, segments))
+
+
+def swatch_of(value: int, segments: Mapping[int, Segment]) -> str:
+    """Return a square of a segment's colour; as SVG, since printers leave out the colour of backgrounds."""
+    red, green, blue = colours_of([value], segments)[value]
+    fill = f"#{red:02x}{green:02x}{blue:02x}"
+    stripes = '<path d="M-1 8L8 -1M3 15L15 3" stroke="#404040" stroke-width="3"/>' if value == UNSURE else ""
+    square = f'<rect width="14" height="14" rx="3" fill="{fill}"/>'
+    return f'<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true">{square}{stripes}</svg>'
+
+
+def state_of(case: ReportCase) -> str:
+    """Return what came of a case."""
+    kind = "bad" if case.failed else "warn" if case.flags else "good"
+    text = case.status if case.failed or not case.flags else f"{case.status}, flagged"
+    return f'<span class="state {kind}">{safe(text)}</span>'
