@@ -8,7 +8,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-from monai.apps.utils import extractall
+from monai.apps.utils import safe_extract_member
 
 from sdseg_monai.errors import InputError
 
@@ -31,9 +31,11 @@ def _unpack(path: Path, modified: int, size: int) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             needed = sum(member.file_size for member in archive.infolist())
-        if needed > shutil.disk_usage(folder.name).free:
-            raise InputError(f"{path}: would take {needed / 1e9:.1f} GB, more than is free in {folder.name}")
-        extractall(path, folder.name, file_type="zip", has_base=False)
+            if needed > shutil.disk_usage(folder.name).free:
+                raise InputError(f"{path}: would take {needed / 1e9:.1f} GB, more than is free in {folder.name}")
+            for member in archive.infolist():
+                safe_extract_member(member, folder.name)  # checks; MONAI's extractall would write to stdout
+            archive.extractall(folder.name)
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
         folder.cleanup()
         raise error if isinstance(error, InputError) else InputError(f"{path}: not a readable zip ({error})") from error
