@@ -34,11 +34,13 @@ class Job:
         source: the image.
         mask: its mask's file.
         maps: files of what is written beside the mask, by name.
+        noted: warnings about the image that came before.
     """
 
     source: Source
     mask: Path
     maps: Mapping[str, Path]
+    noted: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ class Job:
         return (self.mask, *self.maps.values())
 
 
-def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
+def job_of_file(source: Source, output: Path, maps: Sequence[str], noted: Sequence[str] = ()) -> Job:
     """Return the job for one image: the mask is ``output``, or lies in that folder, maps lie beside it, ``NAME_MAP``.
 
     Raises:
@@ -64,7 +66,7 @@ def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
     mask = output if named else output / default_mask_name(source)
     suffix = volume_suffix(mask) if mask.name.lower().endswith(VOLUME_SUFFIXES) else MAP_SUFFIX
     stem = sidecar(mask).stem
-    return Job(source, mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in maps})
+    return Job(source, mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in maps}, noted)
 
 
 def jobs_in_folder(sources: Sequence[Source], output: Path, maps: Sequence[str]) -> list[Job]:
@@ -104,7 +106,7 @@ def segment_one(pipeline: Pipeline, job: Job) -> SegmentationResult:
         InputError: the image cannot be used, the machine cannot do it, or an output not be written.
     """
     try:
-        result = pipeline.segment(job.source)
+        result = pipeline.segment(job.source, job.noted)
         result.save(job.mask, job.maps)
     except InputError:
         raise

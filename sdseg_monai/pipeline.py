@@ -102,8 +102,12 @@ class Pipeline:
         """What can be written beside a mask: names of :attr:`SegmentationResult.maps`."""
         return [*score_names(self.segmenter.num_classes - 1), "confidence", *(["entropy"] if self.samples else [])]
 
-    def segment(self, image: ImageLike) -> SegmentationResult:
+    def segment(self, image: ImageLike, noted: Sequence[str] = ()) -> SegmentationResult:
         """Segment one image, see :func:`sdseg_monai.segment`.
+
+        Args:
+            image: to segment.
+            noted: warnings about it that came before, for the manifest.
 
         Raises:
             InputError: the image cannot be used, or is a picture, whose mask has no value for what is abstained from.
@@ -123,7 +127,7 @@ class Pipeline:
                 found = {"samples": len(sampled.sample_volumes), "disagreement": round(sampled.disagreement, 4)}
         if self.abstain_below is not None:
             result = result.abstain(self.abstain_below)
-        found |= {"seconds": round(time.perf_counter() - start, 2), "warnings": warned, **result.sizes}
+        found |= {"seconds": round(time.perf_counter() - start, 2), "warnings": [*noted, *warned], **result.sizes}
         case = {"input": source_name(source), "input_sha256": digest, **found}
         return replace(result, manifest={"about": self.about, "settings": self.settings, "case": case})
 
@@ -167,7 +171,8 @@ def segment(
     Raises:
         InputError: the image, the bundle or an option cannot be used; its message is one line.
     """
-    source = open_source(image, series)
+    with collected_warnings() as noted:  # files of a DICOM folder that cannot be read
+        source = open_source(image, series)
     pipeline = Pipeline(
         bundle,
         device=device,
@@ -179,7 +184,7 @@ def segment(
         uncertainty=uncertainty,
         num_samples=num_samples,
     )
-    return pipeline.segment(source)
+    return pipeline.segment(source, noted)
 
 
 @contextmanager

@@ -322,6 +322,16 @@ def test_a_datalist_of_dicom_folders_is_resumed(listed, capsys):
     assert main([*arguments, "--resume"]) == 0 and json.loads(capsys.readouterr().out)["skipped"] == 2
 
 
+def test_what_a_dicom_folder_lacks_is_kept_with_the_mask(tmp_path, capsys):
+    write_case(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
+    files = write_mr_series(tmp_path / "images" / "a.nii.gz", tmp_path / "study")
+    files[-1].write_bytes(files[-1].read_bytes()[:200])  # the last one: the others still are a stack
+    assert main(["segment", str(tmp_path / "study"), "-o", str(tmp_path / "seg.dcm"), "-q", "--device", "cpu"]) == 0
+    (warning,) = [w for w in json.loads((tmp_path / "seg.json").read_text())["case"]["warnings"] if "left out" in w]
+    assert str(files[-1]) in warning
+    assert warning in segment(tmp_path / "study", device="cpu").manifest["case"]["warnings"]
+
+
 def test_a_datalist_is_no_mask_and_no_folder_has_a_split(listed, capsys):
     code, _, err = masks_of(listed, capsys, listed / "images", "--split", "test")
     assert code == 2 and "are for a datalist" in err

@@ -86,16 +86,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Segment what is asked for, and say what came of it."""
     from sdseg_monai.dicom import Series
-    from sdseg_monai.pipeline import Pipeline
+    from sdseg_monai.pipeline import Pipeline, collected_warnings
     from sdseg_monai.sources import list_sources, source_files
 
-    sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
+    with collected_warnings() as noted:
+        sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
     many = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
     if options.resume and not many:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
     pipeline = Pipeline(**_settings(options))
     pipeline.segmenter.inferer.progress = not options.quiet
-    jobs = _jobs(options, pipeline, sources, many)
+    jobs = _jobs(options, pipeline, sources, many, noted)
     outputs = [file for job in jobs for file in job.outputs]
     if options.report is not None:
         check_output(options.report, ".html", "page")
@@ -132,13 +133,15 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _jobs(options: argparse.Namespace, pipeline: Pipeline, sources: list[Any], many: bool) -> list[Job]:
+def _jobs(
+    options: argparse.Namespace, pipeline: Pipeline, sources: list[Any], many: bool, noted: list[str]
+) -> list[Job]:
     from sdseg_monai.batch import job_of_file, jobs_in_folder
 
     wanted = [name for name in pipeline.map_names if _is_wanted(name, options)]
     if many:
         return jobs_in_folder(sources, options.output, wanted)
-    return [job_of_file(sources[0], options.output, wanted)]
+    return [job_of_file(sources[0], options.output, wanted, noted)]
 
 
 def _is_wanted(name: str, options: argparse.Namespace) -> bool:
