@@ -45,10 +45,11 @@ def report_segmentations(
     segments = dict(pipeline.segmenter.segments)
     if pipeline.abstain_below is not None:
         segments[UNSURE] = UNSURE_SEGMENT
+    chosen = {name: value for name, value in pipeline.settings.items() if value not in (None, [])}
     write_report(
         path,
         title=f"Segmentation with {Path(str(pipeline.settings['bundle'])).name}",
-        about={**pipeline.about, **pipeline.settings},
+        about={"versions": pipeline.about["versions"], "device": pipeline.about["device"], **chosen},
         cases=[_segmented(job, case, result) for job, case in found.items()],
         segments=segments,
     )
