@@ -36,7 +36,7 @@ def _unpack(path: Path, modified: int, size: int) -> Path:
             for member in archive.infolist():
                 safe_extract_member(member, folder.name)  # checks; MONAI's extractall would write to stdout
             archive.extractall(folder.name)
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # each way to compress has exceptions of its own
         folder.cleanup()
         raise error if isinstance(error, InputError) else InputError(f"{path}: not a readable zip ({error})") from error
     _unpacked.append(folder)

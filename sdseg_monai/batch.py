@@ -16,7 +16,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES, volume_suffix
 from sdseg_monai.manifest import Manifest
 from sdseg_monai.pipeline import Pipeline, collected_warnings
-from sdseg_monai.results import PICTURE_SUFFIX, SegmentationResult, sidecar
+from sdseg_monai.results import PICTURE_SUFFIX, SegmentationResult, mask_suffixes, sidecar
 from sdseg_monai.sources import Source, is_photograph, source_name, source_stem
 
 MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # out of memory above all, a RuntimeError to torch
@@ -49,8 +49,8 @@ class Job:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """Mask and maps."""
-        return (self.mask, *self.maps.values())
+        """Mask, maps, and the JSON file beside the mask."""
+        return (self.mask, *self.maps.values(), sidecar(self.mask))
 
 
 def job_of_file(source: Source, output: Path, maps: Sequence[str], noted: Sequence[str] = ()) -> Job:
@@ -83,13 +83,6 @@ def jobs_in_folder(sources: Sequence[Source], output: Path, maps: Sequence[str])
         map_name = mask.name if mask.name.lower().endswith(VOLUME_SUFFIXES) else f"{mask.stem}{MAP_SUFFIX}"
         jobs.append(Job(source, mask, {name: output / name.replace("score", "scores") / map_name for name in maps}))
     return jobs
-
-
-def mask_suffixes(source: Source) -> tuple[str, ...]:
-    """Return what the file of an image's mask may end in."""
-    if is_photograph(source):
-        return (PICTURE_SUFFIX,)
-    return (*VOLUME_SUFFIXES, DICOM_SUFFIX) if isinstance(source, Series) else VOLUME_SUFFIXES
 
 
 def default_mask_name(source: Source) -> str:

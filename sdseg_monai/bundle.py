@@ -39,8 +39,10 @@ def find_bundle(name_or_dir: str | Path) -> Path:
         InputError: there is none of these, or it has no ``configs/inference.json``.
     """
     shipped = bundles_dir() / name_or_dir
-    is_name = Path(name_or_dir).name == str(name_or_dir)  # a folder of a shipped bundle's name is called ./NAME
+    is_name = str(name_or_dir) in shipped_bundles()  # a folder of that name is called ./NAME
     root = shipped if is_name and shipped.is_dir() else Path(name_or_dir)
+    if not str(name_or_dir):  # a shell variable that is not set
+        raise InputError("a bundle without a name, expected a name, a folder or a zip")
     if root.is_file() and root.suffix.lower() == ".zip":
         root = unpack_bundle(root)
     if not root.is_dir():

@@ -9,7 +9,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,20 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Raise :class:`InputError` where an output is an input, or two outputs are one file."""
+    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
+    read = {os.path.realpath(path) for path in inputs}
+    written: set[str] = set()
+    for path in outputs:
+        place = os.path.realpath(path)
+        if place in read:
+            raise InputError(f"{path}: is an input and would be replaced, name another output")
+        if place in written:
+            raise InputError(f"{path}: would be written twice, name outputs, or images of one name, differently")
+        written.add(place)
 
 
 def check_new_folder(folder: Path) -> None:

@@ -45,8 +45,8 @@ class Manifest:
         try:
             content = json.loads(path.read_text())
             found, cases = dict(content["settings"]), {name: dict(case) for name, case in content["cases"].items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: no manifest of a run ({error!r}); remove it to start anew") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(f"{path}: no manifest of a run ({error!r:.200}); remove it to start anew") from error
         for name, value in json.loads(json.dumps(manifest.settings)).items():
             if found.get(name) != value:
                 raise InputError(
@@ -62,8 +62,8 @@ class Manifest:
         try:
             if case.get("status") != "done" or case.get("input_sha256") != hash_source(source):
                 return False
-            return _are_whole(source, list(outputs))
-        except (InputError, OSError):
+            return _is_readable(case) and _are_whole(source, list(outputs))
+        except (OSError, ValueError, RecursionError):  # an InputError is a ValueError
             return False
 
     def record(self, source: Source, **case: Any) -> None:
@@ -77,11 +77,28 @@ class Manifest:
         write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
 
 
+def _is_readable(case: Mapping[str, Any]) -> bool:
+    """Tell whether a case has what tables and pages are made of, as a version of ours wrote it."""
+    sizes = [case.get(name, {}) for name in ("volume_ml", "pixels")]
+    numbers: list[Any] = [case.get("seconds")]
+    for size in sizes:
+        if not isinstance(size, dict):
+            return False
+        for value in size.values():
+            numbers += [value.get(n) for n in ("mask", "smallest", "largest")] if isinstance(value, dict) else [value]
+    warnings = case.get("warnings")
+    texts = warnings if isinstance(warnings, list) else [None]
+    return all(isinstance(n, int | float) for n in numbers) and all(isinstance(text, str) for text in texts)
+
+
 def _are_whole(source: Source, outputs: list[Path]) -> bool:
     """Tell it, of DICOM SEG and of pictures' maps without their grid; :class:`InputError` of what cannot be read."""
     pictures = [path for path in outputs if is_picture(path)]
     segs = [path for path in outputs if path.suffix.lower() == DICOM_SUFFIX]
-    volumes = [path for path in outputs if path not in (*pictures, *segs)]
+    beside = [path for path in outputs if path.suffix.lower() == ".json"]
+    volumes = [path for path in outputs if path not in (*pictures, *segs, *beside)]
+    for path in beside:
+        json.loads(path.read_text())
     read = {path: read_volume(path) for path in volumes}
     if isinstance(source, Path) and is_picture(source):
         return all(read_picture_mask(path).shape == read_picture(source).shape[1:] for path in pictures)

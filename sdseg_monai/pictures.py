@@ -14,7 +14,7 @@ from sdseg_monai.io import VOLUME_SUFFIXES, list_volumes, volume_stem, write_ato
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # PIL would run Ghostscript on an EPS of any name
-MODES = ("1", "L", "P", "RGB", "RGBA")  # 8 bits a channel or fewer
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel or fewer
 WHITE = 255
 FOREGROUND_ABOVE = 127  # of 255; JPEG blurs the two values of a mask
 BETWEEN = (64, 191)  # neither black nor white
@@ -101,6 +101,12 @@ def write_picture_mask(path: Path, mask: np.ndarray) -> None:
     write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"), path.suffix)
 
 
+def _raw_mode(arguments: object) -> str:
+    """Return the pixels' mode in a file, out of what PIL gives its decoder: that, or a tuple that begins with it."""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -109,7 +115,10 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(path, formats=FORMATS)
             pages = getattr(picture, "n_frames", 1)
-            deep = any("16" in str(tile[3]) or "32" in str(tile[3]) for tile in picture.tile)  # PIL's raw modes
+            raw_modes = [_raw_mode(tile[3]) for tile in picture.tile]
+            deep = any(
+                ";16" in mode or ";32" in mode for mode in raw_modes if not mode.startswith("BGR;")
+            )  # 5-6-5 bits
             orientation = picture.getexif().get(ORIENTATION_TAG, 1)
             picture.load()
     except Exception as error:  # each of PIL's decoders has exceptions of its own for a damaged file

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -58,12 +60,23 @@ class Pipeline:
         device: str | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
-        weights: Sequence[Path] = (),
-        overlays: Sequence[Path] = (),
+        weights: str | Path | Sequence[str | Path] = (),
+        overlays: str | Path | Sequence[str | Path] = (),
         abstain_below: float | None = None,
         uncertainty: Uncertainty | None = None,
         num_samples: int | None = None,
     ) -> None:
+        if uncertainty not in (None, *get_args(Uncertainty)):
+            raise InputError(f"uncertainty {uncertainty!r}: expected one of {', '.join(get_args(Uncertainty))}")
+        if abstain_below is not None and not (_is_number(abstain_below, Real) and 0 <= abstain_below <= 1):
+            raise InputError(f"abstain_below={abstain_below!r}: expected a confidence from 0 to 1")
+        if batch_size is not None and not (_is_number(batch_size, Integral) and batch_size >= 1):
+            raise InputError(f"batch_size={batch_size!r}: expected a whole number from 1 on")
+        if seed is not None and not (_is_number(seed, Integral) and 0 <= seed < 2**63):
+            raise InputError(f"seed={seed!r}: expected a whole number from 0 to 2^63 - 1")
+        weights, overlays = _paths("weights", weights), _paths("overlays", overlays)
+        if not isinstance(bundle, str | Path):
+            raise InputError(f"bundle {bundle!r}: expected a name, a folder or a zip")
         if len(weights) > 1 and uncertainty != "ensemble":
             raise InputError(f"{len(weights)} weights: expected one, or --uncertainty ensemble")
         if len({os.path.realpath(path) for path in weights}) < len(weights):
@@ -89,6 +102,7 @@ class Pipeline:
         }
         self.settings = {
             "bundle": str(bundle),
+            "config_sha256": hash_file(self.segmenter.config),
             "weights_sha256": [hash_file(member.weights) for member in members],
             "overlays_sha256": [hash_file(path) for path in overlays],
             "seed": seed,
@@ -132,6 +146,17 @@ class Pipeline:
         return replace(result, manifest={"about": self.about, "settings": self.settings, "case": case})
 
 
+def _is_number(value: object, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _paths(name: str, given: object) -> list[Path]:
+    listed = [given] if isinstance(given, str | Path) else given
+    if not isinstance(listed, Sequence) or not all(isinstance(path, str | Path) for path in listed):
+        raise InputError(f"{name} {given!r}: expected a path, or several")
+    return [Path(path) for path in listed]
+
+
 def segment(
     image: ImageLike,
     *,
@@ -140,8 +165,8 @@ def segment(
     device: str | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
-    weights: Path | Sequence[Path] = (),
-    overlays: Sequence[Path] = (),
+    weights: str | Path | Sequence[str | Path] = (),
+    overlays: str | Path | Sequence[str | Path] = (),
     abstain_below: float | None = None,
     uncertainty: Uncertainty | None = None,
     num_samples: int | None = None,
@@ -178,7 +203,7 @@ def segment(
         device=device,
         seed=seed,
         batch_size=batch_size,
-        weights=[weights] if isinstance(weights, str | Path) else weights,
+        weights=weights,
         overlays=overlays,
         abstain_below=abstain_below,
         uncertainty=uncertainty,
@@ -193,6 +218,8 @@ def collected_warnings() -> Iterator[list[str]]:
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    here = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == here)  # other threads segment other images
     logging.getLogger().addHandler(handler)
     try:
         yield messages

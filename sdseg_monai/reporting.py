@@ -11,9 +11,10 @@ import numpy as np
 
 from sdseg_monai import __version__
 from sdseg_monai.batch import Job
+from sdseg_monai.dicom import DICOM_SUFFIX, read_seg
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, read_mask
-from sdseg_monai.io import NIFTI_SUFFIXES
+from sdseg_monai.io import NIFTI_SUFFIXES, Volume
 from sdseg_monai.nifti_labels import read_label_names
 from sdseg_monai.pictures import image_stem, is_picture, list_images
 from sdseg_monai.pipeline import Pipeline
@@ -50,7 +51,7 @@ def report_segmentations(
         path,
         title=f"Segmentation with {Path(str(pipeline.settings['bundle'])).name}",
         about={"versions": pipeline.about["versions"], "device": pipeline.about["device"], **chosen},
-        cases=[_segmented(job, case, result) for job, case in found.items()],
+        cases=[_segmented(job, case, result, segments) for job, case in found.items()],
         segments=segments,
     )
 
@@ -77,7 +78,7 @@ def report_evaluation(
         InputError: the page cannot be written, or a prediction has no image.
     """
     pairs = match_cases(predictions, labels)
-    behind = _images_of([prediction for prediction, _ in pairs], images)
+    behind = images_of([prediction for prediction, _ in pairs], images)
     names: dict[int, str] = {}
     for file in (file for pair in pairs for file in pair if file.name.lower().endswith(NIFTI_SUFFIXES)):
         names |= {value: name for value, name in read_label_names(file).items() if value not in names}
@@ -102,7 +103,9 @@ def report_evaluation(
     )
 
 
-def _segmented(job: Job, case: Mapping[str, Any], result: SegmentationResult | None) -> ReportCase:
+def _segmented(
+    job: Job, case: Mapping[str, Any], result: SegmentationResult | None, segments: Mapping[int, Segment]
+) -> ReportCase:
     facts: dict[str, object] = {}
     for name, size in case.get("volume_ml", {}).items():
         ranged = isinstance(size, dict)
@@ -114,22 +117,35 @@ def _segmented(job: Job, case: Mapping[str, Any], result: SegmentationResult | N
     failed = case["status"] == "failed"
     load: Callable[[], Picture] | None = None
     if not failed:
-        load = partial(_load_segmented, job, result)
+        load = partial(_load_segmented, job, result, segments)
     flags = [case["error"]] if failed else case["warnings"]
     return ReportCase(name=job.name, status="failed" if failed else "done", facts=facts, flags=flags, load=load)
 
 
-def _load_segmented(job: Job, result: SegmentationResult | None) -> Picture:
-    labels = read_mask(job.mask).array.astype(np.uint8) if result is None else result.labels
-    return _picture(load_source(job.source), {"mask": labels})
+def _load_segmented(job: Job, result: SegmentationResult | None, segments: Mapping[int, Segment]) -> Picture:
+    image = load_source(job.source)
+    if result is not None:
+        labels = result.labels
+    elif job.mask.suffix.lower() == DICOM_SUFFIX and isinstance(image, Volume):
+        labels = read_seg(job.mask, image, segments)
+    else:
+        labels = _drawn(job.mask).array.astype(np.uint8)
+    return _picture(image, {"mask": labels})
 
 
 def _load_pair(prediction: Path, label: Path, image: Path | None) -> Picture:
-    masks = {name: read_mask(path) for name, path in (("prediction", prediction), ("label", label))}
+    masks = {name: _drawn(path) for name, path in (("prediction", prediction), ("label", label))}
     arrays = {name: mask.array.astype(np.uint8) for name, mask in masks.items()}
     if image is not None:
         return _picture(image, arrays)
     return Picture(None, arrays, masks["label"].affine, photograph=is_picture(label))
+
+
+def _drawn(path: Path) -> Volume:
+    mask = read_mask(path)
+    if mask.array.max() > UNSURE:
+        raise InputError(f"{path}: has the value {mask.array.max():g}, classes up to {UNSURE - 1} can be drawn")
+    return mask
 
 
 def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
@@ -144,7 +160,12 @@ def _metrics(case: CaseMetrics) -> dict[str, float]:
     return found
 
 
-def _images_of(predictions: Sequence[Path], images: Path | None) -> list[Path | None]:
+def images_of(predictions: Sequence[Path], images: Path | None) -> list[Path | None]:
+    """Return the image of each prediction, None without images.
+
+    Raises:
+        InputError: a prediction has none.
+    """
     if images is None:
         return [None] * len(predictions)
     by_name = {image_stem(path): path for path in map(Path, list_images(images))}

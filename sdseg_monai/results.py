@@ -10,15 +10,26 @@ from typing import Any, Self
 
 import numpy as np
 
+from sdseg_monai import __version__
 from sdseg_monai.dicom import DICOM_SUFFIX, Series, write_seg
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import NIFTI_SUFFIXES, Volume, voxel_millilitres, write_atomically, write_volume
+from sdseg_monai.io import (
+    NIFTI_SUFFIXES,
+    VOLUME_SUFFIXES,
+    Volume,
+    check_outputs,
+    voxel_millilitres,
+    write_atomically,
+    write_volume,
+)
 from sdseg_monai.nifti_labels import label_extension
 from sdseg_monai.pictures import write_picture_mask
 from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
-from sdseg_monai.sources import Source, is_photograph
+from sdseg_monai.sources import Source, is_photograph, source_files
 
 PICTURE_SUFFIX = ".png"
+PROGRAM = "sdseg-monai"
+GENERATOR = f"{PROGRAM} {__version__}"
 
 
 @dataclass(frozen=True)
@@ -92,25 +103,29 @@ class SegmentationResult:
         picture, in black and white.
 
         Raises:
-            InputError: the suffix is another, does not suit the image, or a file cannot be written.
+            InputError: the suffix is another or does not suit the image, a map is unknown, or a file is the image or
+                another's, or cannot be written.
         """
-        path = Path(path)
-        for name, target in (maps or {}).items():  # first: a mask is the sign that a case is done
-            write_volume(target, self.maps[name], self._grid)
-        about = json.dumps({"labels": self._described(), **self.manifest}, indent=1) + "\n"
-        write_atomically(sidecar(path), lambda temporary: temporary.write_text(about))
-        if path.suffix.lower() == DICOM_SUFFIX:
-            self._save_seg(path)
-        elif path.suffix.lower() == PICTURE_SUFFIX and is_photograph(self.source):
+        path, maps = Path(path), {name: Path(target) for name, target in (maps or {}).items()}
+        suffixes, known = mask_suffixes(self.source), self.maps
+        if not path.name.lower().endswith(suffixes) or path.name.lower() in suffixes:
+            raise InputError(f"{path}: expected a file ending in {', '.join(suffixes)}")
+        for name in maps:
+            if name not in known:
+                raise InputError(f"no map is called {name!r}, expected {', '.join(known)}")
+        check_sidecar(sidecar(path))
+        check_outputs(source_files(self.source), [path, sidecar(path), *maps.values()])
+        for name, target in maps.items():  # first: a mask is the sign that a case is done
+            write_volume(target, known[name], self._grid)
+        if path.suffix.lower() == DICOM_SUFFIX and isinstance(self.source, Series):
+            write_seg(path, self.labels, self.source, self.segments)
+        elif is_photograph(self.source):
             write_picture_mask(path, self.labels[..., 0])
         else:
             nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
             write_volume(path, self.labels, self._grid, extension=label_extension(self.segments) if nifti else None)
-
-    def _save_seg(self, path: Path) -> None:
-        if not isinstance(self.source, Series):
-            raise InputError(f"{path}: a DICOM SEG refers to a DICOM series, expected one as the image")
-        write_seg(path, self.labels, self.source, self.segments)
+        about = json.dumps({"generator": GENERATOR, "labels": self._described(), **self.manifest}, indent=1) + "\n"
+        write_atomically(sidecar(path), lambda temporary: temporary.write_text(about))
 
     def _described(self) -> dict[int, dict[str, Any]]:
         return {
@@ -125,10 +140,29 @@ class SegmentationResult:
         return Volume(self.labels, self.affine)
 
 
+def mask_suffixes(source: Source) -> tuple[str, ...]:
+    """Return what the file of an image's mask may end in."""
+    if is_photograph(source):
+        return (PICTURE_SUFFIX,)
+    return (*VOLUME_SUFFIXES, DICOM_SUFFIX) if isinstance(source, Series) else VOLUME_SUFFIXES
+
+
 def sidecar(mask: Path) -> Path:
     """Return the JSON file beside a mask."""
     stem = mask.name.removesuffix(".gz")
     return mask.with_name(f"{stem[: -len(Path(stem).suffix)]}.json")
+
+
+def check_sidecar(path: Path) -> None:
+    """Raise :class:`InputError` if another's file would be replaced: images, lists and configs have such names too."""
+    if not path.exists():
+        return
+    try:
+        ours = json.loads(path.read_text())["generator"].startswith(PROGRAM)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        ours = False
+    if not ours:
+        raise InputError(f"{path}: is not of a mask and would be replaced, name another output")
 
 
 def score_names(count: int) -> list[str]:

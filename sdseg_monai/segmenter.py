@@ -48,7 +48,7 @@ class Segmenter:
         overlays: configs to chain after the bundle's ``inference.json``; code, like the bundle's own.
 
     Attributes:
-        bundle: as it was named.
+        config: the bundle's ``inference.json``.
         weights: the file that was loaded.
         modality: of the images that the network knows, empty where that is not known.
         num_classes: values of a mask, 0 for the background included.
@@ -73,7 +73,7 @@ class Segmenter:
         config = root / "configs" / "inference.json"
         with config_errors(config):
             self._build(config, root, overlays, device, weights)
-        self.bundle = str(bundle)
+        self.config = config
         self.segments, self.modality = _read_metadata(root, self.num_classes, changed=bool(overlays))
         self._own = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=seed, batch_size=batch_size)
@@ -144,8 +144,12 @@ class Segmenter:
         """
         source = open_source(image)
         self._warn_modality(source)
+        loaded = load_source(source)
         with unwrapped_input_errors():
-            return self.preprocessing({"image": load_source(source), "source": source})
+            item = self.preprocessing({"image": loaded, "source": source})
+        if item["image"].min() == item["image"].max():
+            logger.warning("%s: all voxels are alike to the network, the mask means nothing", source_name(source))
+        return item
 
     def _warn_modality(self, source: Source) -> None:
         found = "a picture" if is_photograph(source) else "a volume"

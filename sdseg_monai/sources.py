@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import load_decathlon_datalist
 from nibabel.spatialimages import SpatialImage
 
-from sdseg_monai.dicom import Series, choose_series, has_dicom, read_series
+from sdseg_monai.dicom import Series, choose_series, has_dicom, is_dicom, read_series
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import VOLUME_SUFFIXES, Volume, checked_volume, hash_file, volume_suffix
-from sdseg_monai.pictures import PICTURE_SUFFIXES, image_stem, is_picture, list_images
+from sdseg_monai.pictures import image_stem, is_picture, list_images
 
 Source = Path | Series | Volume  # one image
 ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]
 DATALIST_SUFFIXES = (".csv", ".json")
+SPLITS = ("training", "validation", "test")
 DICOM_SUFFIXES = (".dcm", ".ima")
 
 
@@ -40,19 +40,20 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
     if isinstance(image, tuple):
         if len(image) != 2:
             raise InputError(f"a tuple of {len(image)}, expected voxels [X, Y, Z] and their affine [4, 4]")
-        voxels, affine = image
-        return checked_volume(np.array(voxels, order="C"), np.array(affine), name="array")  # they remain the caller's
+        return _copy_array(*image)
     if isinstance(image, Series | Volume):
         return image
     if not isinstance(image, str | Path):
         raise InputError(f"{type(image).__name__}: expected a path, a nibabel image, or (voxels, affine)")
-    path = Path(image)
+    path = _path(image)
     if path.is_dir() or path.name.lower().endswith(DICOM_SUFFIXES):
         return choose_series(path, series)
     if series is not None:
         raise InputError(f"{path}: is no DICOM, of which --series {series} would choose a series")
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if not path.is_file():  # a pipe or a device would be waited for
+        raise InputError(f"{path}: is no ordinary file, expected a volume or a picture")
     if not is_picture(path):
         volume_suffix(path)  # checks
     return path
@@ -81,11 +82,13 @@ def list_sources(
     if not path.is_dir() or series is not None:
         return [open_source(path, series)]
     visible = [file for file in path.iterdir() if file.name[0] != "."]
-    if any(file.name.lower().endswith((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)) for file in visible):
-        return [Path(image) for image in list_images(path)]
-    if has_dicom(path):
-        return [choose_series(path)]
-    return [Path(image) for image in list_images(path)]  # says that there is nothing
+    has_volumes = any(file.name.lower().endswith(VOLUME_SUFFIXES) for file in visible)
+    has_pictures = any(is_picture(file) for file in visible)
+    if not has_volumes and (
+        any(map(is_dicom, filter(Path.is_file, visible))) or (not has_pictures and has_dicom(path))
+    ):
+        return [choose_series(path)]  # whatever preview pictures lie beside the slices
+    return [Path(image) for image in list_images(path)]
 
 
 def load_source(source: Source) -> Path | Volume:
@@ -130,6 +133,25 @@ def hash_source(source: Source) -> str:
     return hashlib.sha256("".join(map(hash_file, source.files)).encode()).hexdigest()
 
 
+def _path(image: str | Path) -> Path:
+    path = Path(image)
+    try:
+        path.is_dir() or path.stat()
+    except FileNotFoundError:
+        pass  # told by the caller
+    except OSError as error:  # a name that is too long, a folder that may not be read, a link to itself
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return path
+
+
+def _copy_array(voxels: Any, affine: Any) -> Volume:
+    try:
+        arrays = np.array(voxels, order="C"), np.array(affine, dtype=np.float64)  # the caller's own stay as they are
+    except Exception as error:  # numpy's of ragged lists, a tensor's that needs a gradient, memory's
+        raise InputError(f"voxels and affine that are no arrays ({error}), expected [X, Y, Z] and [4, 4]") from error
+    return checked_volume(*arrays, name="array")
+
+
 def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
         return np.asanyarray(image.dataobj), image.affine
@@ -140,17 +162,19 @@ def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
 def _read_datalist(path: Path, dataset_dir: Path, split: str | None) -> list[Source]:
     try:
         if path.suffix.lower() == ".csv":
-            images = [str(dataset_dir / image) for image in _csv_images(path, split)]
+            images = [str(dataset_dir / image) if image else "" for image in _csv_images(path, split)]
         else:
             images = _json_images(path, split, dataset_dir)
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(
-            f"{path}: not a datalist ({error!r}), expected JSON lists of {{image}} or CSV with a column image"
+            f"{path}: not a datalist ({error!r:.200}), expected JSON lists of {{image}} or CSV with a column image"
         ) from error
     if not images:
         raise InputError(f"{path}: names no image, expected at least one")
+    if not all(images):
+        raise InputError(f"{path}: an image without a name, expected a path in each row")
     sources = [open_source(image) for image in images]
     stems: dict[str, str] = {}
     for source, image in zip(sources, images, strict=True):
@@ -168,17 +192,18 @@ def _csv_images(path: Path, split: str | None) -> list[str]:
         rows = list(csv.DictReader(file))
     if rows and "image" not in rows[0]:
         raise InputError(f"{path}: columns {', '.join(map(str, rows[0]))}, expected one called image")
-    return [row["image"] for row in rows if row["image"]]
+    return [row["image"] or "" for row in rows]
 
 
 def _json_images(path: Path, split: str | None, dataset_dir: Path) -> list[str]:
-    lists = {name: items for name, items in json.loads(path.read_text()).items() if isinstance(items, list)}
+    content = json.loads(path.read_text("utf-8-sig"))
+    lists = {name: items for name, items in content.items() if isinstance(items, list) and name in (*SPLITS, split)}
     if split is None and len(lists) > 1:
         raise InputError(f"{path}: has the lists {', '.join(lists)}: choose one with --split")
     name = next(iter(lists), "") if split is None else split
     if name not in lists:
-        raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists) or 'training, test'}")
-    items = load_decathlon_datalist(str(path), True, name, str(dataset_dir))
+        raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists or SPLITS)}")
+    items = [item if isinstance(item, dict) else {"image": item} for item in lists[name]]  # a Decathlon test list
     if not all(isinstance(item["image"], str) for item in items):
         raise TypeError("an image that is no path")
-    return [item["image"] for item in items]
+    return [str(dataset_dir / item["image"]) if item["image"] else "" for item in items]

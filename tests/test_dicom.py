@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage, generate_u
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from sdseg_monai.dicom import choose_series, find_series, has_dicom, is_whole_seg, read_series, write_seg
+from sdseg_monai.dicom import choose_series, find_series, has_dicom, is_whole_seg, read_seg, read_series, write_seg
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import LPS_TO_RAS, Volume, itk_affine
 from sdseg_monai.segments import UNSURE, Segment
@@ -54,6 +54,11 @@ def make_volume(folder: Path, matrix: np.ndarray = OBLIQUE, shape=SHAPE, seed=0)
     array = np.random.default_rng(seed).integers(0, 4000, shape).astype(np.int16)
     nib.save(nib.Nifti1Image(array, matrix), folder / f"volume_{seed}.nii")
     return folder / f"volume_{seed}.nii"
+
+
+def uids(file: Path) -> dict[str, str]:
+    dataset = pydicom.dcmread(file)
+    return {keyword: str(dataset[keyword].value) for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
 
 
 def make_series(folder: Path, matrix: np.ndarray = OBLIQUE, shape=SHAPE, seed=0, **attributes: str) -> list[Path]:
@@ -326,7 +331,7 @@ class TestSegs:
         segments = [seg.get_segment_description(number) for number in seg.segment_numbers]
         assert [segment.segment_label for segment in segments] == [
             ("Groe / " + "x" * 99)[:64],
-            "Segment 2",
+            "Label 4",
             "Label 7",
             "unsure",
         ]
@@ -407,6 +412,47 @@ class TestBadInput:
     def files(self, tmp_path):
         return make_series(tmp_path / "in")
 
+    def test_one_series_uid_in_two_studies(self, files):
+        for file in make_series(files[0].parent / "again", seed=1):
+            edit(file, SeriesInstanceUID=uids(files[0])["SeriesInstanceUID"])
+        self.refuse(files[0].parent, "2 image series")
+        with pytest.raises(InputError, match="several patients or studies"):
+            choose_series(files[0].parent, uids(files[0])["SeriesInstanceUID"])
+
+    def test_one_instance_uid_for_all(self, files, caplog):
+        """Careless anonymisers do it; copies of a file are no other slices."""
+        whole = read_series(choose_series(files[0].parent))
+        shutil.copy(files[0], files[0].with_name("copy.dcm"))
+        for file in files:
+            edit(file, SOPInstanceUID=pydicom.dcmread(files[0]).SOPInstanceUID)
+        shutil.copy(files[0], files[0].with_name("copy.dcm"))
+        np.testing.assert_array_equal(read_series(choose_series(files[0].parent)).array, whole.array)
+        assert "is another slice" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("attributes", "reason"),
+        [
+            ({"PixelSpacing": None}, "PixelSpacing"),
+            ({"PixelSpacing": [0, 0]}, "PixelSpacing"),
+            ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "ImageOrientationPatient"),
+            ({"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]}, "ImageOrientationPatient"),
+            ({"ImageOrientationPatient": None}, "ImageOrientationPatient"),
+            ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope"),
+        ],
+    )
+    @pytest.mark.parametrize("count", [1, 6])
+    def test_slices_that_do_not_say_where_they_lie(self, files, attributes, reason, count):
+        for file in files[count:]:
+            file.unlink()
+        for file in files[:count]:
+            dataset = pydicom.dcmread(file)
+            for keyword, value in attributes.items():
+                setattr(dataset, keyword, value)
+                if value is None:
+                    delattr(dataset, keyword)
+            dataset.save_as(file)
+        self.refuse(files[0].parent, reason)
+
     def refuse(self, folder: Path, reason: str) -> None:
         with pytest.raises(InputError, match=reason) as caught:
             read_series(choose_series(folder))
@@ -442,7 +488,7 @@ class TestBadInput:
 
     def test_two_stacks(self, files):
         for file in make_series(files[0].parent / "again", seed=1):
-            edit(file, SeriesInstanceUID=pydicom.dcmread(files[0]).SeriesInstanceUID)
+            edit(file, **uids(files[0]))
         self.refuse(files[0].parent, "not evenly spaced")
 
     @pytest.mark.parametrize(
@@ -451,7 +497,7 @@ class TestBadInput:
     )
     def test_another_stack(self, files, matrix, shape, reason):
         for file in make_series(files[0].parent / "again", matrix, shape, seed=1):
-            edit(file, SeriesInstanceUID=pydicom.dcmread(files[0]).SeriesInstanceUID)
+            edit(file, **uids(files[0]))
         self.refuse(files[0].parent, reason)
 
     def test_a_tilted_gantry(self, files):
@@ -465,7 +511,7 @@ class TestBadInput:
             dataset = pydicom.dcmread(file)
             del dataset.ImagePositionPatient
             dataset.save_as(file)
-        self.refuse(files[0].parent, "cannot be read")
+        self.refuse(files[0].parent, "does not say how it lies")
         series = choose_series(files[0].parent)
         with pytest.raises(InputError, match="do not say where they lie"):
             write_seg(files[0].with_name("seg"), np.zeros(SHAPE, np.uint8), series, SEGMENTS)
@@ -590,6 +636,23 @@ class TestRealData:
         labels = on_grid(hippocampus / "labels" / "hippocampus_001.nii.gz", volume).astype(np.uint8)
         write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
         assert_same_points(seg_in_space(tmp_path / "seg.dcm"), in_space(labels, volume.affine))
+
+
+def test_what_is_written_is_read_back(grid, tmp_path):
+    series = choose_series(make_series(tmp_path / "series", grid)[0].parent)
+    volume = read_series(series)
+    labels = np.random.default_rng(0).choice([0, 1, 2, 7, UNSURE], SHAPE).astype(np.uint8)
+    labels[:, :, :2] = 0
+    write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
+    np.testing.assert_array_equal(read_seg(tmp_path / "seg.dcm", volume, SEGMENTS), labels)
+    for wrong in (
+        Volume(volume.array[:4], volume.affine),
+        Volume(volume.array, np.array([[1, 0, 0, 300], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ volume.affine),
+    ):
+        with pytest.raises(InputError, match="not a DICOM SEG on the grid of"):
+            read_seg(tmp_path / "seg.dcm", wrong, SEGMENTS)
+    with pytest.raises(InputError, match="not a DICOM SEG"):
+        read_seg(series.files[0], volume, SEGMENTS)
 
 
 def test_a_seg_that_was_cut_is_not_whole(tmp_path):

@@ -147,6 +147,21 @@ def write_pages(path):
     Image.fromarray(RGB).save(path, save_all=True, append_images=[Image.fromarray(RGB)])
 
 
+@pytest.mark.parametrize("width", [16, 32, 107, 160, 161, 320, 1072])
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".png", ".jpg"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+def test_no_width_is_taken_for_a_depth(tmp_path, width, suffix, mode):
+    path = tmp_path / f"a{suffix}"
+    options = {"compression": "tiff_lzw"} if suffix == ".tif" and mode == "RGB" else {}
+    Image.new(mode, (width, 48)).save(path, **options)
+    assert read_picture(path).shape == (3, 48, width)
+
+
+def test_alpha_of_grey_is_dropped(tmp_path):
+    Image.new("LA", (8, 4), (77, 12)).save(tmp_path / "a.png")
+    assert (read_picture(tmp_path / "a.png") == 77).all()
+
+
 def write_header_alone(path):
     """Write a PNG that claims 60000 x 60000 pixels and holds none."""
     with path.open("wb") as file:

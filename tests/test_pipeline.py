@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
+import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -122,10 +126,55 @@ def test_a_saved_mask_names_its_values(result, tmp_path):
         assert beside["settings"] == json.loads(json.dumps(result.manifest["settings"]))
         if suffix.startswith(".nii"):
             assert read_label_names(path) == NAMES
-    for wrong, message in (("mask.png", "unknown kind of file"), ("mask.dcm", "refers to a DICOM series")):
-        with pytest.raises(InputError, match=message):
+
+
+def test_what_cannot_be_saved_leaves_nothing(volume, result, tmp_path):
+    before = volume.read_bytes()
+    for wrong in ("mask.png", "mask.dcm", "mask.txt", "mask", ".nii.gz", "mask.nii.gz."):
+        with pytest.raises(InputError, match=r"expected a file ending in .nii.gz, .nii, .nrrd, .mha"):
             result.save(tmp_path / wrong)
-        assert not (tmp_path / wrong).exists()
+    with pytest.raises(InputError, match="no map is called 'score_7'"):
+        result.save(tmp_path / "m.nii.gz", {"score_7": tmp_path / "s.nii.gz"})
+    with pytest.raises(InputError, match="would be written twice"):
+        result.save(tmp_path / "m.nii.gz", {"score_1": tmp_path / "m.nii.gz"})
+    with pytest.raises(InputError, match="is an input"):
+        result.save(volume)
+    assert list(tmp_path.iterdir()) == [] and volume.read_bytes() == before
+    (tmp_path / "m.json").write_text('{"labels": {"0": "of a dataset"}}')
+    with pytest.raises(InputError, match="is not of a mask and would be replaced"):
+        result.save(tmp_path / "m.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.json"]
+    (tmp_path / "m.json").unlink()
+    result.save(tmp_path / "m.nii.gz")
+    result.save(tmp_path / "m.nii.gz")  # its own may be
+
+
+@pytest.mark.parametrize(
+    ("listed", "options"),
+    [
+        ("out/a.json", ()),
+        ("out/sdseg_manifest.json", ()),
+        ("list.json", ("--overlay", "out/a.json")),
+    ],
+)
+def test_no_json_of_the_users_is_replaced(volume, tmp_path, capsys, listed, options):
+    (tmp_path / "out").mkdir()
+    (tmp_path / listed).write_text(json.dumps({"test": [{"image": str(volume)}]}))
+    options = [str(tmp_path / option) if "." in option else option for option in options]
+    for path in options[1:]:
+        Path(path).write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    assert main(["segment", str(tmp_path / listed), "-o", str(tmp_path / "out"), "-q", *options]) == 2
+    assert "would be replaced" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_two_images_of_one_name_do_not_share_a_file(volume, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.load(volume), tmp_path / "in" / "a.nii")
+    nib.save(nib.load(volume), tmp_path / "in" / "a.nii.gz")
+    assert main(["segment", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "would be written twice" in capsys.readouterr().err and not list((tmp_path / "out").glob("*.nii*"))
 
 
 def test_the_headers_of_images_lend_masks_nothing_of_the_patient(volume, tmp_path):
@@ -156,7 +205,11 @@ def test_a_result_without_a_file_is_saved_by_its_affine(volume, result, tmp_path
         ((np.zeros((4, 4, 4)), np.zeros((4, 4))), "singular"),
         ((np.full((4, 4, 4), np.nan), np.eye(4)), "64 of 64 voxels are NaN"),
         ((np.full((4, 4, 4), "x"), np.eye(4)), "expected one real number each"),
+        (([[[1, 2], [3]]], np.eye(4)), "that are no arrays"),
+        ((np.zeros((4, 4, 4)), "words"), "that are no arrays"),
+        ((torch.zeros(4, 4, 4, requires_grad=True), np.eye(4)), "that are no arrays"),
         (nib.Nifti1Image(np.zeros((4, 4, 4, 2)), np.eye(4)), "4-D"),
+        ("x" * 300 + ".nii", "cannot be read"),
         ("missing.nii.gz", "no such file"),
         ("missing.txt", "no such file"),
     ],
@@ -186,6 +239,21 @@ def test_abstaining_and_uncertainty_are_the_commands(volume, result):
         ({"num_samples": 3}, "--num-samples"),
         ({"bundle": "nothing"}, "no bundle of that name"),
         ({"series": "1.2.3"}, "is no DICOM"),
+        ({"uncertainty": "flip"}, "uncertainty 'flip': expected one of flips"),
+        ({"abstain_below": 2}, "abstain_below=2"),
+        ({"abstain_below": float("nan")}, "abstain_below=nan"),
+        ({"abstain_below": "0.5"}, "abstain_below='0.5'"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 1.5}, "batch_size=1.5"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": "x"}, "seed='x'"),
+        ({"seed": 2**63}, "seed="),
+        ({"weights": "missing.pt"}, "missing.pt"),
+        ({"weights": 3}, "weights 3"),
+        ({"overlays": ["missing.json"]}, "missing.json: no such file"),
+        ({"bundle": None}, "bundle None"),
+        ({"bundle": ""}, "a bundle without a name"),
+        ({"bundle": ".."}, "no configs/inference.json there"),
     ],
 )
 def test_options_that_cannot_be(volume, options, message):
@@ -297,6 +365,9 @@ def test_a_datalist_names_what_to_segment(listed, capsys, name, options, names):
         ("e.json", '{"test": [{"label": "a"}]}', (), "not a datalist"),
         ("e.json", '{"test": [3]}', (), "not a datalist"),
         ("e.json", "{", (), "not a datalist"),
+        ("e.json", "[" * 100_000, (), "not a datalist"),
+        ("e.json", '{"test": [{"image": ""}]}', (), "an image without a name"),
+        ("e.csv", "id,image\n1,images/one.nii.gz\n2\n", (), "an image without a name"),
     ],
 )
 def test_datalists_that_cannot_be_read(listed, capsys, name, content, options, message):
@@ -315,6 +386,8 @@ def test_a_datalist_of_dicom_folders_is_resumed(listed, capsys):
     arguments = ["segment", str(listed / "lists" / "s.csv"), "--dataset-dir", str(listed), "-o", str(listed / "out")]
     arguments += ["-q", "--device", "cpu", "--save-confidence", "--report", str(listed / "r.html")]
     assert main(arguments) == 0 and json.loads(capsys.readouterr().out)["done"] == 2
+    page = (listed / "r.html").read_text()
+    assert page.count("<canvas></canvas>") == 2 and "no pictures" not in page
     segs = sorted((listed / "out").glob("*.dcm"))
     assert len(segs) == 2 and len(list((listed / "out" / "confidence").glob("*.nii.gz"))) == 2
     segs[0].write_bytes(segs[0].read_bytes()[:-500])
@@ -339,6 +412,89 @@ def test_a_datalist_is_no_mask_and_no_folder_has_a_split(listed, capsys):
         ["segment", str(listed / "lists" / "d.csv"), "--dataset-dir", str(listed), "-o", str(listed / "m.nii.gz")]
     )
     assert code == 2 and "expected a folder" in capsys.readouterr().err
+
+
+def test_a_decathlon_dataset_file_is_a_datalist(listed, capsys):
+    content = {"labels": ["background", "ball"], "modality": ["MR"], "numTest": 2}
+    content["test"] = ["images/one.nii.gz", "images/two.nii.gz"]
+    (listed / "lists" / "dataset.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    arguments = (listed / "lists" / "dataset.json", "--dataset-dir", listed)
+    assert masks_of(listed, capsys, *arguments)[:2] == (0, ["one", "two"])
+
+
+def test_a_preview_picture_does_not_hide_a_series(tmp_path, capsys):
+    write_case(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
+    write_mr_series(tmp_path / "images" / "a.nii.gz", tmp_path / "study")
+    Image.new("RGB", (8, 8)).save(tmp_path / "study" / "thumb.png")
+    assert main(["segment", str(tmp_path / "study"), "-o", str(tmp_path / "m.nii.gz"), "-q", "--device", "cpu"]) == 0
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "a.nii.gz")
+    assert main(["segment", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "m.nii.gz")]) == 2
+    assert "is no ordinary file" in capsys.readouterr().err
+    assert main(["segment", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+
+
+def test_threads_keep_their_warnings(volume, tmp_path):
+    """One model for several threads: equal masks, and each manifest has the warnings of its own image."""
+    image = nib.load(volume)
+    paths = []
+    for index in range(6):
+        paths.append(tmp_path / f"{index}.nii.gz")
+        nib.save(nib.Nifti1Image(image.get_fdata(), (1 + 3 * (index % 2)) * image.affine), paths[-1])
+    pipeline = Pipeline(device="cpu")
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(pipeline.segment, paths))
+    for index, (path, found) in enumerate(zip(paths, results, strict=True)):
+        warned = found.manifest["case"]["warnings"]
+        assert len(warned) == index % 2 and all(str(path) in warning for warning in warned)
+        np.testing.assert_array_equal(found.labels, pipeline.segment(path).labels)
+
+
+def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), 5, np.int16), np.eye(4)), tmp_path / "a.nii")
+    assert main(["segment", str(tmp_path / "a.nii"), "-o", str(tmp_path / "m.nii"), "-q", "--device", "cpu"]) == 0
+    assert capfd.readouterr().err == ""
+    warnings = json.loads((tmp_path / "m.json").read_text())["case"]["warnings"]
+    assert any("all voxels are alike" in warning for warning in warnings)
+
+
+def test_another_config_is_not_resumed(volume, tmp_path, capsys):
+    shutil.copytree(find_bundle("hippocampus_sdseg"), tmp_path / "b", ignore=shutil.ignore_patterns("logs"))
+    command = ["segment", str(volume.parent / "folder"), "-o", str(tmp_path / "out"), "--bundle", str(tmp_path / "b")]
+    (volume.parent / "folder").mkdir()
+    shutil.copy(volume, volume.parent / "folder")
+    assert main([*command, "-q"]) == 0
+    config = tmp_path / "b" / "configs" / "inference.json"
+    config.write_text(config.read_text().replace('"slice_axis": 1', '"slice_axis": 2'))
+    capsys.readouterr()
+    assert main([*command, "-q", "--resume"]) == 2 and "with config_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"seconds": None},
+        {"seconds": "x"},
+        {"warnings": None},
+        {"volume_ml": [1]},
+        {"volume_ml": {"a": "x"}},
+        {"pixels": 3},
+    ],
+)
+def test_a_case_that_is_not_ours_is_done_again(volume, tmp_path, capsys, spoilt):
+    (tmp_path / "in").mkdir()
+    shutil.copy(volume, tmp_path / "in")
+    command = ["segment", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--device", "cpu", "--resume"]
+    assert main([*command, "-q"]) == 0
+    manifest = tmp_path / "out" / "sdseg_manifest.json"
+    content = json.loads(manifest.read_text())
+    content["cases"]["a.nii.gz"] |= spoilt
+    manifest.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main([*command, "--report", str(tmp_path / "r.html")]) == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == 0
 
 
 def test_quiet_and_verbose(volume, tmp_path, capsys):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 from sdseg_monai import RESEARCH_ONLY, __version__
 from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
@@ -32,10 +34,12 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # a program may be started without
     options = make_parser().parse_args(arguments)
     _set_logging(options)
     warnings.filterwarnings("ignore", category=UserWarning)  # MONAI's notes to developers
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="monai")
     try:
         return COMMANDS[options.command].run(options)
     except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read, a closed pipe
@@ -44,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept\n")
         return EXIT_INTERRUPTED
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
 
 
 class _Parser(argparse.ArgumentParser):

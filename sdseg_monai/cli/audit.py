@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sdseg_monai.cli.arguments import add_bundle, add_device
-from sdseg_monai.cli.outputs import check_output, note, refuse_to_replace, report
+from sdseg_monai.cli.outputs import check_output, note, report
 
 HELP = "what a bundle's mask autoencoder keeps of your labels: Dice of decode(encode(label))"
 NOTE = "A bundle's configs are code: audit with what you trust."
@@ -30,13 +30,14 @@ def run(options: argparse.Namespace) -> int:
     """Audit, write the table and say what is kept and lost."""
     from sdseg_monai.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
     from sdseg_monai.bundle import DEFAULT_BUNDLE
+    from sdseg_monai.io import check_outputs
     from sdseg_monai.pictures import list_images
 
     list_images(options.labels)  # before anything is written
     if options.output is not None:
-        refuse_to_replace(options.labels.iterdir(), [options.output])
+        check_outputs(options.labels.iterdir(), [options.output])
         check_output(options.output, ".csv", "table")
-    audit = load_audit(options.bundle or DEFAULT_BUNDLE, options.device, options.overlay)
+    audit = load_audit(DEFAULT_BUNDLE if options.bundle is None else options.bundle, options.device, options.overlay)
     kept = audit_folder(audit, options.labels)
     for line in loss_warnings(kept):
         note(f"warning: {line}", options)

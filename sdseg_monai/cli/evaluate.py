@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from sdseg_monai.cli.arguments import length, path
-from sdseg_monai.cli.outputs import check_output, note, refuse_to_replace, report
+from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import InputError
 
 HELP = "3-D Dice, IoU, HD95, surface Dice and volumes of masks against labels, on the labels' grid"
@@ -42,20 +42,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, write the table and say what the means are."""
     from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
+    from sdseg_monai.io import check_outputs
     from sdseg_monai.pictures import list_images
-    from sdseg_monai.reporting import report_evaluation
+    from sdseg_monai.reporting import images_of, report_evaluation
 
     if options.images is not None and options.report is None:
         raise InputError(f"{options.images}: --images are for --report, which names the page to write")
     outputs = [options.output, *([options.report] if options.report else [])]
     for folder in filter(None, (options.predictions, options.labels, options.images)):
         list_images(folder)  # before anything is written
-        refuse_to_replace(folder.iterdir(), outputs)
+        check_outputs(folder.iterdir(), outputs)
     if os.path.realpath(options.predictions) == os.path.realpath(options.labels):
         raise InputError(f"{options.labels}: the labels are the predictions, which would agree; expected two folders")
     check_output(options.output, ".csv", "table")
     if options.report is not None:
         check_output(options.report, ".html", "page")
+    images_of([Path(path) for path in list_images(options.predictions)], options.images)  # before hours are spent
     cases = evaluate_folders(
         options.predictions,
         options.labels,

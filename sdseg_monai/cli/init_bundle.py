@@ -59,7 +59,7 @@ def _names(given: list[str]) -> dict[int, str]:
     names = {}
     for text in given:
         value, _, name = text.partition("=")
-        if not (value.strip().isdigit() and name.strip()):
+        if not (value.strip().isdecimal() and name.strip()):
             raise InputError(f"--name {text}: expected VALUE=NAME, such as 1=liver")
         names[int(value)] = name.strip()
     return names

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,12 @@ def note(text: str, options: argparse.Namespace) -> None:
         sys.stderr.write(text + "\n")
 
 
-def refuse_to_replace(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Raise :class:`InputError` where an output is an input."""
-    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
-    replaced = {os.path.realpath(path) for path in outputs} & {os.path.realpath(path) for path in inputs}
-    if replaced:
-        raise InputError(f"{min(replaced)}: is an input and would be replaced, name another output")
-
-
 def check_output(path: Path, suffix: str, kind: str) -> None:
     """Raise :class:`InputError` unless ``path`` can be made and ends in ``suffix``: no weights are to be replaced."""
     from sdseg_monai.io import check_folder
 
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: expected the name of a {kind}, ending in {suffix}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no ordinary file, expected the name of one")
     check_folder(path.parent)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdseg_monai import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import add_bundle, add_device, fraction, path, positive, seed
-from sdseg_monai.cli.outputs import check_output, note, refuse_to_replace, report
+from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Segment what is asked for, and say what came of it."""
     from sdseg_monai.dicom import Series
+    from sdseg_monai.io import check_outputs
     from sdseg_monai.pipeline import Pipeline, collected_warnings
+    from sdseg_monai.results import check_sidecar, sidecar
     from sdseg_monai.sources import list_sources, source_files
 
     with collected_warnings() as noted:
@@ -98,11 +100,16 @@ def run(options: argparse.Namespace) -> int:
     pipeline.segmenter.inferer.progress = not options.quiet
     jobs = _jobs(options, pipeline, sources, many, noted)
     outputs = [file for job in jobs for file in job.outputs]
+    if many:
+        outputs.append(_manifest(options))
+        check_output(outputs[-1], ".json", "manifest")
     if options.report is not None:
         check_output(options.report, ".html", "page")
         outputs.append(options.report)
+    for job in jobs:
+        check_sidecar(sidecar(job.mask))
     inputs = [file for source in sources for file in source_files(source)]
-    refuse_to_replace([*inputs, *options.weights, *options.overlay, *_lists(options)], outputs)
+    check_outputs([*inputs, *options.weights, *options.overlay, *_lists(options)], outputs)
     _check_folders(outputs)
     return (_segment_many if many else _segment_one)(options, pipeline, jobs)
 
@@ -113,6 +120,12 @@ def _is_datalist(source: Path) -> bool:
     return source.suffix.lower() in DATALIST_SUFFIXES and source.is_file()
 
 
+def _manifest(options: argparse.Namespace) -> Path:
+    from sdseg_monai.manifest import FILE_NAME
+
+    return options.output / FILE_NAME
+
+
 def _lists(options: argparse.Namespace) -> list[Path]:
     return [options.input] if options.input.is_file() else []
 
@@ -121,7 +134,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from sdseg_monai.bundle import DEFAULT_BUNDLE
 
     return {
-        "bundle": options.bundle or DEFAULT_BUNDLE,
+        "bundle": DEFAULT_BUNDLE if options.bundle is None else options.bundle,
         "device": options.device,
         "seed": options.seed,
         "batch_size": options.batch_size,
@@ -176,12 +189,12 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     from tqdm import tqdm
 
     from sdseg_monai.batch import segment_many
-    from sdseg_monai.manifest import FILE_NAME, Manifest
+    from sdseg_monai.manifest import Manifest
     from sdseg_monai.reporting import report_segmentations
 
     settings = {**pipeline.settings, "maps": sorted(jobs[0].maps)}
     start = Manifest.resume if options.resume else Manifest
-    manifest = start(options.output / FILE_NAME, pipeline.about, settings)
+    manifest = start(_manifest(options), pipeline.about, settings)
     found: dict[Job, dict[str, Any]] = {}
     for job, case in segment_many(pipeline, jobs, manifest, options.resume, not options.quiet):
         found[job] = case

@@ -15,13 +15,14 @@ from sdseg_monai.dicom.series import Series, is_multi_frame, open_frames
 from sdseg_monai.dicom.stack import slice_order
 from sdseg_monai.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import write_atomically
+from sdseg_monai.io import LPS_TO_RAS, Volume, write_atomically
 from sdseg_monai.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 DICOM_SUFFIX = ".dcm"
+UNKNOWN_LABEL = "Label "
 MAKER, PROGRAM = "SDSeg", "sdseg-monai"
 SERIES_NUMBER = 1000  # beyond those of a scanner
 DESCRIPTION = "SDSeg segmentation, research use only"
@@ -60,7 +61,7 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
     numbers[values] = range(1, len(values) + 1)
     names = {UNSURE: UNSURE_SEGMENT, **segments}
     described = [
-        _describe(number, names.get(value) or Segment(f"Label {value}", UNKNOWN_COLOUR, None))
+        _describe(number, value, names.get(value) or Segment("", UNKNOWN_COLOUR, None))
         for number, value in enumerate(values, 1)
     ]
     with config.disable_value_validation(), warnings.catch_warnings():  # what the slices say is taken over as it is
@@ -103,6 +104,42 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
             ) from error
 
 
+def read_seg(path: Path, grid: Volume, segments: Mapping[int, Segment]) -> np.ndarray:
+    """Read a DICOM SEG of :func:`write_seg` back, onto the grid of the series that it was written for.
+
+    Args:
+        path: of the SEG.
+        grid: of :func:`~sdseg_monai.dicom.series.read_series`.
+        segments: as it was written with.
+
+    Returns:
+        Labels [X, Y, Z], uint8.
+
+    Raises:
+        InputError: it is damaged, lies on another grid or has a segment of another name.
+    """
+    highdicom, config = require("highdicom"), require("pydicom.config")
+    values = {_label(segment, value): value for value, segment in {UNSURE: UNSURE_SEGMENT, **segments}.items()}
+    try:
+        with config.disable_value_validation():
+            seg = highdicom.seg.segread(path)
+            found = seg.get_volume(combine_segments=True)  # slices, rows, columns
+        labels = np.zeros(seg.number_of_segments + 1, np.uint8)
+        for number in seg.segment_numbers:
+            name = seg.get_segment_description(number).segment_label
+            labels[number] = values[name] if name in values else int(name.removeprefix(UNKNOWN_LABEL))
+        to_grid = np.linalg.inv(grid.affine) @ LPS_TO_RAS @ found.affine
+        inside = np.argwhere(found.array)
+        where = np.rint(inside @ to_grid[:3, :3].T + to_grid[:3, 3]).astype(int)
+        if (where < 0).any():
+            raise IndexError("voxels before the first")
+        mask = np.zeros(grid.array.shape, np.uint8)
+        mask[tuple(where.T)] = labels[found.array[tuple(inside.T)]]
+    except Exception as error:  # pydicom and highdicom raise whatever a damaged element leads to
+        raise InputError(f"{path}: not a DICOM SEG on the grid of {grid.name} ({type(error).__name__})") from error
+    return mask
+
+
 def is_whole_seg(path: Path) -> bool:
     """Tell whether ``path`` is a DICOM SEG of bits with all of its frames."""
     try:
@@ -112,15 +149,19 @@ def is_whole_seg(path: Path) -> bool:
         return False
 
 
-def _describe(number: int, segment: Segment) -> Any:
+def _label(segment: Segment, value: int) -> str:
+    return plain_text(segment.name) or f"{UNKNOWN_LABEL}{value}"
+
+
+def _describe(number: int, value: int, segment: Segment) -> Any:
     highdicom, codes = require("highdicom"), require("pydicom.sr.codedict").codes
-    label = plain_text(segment.name) or f"Segment {number}"
-    value, scheme, meaning = segment.code or UNKNOWN_STRUCTURE
+    label = _label(segment, value)
+    code, scheme, meaning = segment.code or UNKNOWN_STRUCTURE
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=label,
         segmented_property_category=highdicom.sr.CodedConcept(*ANATOMY),
-        segmented_property_type=highdicom.sr.CodedConcept(value, scheme, plain_text(meaning) or label),
+        segmented_property_type=highdicom.sr.CodedConcept(code, scheme, plain_text(meaning) or label),
         algorithm_type="AUTOMATIC",
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             PROGRAM, family=codes.cid7162.ArtificialIntelligence, version=__version__

@@ -18,7 +18,7 @@ from sdseg_monai.dicom.extra import require
 from sdseg_monai.dicom.stack import LARGEST_OFFSET, LARGEST_TILT, check_memory, read_stack
 from sdseg_monai.dicom.terms import NOT_IMAGES, plain_text
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import LPS_TO_RAS, Volume, checked_volume, itk_affine
+from sdseg_monai.io import LPS_TO_RAS, Volume, checked_volume, hash_file, itk_affine
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -31,7 +31,7 @@ UID = r"\d[\d.]{0,63}"
 TOLERANCE = {"rtol": LARGEST_OFFSET, "perpendicular_tol": LARGEST_TILT**2 / 2}  # a cosine's distance from 1
 # fmt: off
 HEADER = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
+    "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
     "SeriesDescription", "Rows", "Columns", "NumberOfFrames",
 ]
 # fmt: on
@@ -69,6 +69,7 @@ class _Instance:
 
     path: Path
     uid: str
+    patient: str
     study_uid: str
     series_uid: str
     modality: str
@@ -79,7 +80,7 @@ class _Instance:
 
 def has_dicom(folder: Path) -> bool:
     """Tell whether any visible file anywhere below ``folder`` is DICOM, by its content; stops at the first."""
-    return any(_is_dicom(path) for path in _visible_files(folder))
+    return any(is_dicom(path) for path in _visible_files(folder))
 
 
 def find_series(source: Path) -> list[Series]:
@@ -94,13 +95,14 @@ def find_series(source: Path) -> list[Series]:
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected DICOM")
-    groups: dict[str | Path, list[_Instance]] = {}
-    seen: set[str] = set()
+    groups: dict[tuple[str, str, str | Path], list[_Instance]] = {}
+    seen: dict[str, Path] = {}
     for path in sorted(_visible_files(source)) if source.is_dir() else [source]:
         instance = _read_instance(path)
-        if instance is not None and instance.uid not in seen:
-            seen.add(instance.uid)
-            groups.setdefault(instance.series_uid or path.parent, []).append(instance)
+        if instance is None or _is_copy(path, seen.setdefault(instance.uid, path)):
+            continue
+        key = (instance.patient, instance.study_uid, instance.series_uid or path.parent)
+        groups.setdefault(key, []).append(instance)
     series = map(_make_series, groups.values())
     return sorted(series, key=lambda one: (one.study_uid, one.number is None, one.number or 0, one.uid))
 
@@ -118,6 +120,8 @@ def choose_series(source: Path, uid: str | None = None) -> Series:
     if len(chosen) == 1:
         return chosen[0]
     listed = "; ".join(map(str, found))
+    if len(chosen) > 1 and uid is not None:
+        raise InputError(f"{source}: series {uid} is of several patients or studies, give the folder of one of them")
     if uid is None:
         raise InputError(f"{source}: {len(found)} image series, choose one with --series UID: {listed}")
     raise InputError(f"{source}: no image series {uid}, expected --series UID with one of: {listed}")
@@ -195,7 +199,8 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Tell by its content whether a file is DICOM."""
     try:
         with path.open("rb") as file:
             return file.read(MAGIC_START + len(MAGIC))[MAGIC_START:] == MAGIC
@@ -206,7 +211,7 @@ def _is_dicom(path: Path) -> bool:
 
 def _read_instance(path: Path) -> _Instance | None:
     """Return what a DICOM file says of its image; None where it is no DICOM, no image, or damaged."""
-    if not _is_dicom(path):
+    if not is_dicom(path):
         if path.suffix.lower() == SUFFIX:
             logger.warning("%s: not DICOM by its content, left out", path)
         return None
@@ -221,6 +226,7 @@ def _read_instance(path: Path) -> _Instance | None:
             instance = _Instance(
                 path,
                 _text(header, "SOPInstanceUID") or _text(header.file_meta, "MediaStorageSOPInstanceUID") or str(path),
+                _text(header, "PatientID"),
                 _text(header, "StudyInstanceUID"),
                 _text(header, "SeriesInstanceUID"),
                 plain_text(_text(header, "Modality")),
@@ -238,6 +244,16 @@ def _read_instance(path: Path) -> _Instance | None:
     if not instance.modality or sop_class.name.endswith("Image Storage"):  # it has both, were it whole
         logger.warning("%s: its header is not complete, left out", path)
     return None
+
+
+def _is_copy(path: Path, first: Path) -> bool:
+    """Tell whether a file is a copy of the ``first`` of its SOPInstanceUID; careless anonymisers make all the same."""
+    if path == first:
+        return False
+    copy = hash_file(path) == hash_file(first)
+    if not copy:
+        logger.warning("%s: has the SOPInstanceUID of %s but is another slice", path, first)
+    return copy
 
 
 def _text(header: Dataset, keyword: str) -> str:

@@ -15,7 +15,8 @@ from sdseg_monai.io import PEAK_BYTES
 
 LARGEST_OFFSET = 0.05  # of a slice from where even spacing would have it, in spacings
 LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between their normal and the way to the next
-POSITION, ORIENTATION = "0020|0032", "0020|0037"  # of a slice: numbers with backslashes between
+# of a slice: numbers with backslashes between
+POSITION, ORIENTATION, SPACING, SLOPE = "0020|0032", "0020|0037", "0028|0030", "0028|1053"
 
 
 def read_stack(files: Sequence[Path], name: str) -> sitk.Image:
@@ -29,13 +30,16 @@ def read_stack(files: Sequence[Path], name: str) -> sitk.Image:
         Real values (HU in CT), float32.
 
     Raises:
-        InputError: they cannot be read, or do not form a grid: one is missing, they lie in several stacks, or are
-            sheared against each other, as those of a tilted gantry.
+        InputError: they cannot be read, do not say where they lie, or do not form a grid: one is missing, they lie in
+            several stacks, or are sheared against each other, as those of a tilted gantry.
     """
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
     try:
         headers = [_read_header(file) for file in files]
         _check_sizes(headers, name)
+        if headers[0].GetSize()[2:] in ((), (1,)):
+            for header in headers:
+                _check_geometry(header, name)
         if len(headers) == 1:  # one slice, or a multi-frame file, which has a spacing of its own
             headers[0].SetOutputPixelType(sitk.sitkFloat32)
             return headers[0].Execute()
@@ -98,6 +102,31 @@ def _check_sizes(headers: Sequence[sitk.ImageFileReader], name: str) -> None:
     if np.ptp(edges, axis=0).max() > LARGEST_TILT * edges.min():
         raise InputError(f"{name}: its slices' pixels are of several sizes, expected one stack")
     check_memory(math.prod(headers[0].GetSize()) * len(headers), name)
+
+
+def _check_geometry(header: sitk.ImageFileReader, name: str) -> None:
+    """Check what a slice says of its place, for which ITK would put something else."""
+    spacing, cosines, position = (_numbers(header, key) for key in (SPACING, ORIENTATION, POSITION))
+    if len(spacing) != 2 or not (spacing > 0).all():
+        raise InputError(f"{name}: a slice without the size of its pixels (PixelSpacing), expected it in mm")
+    axes = cosines.reshape(-1, 3)
+    if len(axes) != 2 or np.abs(axes @ axes.T - np.eye(2)).max() > LARGEST_TILT or len(position) != 3:
+        raise InputError(
+            f"{name}: a slice that does not say how it lies in the patient (ImageOrientationPatient, "
+            "ImagePositionPatient), expected two directions at right angles and a point"
+        )
+    if header.HasMetaDataKey(SLOPE) and not _numbers(header, SLOPE).all():
+        raise InputError(f"{name}: a slice whose RescaleSlope is 0, expected intensities")
+
+
+def _numbers(header: sitk.ImageFileReader, key: str) -> np.ndarray:
+    """Return the numbers of an element, none where it has other than one, two or a multiple of three."""
+    text = header.GetMetaData(key) if header.HasMetaDataKey(key) else ""
+    try:
+        numbers = np.array(text.split("\\"), dtype=float)
+    except ValueError:
+        return np.zeros(0)
+    return numbers if len(numbers) in (1, 2) or len(numbers) % 3 == 0 else np.zeros(0)
 
 
 def _check_positions(cosines: np.ndarray, positions: np.ndarray, name: str) -> None:

@@ -160,10 +160,14 @@ def init_bundle(
         "train": config,
         "inference": inference_config(config, grid, fingerprint, folders),
         "train_autoencoder": autoencoder_config(config, grid.network.value),
-        METADATA.stem: metadata(grid, fingerprint, named, output.resolve().name),
+        METADATA.stem: metadata(grid, fingerprint, named, _name(output)),
     }
     write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if known else None))
     return plan
+
+
+def _name(folder: Path) -> str:
+    return Path(os.path.realpath(folder)).name  # unlike Path.resolve it does not mind a link to itself
 
 
 def _check_options(modality: str | None, network: str | None, minutes: float) -> None:
@@ -319,7 +323,7 @@ def _write(
     cases = {case.name: _item(case, folders) for case in plan.fingerprint.cases}
     dealt = {split: [cases[name] for name in members] for split, members in plan.splits.items()}
     about = "split by case with the seed of train.json; choose on validation, report test once"
-    write_datalist(folder / "configs" / "datalist.json", dealt, name=plan.output.resolve().name, description=about)
+    write_datalist(folder / "configs" / "datalist.json", dealt, name=_name(plan.output), description=about)
     text = {
         "found": plan.fingerprint.as_json(),
         "chosen": {name: choice._asdict() for name, choice in plan.choices.items()},
@@ -340,7 +344,7 @@ def _readme(plan: BundlePlan) -> str:
     classes = "\n".join(f"- {value}: {name}" for value, name in plan.names.items())
     notes = "\n".join(f"- {note}" for note in plan.notes)
     commands = "\n\n".join(f"{purpose}:\n\n    {command}" for command, purpose in plan.commands)
-    return f"""# {plan.output.resolve().name}
+    return f"""# {_name(plan.output)}
 
 **Research use only: not a medical device, not for diagnosis or treatment.** Written by `sdseg init-bundle`; every value
 is a proposal, not tried on these data. Values of `configs/train.json` that `configs/inference.json` has too must agree.
