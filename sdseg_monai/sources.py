@@ -46,7 +46,7 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
     if not isinstance(image, str | Path):
         raise InputError(f"{type(image).__name__}: expected a path, a nibabel image, or (voxels, affine)")
     path = _path(image)
-    if path.is_dir() or path.name.lower().endswith(DICOM_SUFFIXES):
+    if path.is_dir() or _names_dicom(path):
         return choose_series(path, series)
     if series is not None:
         raise InputError(f"{path}: is no DICOM, of which --series {series} would choose a series")
@@ -142,6 +142,13 @@ def _path(image: str | Path) -> Path:
     except OSError as error:  # a name that is too long, a folder that may not be read, a link to itself
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return path
+
+
+def _names_dicom(path: Path) -> bool:
+    """Tell whether a file is to be read as DICOM, by its name or, where that says nothing, by its content."""
+    name = path.name.lower()
+    unknown = not (name.endswith(VOLUME_SUFFIXES) or is_picture(path))
+    return name.endswith(DICOM_SUFFIXES) or (unknown and path.is_file() and is_dicom(path))
 
 
 def _copy_array(voxels: Any, affine: Any) -> Volume:

@@ -429,6 +429,13 @@ def test_a_preview_picture_does_not_hide_a_series(tmp_path, capsys):
     assert main(["segment", str(tmp_path / "study"), "-o", str(tmp_path / "m.nii.gz"), "-q", "--device", "cpu"]) == 0
 
 
+def test_a_slice_is_known_by_its_content(tmp_path):
+    write_case(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
+    files = write_mr_series(tmp_path / "images" / "a.nii.gz", tmp_path / "study")
+    nameless = files[0].rename(tmp_path / "IM0001")
+    assert segment(nameless, device="cpu").labels.shape[2] == 1
+
+
 def test_a_pipe_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "a.nii.gz")
     assert main(["segment", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "m.nii.gz")]) == 2
