@@ -15,7 +15,7 @@ RUN = $(BIN)/python -m monai.bundle run training --config_file
 HIPPOCAMPUS = bundles/hippocampus_sdseg/configs
 SDSEG = bundles/sdseg/configs
 
-.PHONY: demo test test-all check fix hippocampus label-env clean
+.PHONY: demo test test-all check fix docs hippocampus label-env clean
 
 demo: .venv/installed
 	$(BIN)/sdseg demo
@@ -35,6 +35,10 @@ check: .venv/installed-dev
 fix: .venv/installed-dev
 	$(BIN)/ruff format -q .
 	$(BIN)/ruff check -q --fix .
+
+# A folder to open in a browser, which needs no network.
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --quiet --strict
 
 # The embedded model from scratch: autoencoder on procedural masks, then the segmenter, then its numbers.
 hippocampus: .venv/installed
@@ -65,4 +69,4 @@ label-env: .venv-label/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-label build dist *.egg-info demo_output
+	rm -rf .venv .venv-label build dist *.egg-info demo_output site

@@ -95,7 +95,7 @@ class SegmentationResult:
         """What can be written beside the mask, [X, Y, Z] each, by name: the :func:`score_names` and ``confidence``."""
         return {**dict(zip(score_names(len(self.scores)), self.scores, strict=True)), "confidence": self.confidence}
 
-    def save(self, path: str | Path, maps: Mapping[str, Path] | None = None) -> None:
+    def save(self, path: str | Path, maps: Mapping[str, str | Path] | None = None) -> None:
         """Write the mask, what its values stand for and the manifest as JSON beside it, and the :attr:`maps` named.
 
         The suffix of ``path`` says how: ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha`` on the image's grid, NIfTI with
@@ -106,16 +106,16 @@ class SegmentationResult:
             InputError: the suffix is another or does not suit the image, a map is unknown, or a file is the image or
                 another's, or cannot be written.
         """
-        path, maps = Path(path), {name: Path(target) for name, target in (maps or {}).items()}
+        path, files = Path(path), {name: Path(target) for name, target in (maps or {}).items()}
         suffixes, known = mask_suffixes(self.source), self.maps
         if not path.name.lower().endswith(suffixes) or path.name.lower() in suffixes:
             raise InputError(f"{path}: expected a file ending in {', '.join(suffixes)}")
-        for name in maps:
+        for name in files:
             if name not in known:
                 raise InputError(f"no map is called {name!r}, expected {', '.join(known)}")
         check_sidecar(sidecar(path))
-        check_outputs(source_files(self.source), [path, sidecar(path), *maps.values()])
-        for name, target in maps.items():  # first: a mask is the sign that a case is done
+        check_outputs(source_files(self.source), [path, sidecar(path), *files.values()])
+        for name, target in files.items():  # first: a mask is the sign that a case is done
             write_volume(target, known[name], self._grid)
         if path.suffix.lower() == DICOM_SUFFIX and isinstance(self.source, Series):
             write_seg(path, self.labels, self.source, self.segments)
