@@ -181,7 +181,8 @@ def test_a_clinicians_compressed_ct_is_segmented_with_a_warning(programs_with_di
     assert hd.seg.segread(seg).get_volume(combine_segments=True).spatial_shape[1:] == (512, 512)
 
 
-def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_path):
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_path, interrupt):
     """The run is interrupted, goes on, survives a broken file, and is evaluated; the figures are the README's."""
     (tmp_path / "scans").mkdir()
     (tmp_path / "labels").mkdir()
@@ -198,7 +199,7 @@ def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_pat
         if manifest.exists() and len(json.loads(manifest.read_text())["cases"]) > 3:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(interrupt)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "what was finished is kept" in err and "Traceback" not in err
     done = [name for name, case in json.loads(manifest.read_text())["cases"].items() if case["status"] == "done"]

@@ -1,7 +1,7 @@
 """The ``sdseg`` command: it owns stdout and the exit codes.
 
 Exit codes: 0 all done; 1 some cases of several failed, the others are done; 2 nothing done, the input cannot be used;
-130 interrupted.
+130 interrupted or terminated.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -41,13 +44,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="monai")
     try:
-        return COMMANDS[options.command].run(options)
+        with _termination_as_interrupt():
+            return COMMANDS[options.command].run(options)
     except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read, a closed pipe
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept\n")
         return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """End on SIGTERM, which a cluster sends before it takes a machine away, as on an interrupt: tidily."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # others may set no handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _nowhere() -> TextIO:
