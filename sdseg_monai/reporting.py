@@ -11,7 +11,7 @@ import numpy as np
 
 from sdseg_monai import __version__
 from sdseg_monai.batch import Job
-from sdseg_monai.dicom import DICOM_SUFFIX, read_seg
+from sdseg_monai.dicom import DICOM_SUFFIX, Series, read_seg
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, read_mask
 from sdseg_monai.io import NIFTI_SUFFIXES, Volume
@@ -119,7 +119,10 @@ def _segmented(
     if not failed:
         load = partial(_load_segmented, job, result, segments)
     flags = [case["error"]] if failed else case["warnings"]
-    return ReportCase(name=job.name, status="failed" if failed else "done", facts=facts, flags=flags, load=load)
+    name = job.name
+    if isinstance(job.source, Series) and job.source.description:
+        name, facts["series"] = f"{job.source.description} ({job.source.modality})", job.name
+    return ReportCase(name=name, status="failed" if failed else "done", facts=facts, flags=flags, load=load)
 
 
 def _load_segmented(job: Job, result: SegmentationResult | None, segments: Mapping[int, Segment]) -> Picture:

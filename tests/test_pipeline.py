@@ -388,6 +388,7 @@ def test_a_datalist_of_dicom_folders_is_resumed(listed, capsys):
     assert main(arguments) == 0 and json.loads(capsys.readouterr().out)["done"] == 2
     page = (listed / "r.html").read_text()
     assert page.count("<canvas></canvas>") == 2 and "no pictures" not in page
+    assert page.count(">T1 (MR)</h2>") == 2, "a series is called as the scanner called it"
     segs = sorted((listed / "out").glob("*.dcm"))
     assert len(segs) == 2 and len(list((listed / "out" / "confidence").glob("*.nii.gz"))) == 2
     segs[0].write_bytes(segs[0].read_bytes()[:-500])
