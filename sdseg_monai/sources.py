@@ -84,9 +84,12 @@ def list_sources(
     visible = [file for file in path.iterdir() if file.name[0] != "."]
     has_volumes = any(file.name.lower().endswith(VOLUME_SUFFIXES) for file in visible)
     has_pictures = any(is_picture(file) for file in visible)
-    if not has_volumes and (
-        any(map(is_dicom, filter(Path.is_file, visible))) or (not has_pictures and has_dicom(path))
-    ):
+    has_slices = any(map(is_dicom, filter(Path.is_file, visible)))
+    if has_volumes and has_slices:
+        raise InputError(
+            f"{path}: holds DICOM and volume files, expected one kind: choose with --series UID, or give a single file"
+        )
+    if not has_volumes and (has_slices or (not has_pictures and has_dicom(path))):
         return [choose_series(path)]  # whatever preview pictures lie beside the slices
     return [Path(image) for image in list_images(path)]
 
@@ -116,7 +119,7 @@ def source_files(source: Source) -> Sequence[Path]:
     """Return the files that an image was read from."""
     if isinstance(source, Path):
         return [source]
-    return source.files if isinstance(source, Series) else []
+    return source.files if isinstance(source, Series) else [Path(source.name)]  # a nibabel image knows its file
 
 
 def is_photograph(source: Source) -> bool:

@@ -437,6 +437,21 @@ def test_a_slice_is_known_by_its_content(tmp_path):
     assert segment(nameless, device="cpu").labels.shape[2] == 1
 
 
+def test_dicom_beside_volumes_is_not_passed_over(tmp_path, capsys):
+    write_case(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
+    write_mr_series(tmp_path / "images" / "a.nii.gz", tmp_path / "images")
+    assert main(["segment", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "holds DICOM and volume files" in capsys.readouterr().err
+
+
+def test_a_nibabel_image_is_not_replaced_by_its_mask(volume):
+    before = volume.read_bytes()
+    found = segment(nib.load(volume), device="cpu")
+    with pytest.raises(InputError, match="is an input"):
+        found.save(volume)
+    assert volume.read_bytes() == before
+
+
 def test_a_pipe_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "a.nii.gz")
     assert main(["segment", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "m.nii.gz")]) == 2
@@ -463,7 +478,8 @@ def test_threads_keep_their_warnings(volume, tmp_path):
 def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
     nib.save(nib.Nifti1Image(np.full((20, 20, 20), 5, np.int16), np.eye(4)), tmp_path / "a.nii")
     assert main(["segment", str(tmp_path / "a.nii"), "-o", str(tmp_path / "m.nii"), "-q", "--device", "cpu"]) == 0
-    assert capfd.readouterr().err == ""
+    shown = capfd.readouterr()
+    assert shown.err == "" and any("all voxels are alike" in warning for warning in json.loads(shown.out)["warnings"])
     warnings = json.loads((tmp_path / "m.json").read_text())["case"]["warnings"]
     assert any("all voxels are alike" in warning for warning in warnings)
 

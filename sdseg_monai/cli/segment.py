@@ -181,6 +181,8 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
         report_segmentations(options.report, pipeline, {job: {"status": "done", **case}}, result)
     kept = {name: case[name] for name in ("samples", "disagreement", "volume_ml", "pixels") if name in case}
     found = {"mask": str(job.mask), "labels": _labels(pipeline), **kept}
+    if case["warnings"]:  # --quiet shows them nowhere else
+        found["warnings"] = case["warnings"]
     report(found if options.report is None else {**found, "report": str(options.report)}, options)
     return 0
 
