@@ -107,6 +107,11 @@ def _raw_mode(arguments: object) -> str:
     return first if isinstance(first, str) else ""
 
 
+def _is_deep(raw_mode: str) -> bool:
+    """Tell whether pixels of a raw mode of PIL's have more than 8 bits a channel; ``BGR;16`` has 5, 6 and 5."""
+    return not raw_mode.startswith("BGR;") and (";16" in raw_mode or ";32" in raw_mode)
+
+
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -115,10 +120,7 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(path, formats=FORMATS)
             pages = getattr(picture, "n_frames", 1)
-            raw_modes = [_raw_mode(tile[3]) for tile in picture.tile]
-            deep = any(
-                ";16" in mode or ";32" in mode for mode in raw_modes if not mode.startswith("BGR;")
-            )  # 5-6-5 bits
+            deep = any(_is_deep(_raw_mode(tile[3])) for tile in picture.tile)
             orientation = picture.getexif().get(ORIENTATION_TAG, 1)
             picture.load()
     except Exception as error:  # each of PIL's decoders has exceptions of its own for a damaged file

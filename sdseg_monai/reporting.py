@@ -19,11 +19,11 @@ from sdseg_monai.nifti_labels import read_label_names
 from sdseg_monai.pictures import image_stem, is_picture, list_images
 from sdseg_monai.pipeline import Pipeline
 from sdseg_monai.report import Picture, ReportCase, write_report
+from sdseg_monai.report.drawing import colours_of
 from sdseg_monai.results import SegmentationResult
 from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.sources import load_source
 from sdseg_monai.transforms import LoadVolumed
-from sdseg_monai.visualize import CLASS_COLOURS
 
 
 def report_segmentations(
@@ -98,7 +98,7 @@ def report_evaluation(
         title=f"Evaluation of {predictions.name}",
         about=about,
         cases=told,
-        segments={value: Segment(name, _colour(value), None) for value, name in names.items()},
+        segments={value: Segment(names[value], colour, None) for value, colour in colours_of(list(names), {}).items()},
         summary=summary,
     )
 
@@ -176,8 +176,3 @@ def images_of(predictions: Sequence[Path], images: Path | None) -> list[Path | N
     if missing:
         raise InputError(f"{missing[0]}: no image of that name in {images}, expected one for each prediction")
     return [by_name[image_stem(path)] for path in predictions]
-
-
-def _colour(value: int) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * part) for part in CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)])
-    return red, green, blue

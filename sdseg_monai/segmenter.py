@@ -117,19 +117,14 @@ class Segmenter:
         self.finish_score = Compose(steps[:cut])
         self.finish_mask = Compose([step for step in steps[cut:] if not isinstance(step, SaveMaskd)])
 
-    def segment(self, image: ImageLike, abstain_below: float | None = None) -> SegmentationResult:
+    def segment(self, image: ImageLike) -> SegmentationResult:
         """Segment one image, see :func:`~sdseg_monai.sources.open_source`.
-
-        Args:
-            image: a file, a DICOM series, a nibabel image, or voxels and affine.
-            abstain_below: a confidence, below which to :meth:`~SegmentationResult.abstain`.
 
         Raises:
             InputError: the image cannot be used.
         """
         item = self.prepare(image)
-        result = self.finish(item, self.predict(item["image"]))
-        return result if abstain_below is None else result.abstain(abstain_below)
+        return self.finish(item, self.predict(item["image"]))
 
     def prepare(self, image: ImageLike) -> dict[str, Any]:
         """Read one ``image`` and bring it to the network's orientation and intensities.

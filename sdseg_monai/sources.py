@@ -84,7 +84,7 @@ def list_sources(
     visible = [file for file in path.iterdir() if file.name[0] != "."]
     has_volumes = any(file.name.lower().endswith(VOLUME_SUFFIXES) for file in visible)
     has_pictures = any(is_picture(file) for file in visible)
-    has_slices = any(map(is_dicom, filter(Path.is_file, visible)))
+    has_slices = any(_has_unknown_name(file) and file.is_file() and is_dicom(file) for file in visible)
     if has_volumes and has_slices:
         raise InputError(
             f"{path}: holds DICOM and volume files, expected one kind: choose with --series UID, or give a single file"
@@ -149,9 +149,12 @@ def _path(image: str | Path) -> Path:
 
 def _names_dicom(path: Path) -> bool:
     """Tell whether a file is to be read as DICOM, by its name or, where that says nothing, by its content."""
-    name = path.name.lower()
-    unknown = not (name.endswith(VOLUME_SUFFIXES) or is_picture(path))
-    return name.endswith(DICOM_SUFFIXES) or (unknown and path.is_file() and is_dicom(path))
+    named = path.name.lower().endswith(DICOM_SUFFIXES)
+    return named or (_has_unknown_name(path) and path.is_file() and is_dicom(path))
+
+
+def _has_unknown_name(path: Path) -> bool:
+    return not (path.name.lower().endswith(VOLUME_SUFFIXES) or is_picture(path))
 
 
 def _copy_array(voxels: Any, affine: Any) -> Volume:

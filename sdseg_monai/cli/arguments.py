@@ -6,8 +6,6 @@ import argparse
 import math
 from pathlib import Path
 
-TRUST = "A bundle's configs are code: use what you trust."
-
 
 def add_bundle(command: argparse.ArgumentParser) -> None:
     """Add which bundle to use, and how it is changed."""
