@@ -13,9 +13,9 @@ from pathlib import Path
 from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.audit import Audit, Kept, audit_folder, audit_label, by_size, load_audit
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import report_input_errors
+from sdseg_monai.planning.audit import Audit, Kept, audit_folder, audit_label, by_size, load_audit
 
 HELD_OUT_SEED = 1000
 

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
+from sdseg_monai.io.pictures import image_stem
 from sdseg_monai.metrics import RESAMPLES, bootstrap_interval
-from sdseg_monai.pictures import image_stem
 
 
 @torch.inference_mode()

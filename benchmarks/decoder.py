@@ -23,14 +23,14 @@ from study import parse_options
 from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.audit import SIZES, label_slices, slice_dice
 from sdseg_monai.bundle import find_bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.pictures import list_images
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
-from sdseg_monai.pictures import list_images
-from sdseg_monai.segmenter import Segmenter
+from sdseg_monai.planning.audit import SIZES, label_slices, slice_dice
 from sdseg_monai.transforms import ClassLabelsd, LoadVolumed
 from sdseg_monai.weights import load_teacher, load_weights, replace_mask_decoder
 

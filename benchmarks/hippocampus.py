@@ -23,8 +23,8 @@ from tqdm import tqdm
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.evaluation import Agreement, CaseMetrics, evaluate_case, summarise
+from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.metrics import RESAMPLES
-from sdseg_monai.segmenter import Segmenter
 
 BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
 SCORES = ["cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)"]

@@ -9,8 +9,8 @@ import torch
 from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 from scipy.stats import rankdata
 
-from sdseg_monai.results import SegmentationResult
-from sdseg_monai.uncertainty import SampledSegmentation, mask_disagreement, predictive_entropy
+from sdseg_monai.inference.results import SegmentationResult
+from sdseg_monai.inference.uncertainty import SampledSegmentation, mask_disagreement, predictive_entropy
 
 NEAR = 2  # voxels around the predicted foreground in which voxels are judged; farther away every model is right
 BINS = 15  # of the calibration error

@@ -12,7 +12,7 @@ from budget import validation_curve
 from scores import Scores, mean_class_dice
 from study import Study, load_volume, segment
 
-from sdseg_monai.pictures import image_stem
+from sdseg_monai.io.pictures import image_stem
 from sdseg_monai.visualize import picture_panel, slice_panel
 
 matplotlib.use("Agg")

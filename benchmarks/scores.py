@@ -13,7 +13,7 @@ from tables import DIRTY, commit, hardware
 from tqdm import tqdm
 
 from sdseg_monai.evaluation import compare_masks
-from sdseg_monai.pictures import image_stem
+from sdseg_monai.io.pictures import image_stem
 
 Scores = dict[str, np.ndarray]  # of each measure, one value per case
 

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
+from sdseg_monai.inference.samples import Ensemble, Flips, Samples, Seeds
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.uncertainty import compare_samples
 from sdseg_monai.inferers import has_start_noise
-from sdseg_monai.io import read_volume, voxel_millilitres
-from sdseg_monai.samples import Ensemble, Flips, Samples, Seeds
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.uncertainty import compare_samples
+from sdseg_monai.io.volumes import read_volume, voxel_millilitres
 
 HIGHEST = 5
 RESAMPLES = 10_000

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import Volume, check_same_grid, read_volume
-from sdseg_monai.pictures import read_picture, read_picture_mask
+from sdseg_monai.io.pictures import read_picture, read_picture_mask
+from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume
 
 
 def read_labelled_volume(image_path: Path, label_path: Path, label_values: frozenset[int]) -> tuple[Volume, Volume]:

@@ -14,7 +14,7 @@ from common import Dataset, Item, main
 from monai.transforms import RemoveSmallObjects
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import read_volume, write_volume
+from sdseg_monai.io.volumes import read_volume, write_volume
 
 WINDOW_LEVEL = 500  # HU; the window of 1200 around it is the bundle's intensity_range
 SMALLEST_OBJECT = 64  # voxels

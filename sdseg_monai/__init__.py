@@ -5,14 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.4.0"
-__all__ = ["RESEARCH_ONLY", "Pipeline", "SegmentationResult", "__version__", "segment"]
+from sdseg_monai.about import RESEARCH_ONLY, __version__
 
-RESEARCH_ONLY = "Research use only: not a medical device, not for diagnosis or treatment."
+__all__ = ["RESEARCH_ONLY", "Pipeline", "SegmentationResult", "__version__", "segment"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for only then: the version and the command's help need not wait for torch."""
     if name in ("Pipeline", "SegmentationResult", "segment"):
-        return getattr(import_module("sdseg_monai.pipeline"), name)
+        return getattr(import_module("sdseg_monai.inference.pipeline"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

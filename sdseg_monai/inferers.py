@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks.sdseg import SDSeg
-from sdseg_monai.random import seed_from, seeded_normal
+from sdseg_monai.seeding import seed_from, seeded_normal
 from sdseg_monai.transforms.slices import (
     add_context,
     context_offset,

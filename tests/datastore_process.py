@@ -59,11 +59,11 @@ def serve() -> None:
     from monailabel.config import settings
 
     from sdseg_monai.errors import InputError
+    from sdseg_monai.io.segments import Segment
     from sdseg_monai.label.models import ServedModel
     from sdseg_monai.label.named import check_labels
     from sdseg_monai.label.stores import dicom_folder, open_datastore
     from sdseg_monai.label.stores.dicom_seg import describe_segments
-    from sdseg_monai.segments import Segment
 
     dicom_folder.SCAN_SECONDS = 0  # tests do not wait
     answers = os.fdopen(os.dup(1), "w")

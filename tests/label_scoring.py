@@ -17,11 +17,11 @@ import torch
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.inference.samples import Flips
+from sdseg_monai.inference.uncertainty import measure_uncertainty
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
 from sdseg_monai.label.stores.volumes import VolumeDatastore
-from sdseg_monai.samples import Flips
-from sdseg_monai.uncertainty import measure_uncertainty
 
 DAY = 24 * 60 * 60
 CHANGES = 25  # of each of two processes

@@ -15,10 +15,18 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch.nn import functional as F
 
-from sdseg_monai.audit import SIZES, audit_label, by_size, load_audit, loss_warnings, slice_dice, summarise_audit
 from sdseg_monai.cli import main
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import InputError
+from sdseg_monai.planning.audit import (
+    SIZES,
+    audit_label,
+    by_size,
+    load_audit,
+    loss_warnings,
+    slice_dice,
+    summarise_audit,
+)
 from sdseg_monai.weights import save_tensors
 from tests.conftest import OBLIQUE, ROOT, write_case
 

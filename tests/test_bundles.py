@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sdseg_monai.bundle import find_bundle
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.losses import PixelLoss, SDSegLoss
 from sdseg_monai.networks import MaskAutoencoder
-from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.weights import load_weights
 from tests.conftest import ROOT, run_process, write_case
 

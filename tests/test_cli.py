@@ -17,10 +17,10 @@ from PIL import Image
 from sdseg_monai import __version__, cli
 from sdseg_monai.bundle import bundles_dir, read_config
 from sdseg_monai.cli import main
+from sdseg_monai.demo.phantom import make_phantom, write_phantom
 from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE
-from sdseg_monai.manifest import FILE_NAME
-from sdseg_monai.phantom import make_phantom, write_phantom
-from sdseg_monai.segments import UNSURE
+from sdseg_monai.inference.manifest import FILE_NAME
+from sdseg_monai.io.segments import UNSURE
 from tests.conftest import run_process
 from tests.test_io import bad_files
 
@@ -485,7 +485,7 @@ def test_an_interrupt_is_one_line(volume, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdseg_monai.segmenter.Segmenter.segment", interrupted)
+    monkeypatch.setattr("sdseg_monai.inference.segmenter.Segmenter.segment", interrupted)
     code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz")
     assert code == 130 and err == "interrupted; what was finished is kept\n"
 

@@ -10,11 +10,10 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from sdseg_monai.cli import main
-from sdseg_monai.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
 from sdseg_monai.errors import InputError
+from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.networks import CrossAttentionUNet, SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.schedule import NoiseSchedule
-from sdseg_monai.segmenter import Segmenter
 from sdseg_monai.weights import (
     drop_mask_encoder,
     load_official,
@@ -24,6 +23,7 @@ from sdseg_monai.weights import (
     replace_mask_decoder,
     save_tensors,
 )
+from sdseg_monai.weights.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from tests.compvis import size_of, tiny_official

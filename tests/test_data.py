@@ -16,7 +16,7 @@ from sdseg_monai.data import DrawSampler, ProceduralMasks, SliceDataset, read_da
 from sdseg_monai.data.augmentation import augment
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.networks.codes import class_codes
-from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
+from sdseg_monai.seeding import seed_from, seeded_integers, seeded_normal
 from sdseg_monai.transforms import (
     ClassLabelsd,
     LoadVolumed,

@@ -17,10 +17,10 @@ from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage, generate_u
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from sdseg_monai.dicom import choose_series, find_series, has_dicom, is_whole_seg, read_seg, read_series, write_seg
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import LPS_TO_RAS, Volume, itk_affine
-from sdseg_monai.segments import UNSURE, Segment
+from sdseg_monai.io.dicom import choose_series, find_series, has_dicom, is_whole_seg, read_seg, read_series, write_seg
+from sdseg_monai.io.segments import UNSURE, Segment
+from sdseg_monai.io.volumes import LPS_TO_RAS, Volume, itk_affine
 from tests.conftest import SHARED, run_process
 from tests.dicom import write_mr_series
 
@@ -561,7 +561,7 @@ import sys
 sys.modules[{missing!r}] = None
 import numpy as np
 from pathlib import Path
-from sdseg_monai.dicom import choose_series, find_series, has_dicom, write_seg
+from sdseg_monai.io.dicom import choose_series, find_series, has_dicom, write_seg
 path, mask = Path({str(files[0].parent)!r}), np.ones({SHAPE}, np.uint8)
 assert has_dicom(path)
 {call}

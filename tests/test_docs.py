@@ -43,10 +43,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import COMMANDS, main, make_parser
+from sdseg_monai.demo.phantom import make_phantom, write_phantom
+from sdseg_monai.inference.manifest import FILE_NAME
 from sdseg_monai.inferers import SliceWiseInferer
-from sdseg_monai.manifest import FILE_NAME
 from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg
-from sdseg_monai.phantom import make_phantom, write_phantom
 from sdseg_monai.planning import init_bundle
 from tests.browser import needs_browser, start_chromium
 from tests.compvis import tiny_official

@@ -20,7 +20,7 @@ from sdseg_monai.evaluation import (
     summarise,
     write_csv,
 )
-from sdseg_monai.segments import UNSURE
+from sdseg_monai.io.segments import UNSURE
 
 
 def write(path, array, affine=None):

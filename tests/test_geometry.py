@@ -9,7 +9,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from sdseg_monai.bundle import find_bundle
 from sdseg_monai.evaluation import evaluate_folders, mean_metrics
-from sdseg_monai.segmenter import Segmenter
+from sdseg_monai.inference.segmenter import Segmenter
 
 pytestmark = pytest.mark.shared
 

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigWorkflow, verify_metadata
 from PIL import Image
 
-from sdseg_monai.audit import audit_folder, load_audit
 from sdseg_monai.bundle import describe_bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import InputError
-from sdseg_monai.nifti_labels import label_extension
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.nifti_labels import label_extension
+from sdseg_monai.io.segments import Segment
 from sdseg_monai.planning import Choice, fingerprint_folders, init_bundle
+from sdseg_monai.planning.audit import audit_folder, load_audit
 from sdseg_monai.planning.configs import NETWORKS, RECIPE, class_colours, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
 from sdseg_monai.planning.proposal import STEPS, propose_grid, propose_schedule, split_cases
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.segments import Segment
 from tests.conftest import OBLIQUE, SHARED, run_process, write_case
 
 SPEED = 0.05  # seconds a slice, so that proposals do not depend on the machine

@@ -18,10 +18,10 @@ import pydicom
 import pytest
 from PIL import Image
 
+from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.evaluation import compare_masks
-from sdseg_monai.io import read_volume
-from sdseg_monai.nifti_labels import read_label_names
-from sdseg_monai.phantom import write_phantom
+from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.volumes import read_volume
 from tests.browser import needs_browser, start_chromium
 from tests.conftest import ROOT, SHARED
 from tests.dicom import write_mr_series

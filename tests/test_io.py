@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdseg_monai.errors import InputError, find_input_error
-from sdseg_monai.io import (
+from sdseg_monai.io.volumes import (
     PEAK_BYTES,
     check_folder,
     check_same_grid,

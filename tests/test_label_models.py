@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.segments import Segment
 from sdseg_monai.label.models import ServedModel, open_models
 from sdseg_monai.label.splits import split_cases
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.segments import Segment
 from tests.conftest import ROOT, run_process
 
 NAME = "hippocampus_sdseg"

@@ -9,8 +9,8 @@ import torch
 from monai.data import MetaTensor
 
 from sdseg_monai.bundle import bundles_dir, read_config
-from sdseg_monai.phantom import write_phantom
-from sdseg_monai.segmenter import Segmenter
+from sdseg_monai.demo.phantom import write_phantom
+from sdseg_monai.inference.segmenter import Segmenter
 
 CLEAN = bundles_dir() / "sdseg" / "configs" / "clean_mask.json"
 SPACING = np.diag([2.0, 1.0, 1.5, 1.0])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.pictures import is_picture, list_images, read_picture, read_picture_mask, write_picture_mask
+from sdseg_monai.io.pictures import is_picture, list_images, read_picture, read_picture_mask, write_picture_mask
 from sdseg_monai.transforms import LoadVolumed, SaveMaskd
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)  # [H, W, 3]

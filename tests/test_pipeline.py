@@ -17,15 +17,15 @@ from PIL import Image
 
 import sdseg_monai
 from sdseg_monai import Pipeline, SegmentationResult, segment
-from sdseg_monai.archives import unpack_bundle
 from sdseg_monai.bundle import bundles_dir, find_bundle, read_config
 from sdseg_monai.cli import main
+from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import read_volume
-from sdseg_monai.nifti_labels import read_label_names
-from sdseg_monai.phantom import write_phantom
-from sdseg_monai.pictures import read_picture_mask
-from sdseg_monai.segments import UNSURE
+from sdseg_monai.io.archives import unpack_bundle
+from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.pictures import read_picture_mask
+from sdseg_monai.io.segments import UNSURE
+from sdseg_monai.io.volumes import read_volume
 from tests.conftest import OBLIQUE, write_case
 from tests.dicom import write_mr_series
 

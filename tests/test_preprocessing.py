@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from sdseg_monai.data import read_datalist
-from sdseg_monai.io import read_volume
-from sdseg_monai.pictures import read_picture, read_picture_mask
+from sdseg_monai.io.pictures import read_picture, read_picture_mask
+from sdseg_monai.io.volumes import read_volume
 from tests.conftest import ROOT, SHARED, run_process, write_case
 
 PREPROCESSING = ROOT / "preprocessing"

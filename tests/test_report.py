@@ -26,12 +26,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import METRICS, compare_masks, summarise
+from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.report import Picture, ReportCase, write_report
 from sdseg_monai.report import page as page_module
 from sdseg_monai.report.cases import sort_cases
 from sdseg_monai.report.charts import box_of, box_plot, ticks_of
 from sdseg_monai.report.drawing import LONGEST_SIDE, MOST_SLICES, STILL_SIDE, draw
-from sdseg_monai.segments import UNSURE, Segment
 from tests.browser import needs_browser, start_chromium
 from tests.conftest import OBLIQUE, SHARED
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import main
-from sdseg_monai.phantom import write_phantom
+from sdseg_monai.demo.phantom import write_phantom
 from tests.conftest import write_case
 
 

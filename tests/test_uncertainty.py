@@ -17,10 +17,15 @@ from scipy.stats import spearmanr
 
 from sdseg_monai import cli
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import Volume, read_volume
-from sdseg_monai.samples import SIGNALS, Ensemble, Flips, Seeds
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.uncertainty import SampledSegmentation, mask_disagreement, measure_uncertainty, predictive_entropy
+from sdseg_monai.inference.samples import SIGNALS, Ensemble, Flips, Seeds
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.uncertainty import (
+    SampledSegmentation,
+    mask_disagreement,
+    measure_uncertainty,
+    predictive_entropy,
+)
+from sdseg_monai.io.volumes import Volume, read_volume
 from tests.conftest import ROOT, make_network, write_case
 from tests.label_server import BIN, needs_label_env
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from sdseg_monai import RESEARCH_ONLY, __version__
+from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 

@@ -37,7 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, and say what the weights are."""
-    from sdseg_monai.convert import convert
+    from sdseg_monai.weights.convert import convert
 
     done = convert(
         options.source,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sdseg_monai import RESEARCH_ONLY
+from sdseg_monai.about import RESEARCH_ONLY
 
 HELP = "segment a volume with the embedded bundle and draw the result"
 NOTE = RESEARCH_ONLY
@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what was done, line by line."""
-    from sdseg_monai.demo import run_demo
+    from sdseg_monai.demo.run import run_demo
 
     for line in run_demo(options.output, data=options.data, offline=options.offline):
         sys.stdout.write(line + "\n")

@@ -41,10 +41,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, write the table and say what the means are."""
-    from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
-    from sdseg_monai.io import check_outputs
-    from sdseg_monai.pictures import list_images
-    from sdseg_monai.reporting import images_of, report_evaluation
+    from sdseg_monai.evaluation.agreement import evaluate_folders, summarise, write_csv
+    from sdseg_monai.io.pictures import list_images
+    from sdseg_monai.io.volumes import check_outputs
+    from sdseg_monai.report.runs import images_of, report_evaluation
 
     if options.images is not None and options.report is None:
         raise InputError(f"{options.images}: --images are for --report, which names the page to write")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sdseg_monai import RESEARCH_ONLY
+from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import length, path, seed
 from sdseg_monai.errors import InputError
 

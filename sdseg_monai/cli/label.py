@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sdseg_monai import RESEARCH_ONLY
+from sdseg_monai.about import RESEARCH_ONLY
 
 HELP = "start a MONAI Label server: segment, correct and retrain from the viewer"
 NOTE = RESEARCH_ONLY

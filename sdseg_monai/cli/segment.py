@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdseg_monai import RESEARCH_ONLY
+from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import add_bundle, add_device, fraction, path, positive, seed
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
-    from sdseg_monai.batch import Job
-    from sdseg_monai.pipeline import Pipeline
+    from sdseg_monai.inference.batch import Job
+    from sdseg_monai.inference.pipeline import Pipeline
 
 EXIT_SOME_FAILED = 1
 HELP = "segment a volume, a picture, a DICOM series, or a folder or list of them"
@@ -85,11 +85,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Segment what is asked for, and say what came of it."""
-    from sdseg_monai.dicom import Series
-    from sdseg_monai.io import check_outputs
-    from sdseg_monai.pipeline import Pipeline, collected_warnings
-    from sdseg_monai.results import check_sidecar, sidecar
-    from sdseg_monai.sources import list_sources, source_files
+    from sdseg_monai.inference.pipeline import Pipeline, collected_warnings
+    from sdseg_monai.inference.results import check_sidecar, sidecar
+    from sdseg_monai.io.dicom import Series
+    from sdseg_monai.io.sources import list_sources, source_files
+    from sdseg_monai.io.volumes import check_outputs
 
     with collected_warnings() as noted:
         sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
@@ -115,13 +115,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _is_datalist(source: Path) -> bool:
-    from sdseg_monai.sources import DATALIST_SUFFIXES
+    from sdseg_monai.io.sources import DATALIST_SUFFIXES
 
     return source.suffix.lower() in DATALIST_SUFFIXES and source.is_file()
 
 
 def _manifest(options: argparse.Namespace) -> Path:
-    from sdseg_monai.manifest import FILE_NAME
+    from sdseg_monai.inference.manifest import FILE_NAME
 
     return options.output / FILE_NAME
 
@@ -149,7 +149,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _jobs(
     options: argparse.Namespace, pipeline: Pipeline, sources: list[Any], many: bool, noted: list[str]
 ) -> list[Job]:
-    from sdseg_monai.batch import job_of_file, jobs_in_folder
+    from sdseg_monai.inference.batch import job_of_file, jobs_in_folder
 
     wanted = [name for name in pipeline.map_names if _is_wanted(name, options)]
     if many:
@@ -164,15 +164,15 @@ def _is_wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _check_folders(outputs: list[Path]) -> None:
-    from sdseg_monai.io import check_folder
+    from sdseg_monai.io.volumes import check_folder
 
     for folder in {file.parent for file in outputs}:
         check_folder(folder)
 
 
 def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job]) -> int:
-    from sdseg_monai.batch import segment_one
-    from sdseg_monai.reporting import report_segmentations
+    from sdseg_monai.inference.batch import segment_one
+    from sdseg_monai.report.runs import report_segmentations
 
     (job,) = jobs
     result = segment_one(pipeline, job)
@@ -190,9 +190,9 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
 def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job]) -> int:
     from tqdm import tqdm
 
-    from sdseg_monai.batch import segment_many
-    from sdseg_monai.manifest import Manifest
-    from sdseg_monai.reporting import report_segmentations
+    from sdseg_monai.inference.batch import segment_many
+    from sdseg_monai.inference.manifest import Manifest
+    from sdseg_monai.report.runs import report_segmentations
 
     settings = {**pipeline.settings, "maps": sorted(jobs[0].maps)}
     start = Manifest.resume if options.resume else Manifest
@@ -227,7 +227,7 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
 
 def _labels(pipeline: Pipeline) -> dict[str, int]:
     """Return the values of the masks by what they stand for, as far as that is known."""
-    from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT
+    from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT
 
     names = {segment.name: value for value, segment in pipeline.segmenter.segments.items()}
     return names if pipeline.abstain_below is None else {**names, UNSURE_SEGMENT.name: UNSURE}

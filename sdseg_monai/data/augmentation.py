@@ -6,7 +6,7 @@ import torch
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, Randomizable
 
-from sdseg_monai.random import seed_from
+from sdseg_monai.seeding import seed_from
 
 
 def augment(item: dict[str, torch.Tensor], augmentation: Compose, seed: int) -> dict[str, torch.Tensor]:

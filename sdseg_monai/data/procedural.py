@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from torch.utils.data import Dataset
 
 from sdseg_monai.networks.codes import class_codes, mask_to_image
-from sdseg_monai.random import seed_from
+from sdseg_monai.seeding import seed_from
 
 SMALLEST_RADIUS = 1.5  # pixels
 LARGEST_RADIUS = 0.45  # of the slice

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from sdseg_monai.data.augmentation import augment
 from sdseg_monai.errors import InputError
-from sdseg_monai.random import seed_from
+from sdseg_monai.seeding import seed_from
 from sdseg_monai.transforms.slices import StackSlicesd, add_context, to_three_channels
 
 

@@ -11,7 +11,7 @@ from monai.transforms import CastToTyped, Compose, ResizeWithPadOrCropd
 from torch.utils.data import Dataset
 
 from sdseg_monai.data.augmentation import augment
-from sdseg_monai.random import seed_from
+from sdseg_monai.seeding import seed_from
 
 BLACK = -1.0
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sdseg_monai.data import SliceDataset
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.random import seed_from
+from sdseg_monai.seeding import seed_from
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.async_tasks.utils import processes
 
-from sdseg_monai import __version__
+from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError, report_input_errors
-from sdseg_monai.io import volume_suffix
+from sdseg_monai.io.volumes import volume_suffix
 from sdseg_monai.label.infer import SegmentTask
 from sdseg_monai.label.models import open_models
 from sdseg_monai.label.options import read_option

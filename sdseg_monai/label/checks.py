@@ -13,7 +13,7 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.exceptions import HTTPException
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import VOLUME_SUFFIXES
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES
 from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
 from sdseg_monai.label.options import check_options
 from sdseg_monai.label.stores.volumes import BINARY_SUFFIX

@@ -12,10 +12,10 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
-from sdseg_monai.io import volume_suffix, write_volume
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.volumes import volume_suffix, write_volume
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import WEIGHTS, read_option
-from sdseg_monai.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 

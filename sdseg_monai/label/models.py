@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sdseg_monai.bundle import bundle_metadata, bundle_weights, find_bundle, read_config, shipped_bundles
 from sdseg_monai.errors import InputError
-from sdseg_monai.samples import SIGNALS, Signal
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.segments import Segment, read_modality, read_segments
+from sdseg_monai.inference.samples import SIGNALS, Signal
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.segments import Segment, read_modality, read_segments
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import read_volume, volume_stem
-from sdseg_monai.segments import Segment
+from sdseg_monai.io.segments import Segment
+from sdseg_monai.io.volumes import read_volume, volume_stem
 
 
 def entries_by_value(values: Sequence[int], label_info: object) -> dict[int, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from sdseg_monai.bundle import checked_device
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import VOLUME_SUFFIXES
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES
 from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
 
 WEIGHTS = ("latest", "original")  # in service; those that came with the bundle

@@ -15,11 +15,11 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import hash_file
+from sdseg_monai.inference.samples import SIGNALS, Signal
+from sdseg_monai.inference.uncertainty import measure_uncertainty
+from sdseg_monai.io.volumes import hash_file
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import read_option
-from sdseg_monai.samples import SIGNALS, Signal
-from sdseg_monai.uncertainty import measure_uncertainty
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class DisagreementScoring(ScoringMethod):
 
     Args:
         model: whose masks are compared.
-        signal: what differs from mask to mask, see :mod:`sdseg_monai.samples`.
+        signal: what differs from mask to mask, see :mod:`sdseg_monai.inference.samples`.
     """
 
     def __init__(self, model: ServedModel, signal: Signal) -> None:

@@ -37,7 +37,7 @@ from monailabel.utils.others.generic import remove_file
 from starlette.exceptions import HTTPException
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import volume_stem
+from sdseg_monai.io.volumes import volume_stem
 from sdseg_monai.label.checks import check_proxy, check_request, parse_object
 from sdseg_monai.label.guard import LOCAL_HOSTS, Guard, refuse
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import volume_stem
-from sdseg_monai.random import seed_from
+from sdseg_monai.io.volumes import volume_stem
+from sdseg_monai.seeding import seed_from
 
 
 def split_cases(cases: Sequence[Mapping[str, Any]], val_split: float) -> dict[str, list[dict[str, str]]]:

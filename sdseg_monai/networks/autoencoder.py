@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderTiny, DiagonalGaussianDistribution
 from torch import nn
 
-from sdseg_monai.random import seeded_normal
+from sdseg_monai.seeding import seeded_normal
 
 
 class AutoencoderOutput(NamedTuple):

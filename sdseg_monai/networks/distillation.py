@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
-from sdseg_monai.random import seeded_integers, seeded_normal
+from sdseg_monai.seeding import seeded_integers, seeded_normal
 
 
 class DistillationOutput(NamedTuple):

@@ -14,8 +14,8 @@ from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, ma
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.unet import DenoisingUNet
 from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
-from sdseg_monai.random import seed_from, seeded_integers, seeded_normal
 from sdseg_monai.schedule import NoiseSchedule, PredictionType
+from sdseg_monai.seeding import seed_from, seeded_integers, seeded_normal
 
 StartNoise = Literal["shared", "zeros"]
 MaskLatent = Literal["mean", "sample"]

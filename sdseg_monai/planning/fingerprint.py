@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import list_labels
-from sdseg_monai.io import Volume, check_same_grid, hash_file, read_volume, voxel_millilitres
+from sdseg_monai.evaluation.agreement import list_labels
+from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask
+from sdseg_monai.io.volumes import Volume, check_same_grid, hash_file, read_volume, voxel_millilitres
 from sdseg_monai.networks.codes import MOST_CLASSES
-from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask
 
 MOST_FAULTS = 20  # that one error names
 FIRST_CHANNEL = "_0000"  # by which nnU-Net's images differ from their labels

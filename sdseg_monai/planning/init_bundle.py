@@ -21,8 +21,9 @@ from monai.bundle import ConfigParser
 from sdseg_monai.bundle import METADATA, bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import NIFTI_SUFFIXES, check_new_folder, write_folder
-from sdseg_monai.nifti_labels import read_label_names
+from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.segments import PHOTOGRAPHS
+from sdseg_monai.io.volumes import NIFTI_SUFFIXES, check_new_folder, write_folder
 from sdseg_monai.planning.configs import (
     BATCH_SIZES,
     COPIED,
@@ -48,7 +49,6 @@ from sdseg_monai.planning.proposal import (
     split_notes,
 )
 from sdseg_monai.planning.speed import measure_step
-from sdseg_monai.segments import PHOTOGRAPHS
 from sdseg_monai.weights import check_codes, fill_autoencoder
 
 MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, but for the last

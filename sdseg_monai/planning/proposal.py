@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.segments import PHOTOGRAPHS
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
-from sdseg_monai.segments import PHOTOGRAPHS
 
 SIZES = {"small": (64, 128, 256), "paper": (128, 256)}  # that the networks' levels divide
 LARGEST_ON_CPU = 128

@@ -16,9 +16,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import voxel_millilitres
+from sdseg_monai.io.segments import UNSURE, Segment
+from sdseg_monai.io.volumes import voxel_millilitres
 from sdseg_monai.report.cases import Picture
-from sdseg_monai.segments import UNSURE, Segment
 from sdseg_monai.visualize import CLASS_COLOURS
 
 MOST_SLICES = 128

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.segments import Segment
 from sdseg_monai.report.cases import ReportCase
 from sdseg_monai.report.drawing import AXES, Drawing, draw, segment_name
 from sdseg_monai.report.text import METRICS, mean_of, name_of, rows_of, safe, state_of, swatch_of
-from sdseg_monai.segments import Segment
 
 # left, right, top, bottom of each plane
 EDGES = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))

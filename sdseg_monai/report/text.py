@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.report.cases import ReportCase
 from sdseg_monai.report.drawing import colours_of, segment_name
-from sdseg_monai.segments import UNSURE, Segment
 
 DASH = '<span class="none" title="not defined">–</span>'
 HASH = re.compile(r"[0-9a-f]{32,}")

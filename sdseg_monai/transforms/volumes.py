@@ -15,8 +15,8 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import Volume, check_same_grid, read_volume, write_volume
-from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
+from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
+from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_volume
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class LoadVolumed(MapTransform):
 
     A picture is a volume of one slice: [3, H, W, 1] with intensities of 0 to 255, or, under the key ``label``,
     [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses what would only fail, or mislead, later: see
-    :func:`sdseg_monai.io.read_volume` and :mod:`sdseg_monai.pictures`. All keys of a case must lie on one grid.
+    :func:`sdseg_monai.io.volumes.read_volume` and :mod:`sdseg_monai.io.pictures`. All keys of a case must lie on one
+    grid.
 
     Raises:
         InputError: a file cannot be used, or two of them differ in shape or position.

@@ -13,11 +13,11 @@ import SimpleITK as sitk
 from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from pydicom.dataset import Dataset
 
-from sdseg_monai.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import read_volume
+from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
+from sdseg_monai.io.segments import UNKNOWN_COLOUR, Segment
+from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.label.named import entries_by_value, entry_name
-from sdseg_monai.segments import UNKNOWN_COLOUR, Segment
 
 logger = logging.getLogger(__name__)
 

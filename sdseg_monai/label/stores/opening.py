@@ -15,7 +15,7 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import VOLUME_SUFFIXES
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.stores.dicom import DicomDatastore
 from sdseg_monai.label.stores.dicom_folder import DicomFolder

@@ -21,7 +21,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.exception import LabelNotFoundException
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import (
+from sdseg_monai.io.volumes import (
     VOLUME_SUFFIXES,
     Volume,
     check_same_grid,

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from monai.metrics import compute_dice
 
+from sdseg_monai.inference.results import SegmentationResult
+from sdseg_monai.inference.samples import Samples
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.sources import ImageLike, is_photograph
 from sdseg_monai.networks.codes import cut_score
-from sdseg_monai.results import SegmentationResult
-from sdseg_monai.samples import Samples
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.sources import ImageLike, is_photograph
 
 
 @dataclass(frozen=True, kw_only=True)

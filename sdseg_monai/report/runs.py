@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from sdseg_monai import __version__
-from sdseg_monai.batch import Job
-from sdseg_monai.dicom import DICOM_SUFFIX, Series, read_seg
+from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, read_mask
-from sdseg_monai.io import NIFTI_SUFFIXES, Volume
-from sdseg_monai.nifti_labels import read_label_names
-from sdseg_monai.pictures import image_stem, is_picture, list_images
-from sdseg_monai.pipeline import Pipeline
+from sdseg_monai.evaluation.agreement import METRICS, CaseMetrics, match_cases, read_mask
+from sdseg_monai.inference.batch import Job
+from sdseg_monai.inference.pipeline import Pipeline
+from sdseg_monai.inference.results import SegmentationResult
+from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, read_seg
+from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.pictures import image_stem, is_picture, list_images
+from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.io.sources import load_source
+from sdseg_monai.io.volumes import NIFTI_SUFFIXES, Volume
 from sdseg_monai.report import Picture, ReportCase, write_report
 from sdseg_monai.report.drawing import colours_of
-from sdseg_monai.results import SegmentationResult
-from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
-from sdseg_monai.sources import load_source
 from sdseg_monai.transforms import LoadVolumed
 
 
@@ -69,7 +69,7 @@ def report_evaluation(
     Args:
         path: HTML file.
         cases: of the folders ``predictions`` and ``labels``.
-        summary: of :func:`~sdseg_monai.evaluation.summarise`.
+        summary: of :func:`~sdseg_monai.evaluation.agreement.summarise`.
         predictions: folder of masks.
         labels: folder of labels.
         images: folder of images of the same names as the predictions; None to show masks alone.

@@ -11,13 +11,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sdseg_monai.dicom import DICOM_SUFFIX, Series
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import VOLUME_SUFFIXES, volume_suffix
-from sdseg_monai.manifest import Manifest
-from sdseg_monai.pipeline import Pipeline, collected_warnings
-from sdseg_monai.results import PICTURE_SUFFIX, SegmentationResult, mask_suffixes, sidecar
-from sdseg_monai.sources import Source, is_photograph, source_name, source_stem
+from sdseg_monai.inference.manifest import Manifest
+from sdseg_monai.inference.pipeline import Pipeline, collected_warnings
+from sdseg_monai.inference.results import PICTURE_SUFFIX, SegmentationResult, mask_suffixes, sidecar
+from sdseg_monai.io.dicom import DICOM_SUFFIX, Series
+from sdseg_monai.io.sources import Source, is_photograph, source_name, source_stem
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES, volume_suffix
 
 MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # out of memory above all, a RuntimeError to torch
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from sdseg_monai.dicom.extra import require
-from sdseg_monai.dicom.stack import LARGEST_OFFSET, LARGEST_TILT, check_memory, read_stack
-from sdseg_monai.dicom.terms import NOT_IMAGES, plain_text
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import LPS_TO_RAS, Volume, checked_volume, hash_file, itk_affine
+from sdseg_monai.io.dicom.extra import require
+from sdseg_monai.io.dicom.stack import LARGEST_OFFSET, LARGEST_TILT, check_memory, read_stack
+from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
+from sdseg_monai.io.volumes import LPS_TO_RAS, Volume, checked_volume, hash_file, itk_affine
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -135,7 +135,7 @@ def read_series(series: Series) -> Volume:
 
     Raises:
         InputError: a file is gone or damaged, or the slices form no box: see
-            :func:`~sdseg_monai.dicom.stack.read_stack`; a voxel is not finite.
+            :func:`~sdseg_monai.io.dicom.stack.read_stack`; a voxel is not finite.
     """
     name = f"series {series.uid}"
     if is_multi_frame(series):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdseg_monai import __version__
-from sdseg_monai.dicom.extra import require
-from sdseg_monai.dicom.series import Series, is_multi_frame, open_frames
-from sdseg_monai.dicom.stack import slice_order
-from sdseg_monai.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
+from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import LPS_TO_RAS, Volume, write_atomically
-from sdseg_monai.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.io.dicom.extra import require
+from sdseg_monai.io.dicom.series import Series, is_multi_frame, open_frames
+from sdseg_monai.io.dicom.stack import slice_order
+from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
+from sdseg_monai.io.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.io.volumes import LPS_TO_RAS, Volume, write_atomically
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -43,7 +43,7 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
 
     Args:
         path: file to write; it appears under its name only when it is complete.
-        labels: on the grid of :func:`~sdseg_monai.dicom.series.read_series`, [X, Y, Z], uint8, 0 for the background.
+        labels: on the grid of :func:`~sdseg_monai.io.dicom.series.read_series`, [X, Y, Z], uint8, 0 for the background.
         series: that was segmented; only its headers are read.
         segments: what the values stand for.
 
@@ -109,7 +109,7 @@ def read_seg(path: Path, grid: Volume, segments: Mapping[int, Segment]) -> np.nd
 
     Args:
         path: of the SEG.
-        grid: of :func:`~sdseg_monai.dicom.series.read_series`.
+        grid: of :func:`~sdseg_monai.io.dicom.series.read_series`.
         segments: as it was written with.
 
     Returns:

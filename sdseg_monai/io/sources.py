@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from sdseg_monai.dicom import Series, choose_series, has_dicom, is_dicom, read_series
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import VOLUME_SUFFIXES, Volume, checked_volume, hash_file, volume_suffix
-from sdseg_monai.pictures import image_stem, is_picture, list_images
+from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, read_series
+from sdseg_monai.io.pictures import image_stem, is_picture, list_images
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, hash_file, volume_suffix
 
 Source = Path | Series | Volume  # one image
 ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from safetensors import SafetensorError
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.itk_files import check_itk_file
+from sdseg_monai.io.itk import check_itk_file
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")

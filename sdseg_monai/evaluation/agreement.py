@@ -17,10 +17,10 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou,
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import Volume, check_same_grid, read_volume, write_atomically
+from sdseg_monai.io.pictures import image_stem, is_picture, list_images, read_picture_mask
+from sdseg_monai.io.segments import UNSURE
+from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_atomically
 from sdseg_monai.metrics import TransUNetDice, bootstrap_interval
-from sdseg_monai.pictures import image_stem, is_picture, list_images, read_picture_mask
-from sdseg_monai.segments import UNSURE
 
 Protocol = Literal["native", "official"]
 NSD_TOLERANCE = 2.0  # mm

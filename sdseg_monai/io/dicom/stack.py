@@ -11,7 +11,7 @@ import psutil
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import PEAK_BYTES
+from sdseg_monai.io.volumes import PEAK_BYTES
 
 LARGEST_OFFSET = 0.05  # of a slice from where even spacing would have it, in spacings
 LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between their normal and the way to the next

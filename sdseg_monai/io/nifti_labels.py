@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import nibabel as nib
 from nibabel.nifti1 import Nifti1Extension
 
-from sdseg_monai.segments import Segment
+from sdseg_monai.io.segments import Segment
 
 CARET = 30  # the code that NIfTI's list gives to Caret's XML; TotalSegmentator writes 0, "unknown"
 

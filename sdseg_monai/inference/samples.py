@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inferers import case_names, has_start_noise
-from sdseg_monai.segmenter import Segmenter
 
 NUM_SEEDS = 5  # as many as Table 5 compares here
 

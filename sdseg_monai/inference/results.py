@@ -10,10 +10,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from sdseg_monai import __version__
-from sdseg_monai.dicom import DICOM_SUFFIX, Series, write_seg
+from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import (
+from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, write_seg
+from sdseg_monai.io.nifti_labels import label_extension
+from sdseg_monai.io.pictures import write_picture_mask
+from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.io.sources import Source, is_photograph, source_files
+from sdseg_monai.io.volumes import (
     NIFTI_SUFFIXES,
     VOLUME_SUFFIXES,
     Volume,
@@ -22,10 +26,6 @@ from sdseg_monai.io import (
     write_atomically,
     write_volume,
 )
-from sdseg_monai.nifti_labels import label_extension
-from sdseg_monai.pictures import write_picture_mask
-from sdseg_monai.segments import UNSURE, UNSURE_SEGMENT, Segment
-from sdseg_monai.sources import Source, is_photograph, source_files
 
 PICTURE_SUFFIX = ".png"
 PROGRAM = "sdseg-monai"
@@ -37,8 +37,8 @@ class SegmentationResult:
     """The segmentation of one image, on its own grid; a picture is a volume of one slice, [H, W, 1].
 
     Attributes:
-        labels: class of each voxel, [X, Y, Z], uint8; 0 for the background, :data:`~sdseg_monai.segments.UNSURE` where
-            the model abstained.
+        labels: class of each voxel, [X, Y, Z], uint8; 0 for the background, :data:`~sdseg_monai.io.segments.UNSURE`
+            where the model abstained.
         scores: of each class but the background, [C, X, Y, Z], float32 in [0, 1].
         confidence: how sure the class is, [X, Y, Z], float32 in [0, 1], see
             :func:`~sdseg_monai.networks.codes.score_margin`.

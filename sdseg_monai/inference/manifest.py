@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from sdseg_monai.dicom import DICOM_SUFFIX, is_whole_seg
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import check_same_grid, read_volume, write_atomically
-from sdseg_monai.pictures import is_picture, read_picture, read_picture_mask
-from sdseg_monai.sources import Source, hash_source, load_source, source_name
+from sdseg_monai.io.dicom import DICOM_SUFFIX, is_whole_seg
+from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask
+from sdseg_monai.io.sources import Source, hash_source, load_source, source_name
+from sdseg_monai.io.volumes import check_same_grid, read_volume, write_atomically
 
 FILE_NAME = "sdseg_manifest.json"
 

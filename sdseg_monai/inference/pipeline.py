@@ -16,15 +16,15 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from sdseg_monai import RESEARCH_ONLY, __version__
+from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.bundle import DEFAULT_BUNDLE
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import hash_file
-from sdseg_monai.results import SegmentationResult, score_names
-from sdseg_monai.samples import NUM_SEEDS, Ensemble, Flips, Samples, Seeds
-from sdseg_monai.segmenter import Segmenter
-from sdseg_monai.sources import ImageLike, hash_source, is_photograph, open_source, source_name
-from sdseg_monai.uncertainty import measure_uncertainty
+from sdseg_monai.inference.results import SegmentationResult, score_names
+from sdseg_monai.inference.samples import NUM_SEEDS, Ensemble, Flips, Samples, Seeds
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.uncertainty import measure_uncertainty
+from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, source_name
+from sdseg_monai.io.volumes import hash_file
 
 Uncertainty = Literal["flips", "seeds", "ensemble"]
 
@@ -41,7 +41,7 @@ class Pipeline:
         weights: files to use instead of the bundle's own; several are an ensemble.
         overlays: configs to chain after the bundle's; code as well.
         abstain_below: confidence in [0, 1] below which a voxel is given the value 255.
-        uncertainty: segment several times, see :mod:`sdseg_monai.samples`.
+        uncertainty: segment several times, see :mod:`sdseg_monai.inference.samples`.
         num_samples: start noises of ``seeds``.
 
     Attributes:
@@ -187,7 +187,7 @@ def segment(
         overlays: configs to chain after the bundle's.
         abstain_below: confidence in [0, 1].
         uncertainty: ``flips``, ``seeds`` or ``ensemble``; the result is then a
-            :class:`~sdseg_monai.uncertainty.SampledSegmentation`.
+            :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
         num_samples: start noises of ``seeds``.
 
     Returns:

@@ -20,12 +20,12 @@ from sdseg_monai.bundle import (
     find_bundle,
     read_config,
 )
-from sdseg_monai.dicom import Series
 from sdseg_monai.errors import InputError, unwrapped_input_errors
+from sdseg_monai.inference.results import SegmentationResult
+from sdseg_monai.io.dicom import Series
+from sdseg_monai.io.segments import PHOTOGRAPHS, Segment, read_modality, read_segments
+from sdseg_monai.io.sources import ImageLike, Source, is_photograph, load_source, open_source, source_name
 from sdseg_monai.networks.codes import score_margin
-from sdseg_monai.results import SegmentationResult
-from sdseg_monai.segments import PHOTOGRAPHS, Segment, read_modality, read_segments
-from sdseg_monai.sources import ImageLike, Source, is_photograph, load_source, open_source, source_name
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
@@ -118,7 +118,7 @@ class Segmenter:
         self.finish_mask = Compose([step for step in steps[cut:] if not isinstance(step, SaveMaskd)])
 
     def segment(self, image: ImageLike) -> SegmentationResult:
-        """Segment one image, see :func:`~sdseg_monai.sources.open_source`.
+        """Segment one image, see :func:`~sdseg_monai.io.sources.open_source`.
 
         Raises:
             InputError: the image cannot be used.

@@ -1,0 +1,1 @@
+"""A first result on a fresh machine."""

@@ -1,0 +1,1 @@
+"""From an image to its mask: one image or many, once or several times to see how sure a model is."""
