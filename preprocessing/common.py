@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
-from sdseg_monai.io.volumes import check_folder
+from sdseg_monai.io.files import check_folder
 
 SPLITS_DIR = Path(__file__).parent / "splits"
 NOT_DATA = ("__MACOSX", "Illustration")  # folders in archives whose files bear the names of the data

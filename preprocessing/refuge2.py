@@ -16,8 +16,8 @@ from common import Dataset, Item, make_parser, run
 from PIL import Image
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.pictures import read_picture, write_picture_mask
-from sdseg_monai.io.volumes import write_atomically
 
 CUP, DISC, BACKGROUND = 0, 128, 255
 CROP_SIZE = 800  # pixels; DiscROI_size of MNet_DeepCDR, which the paper cropped with

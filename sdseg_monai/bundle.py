@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 
 from sdseg_monai.errors import InputError, find_input_error, root_cause
 from sdseg_monai.io.archives import unpack_bundle
+from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import read_modality, read_segments
-from sdseg_monai.io.volumes import hash_file
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
 METADATA = Path("configs", "metadata.json")  # in a bundle's folder

@@ -19,8 +19,9 @@ from scipy.spatial.transform import Rotation
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import choose_series, find_series, has_dicom, is_whole_seg, read_seg, read_series, write_seg
+from sdseg_monai.io.itk import LPS_TO_RAS, itk_affine
 from sdseg_monai.io.segments import UNSURE, Segment
-from sdseg_monai.io.volumes import LPS_TO_RAS, Volume, itk_affine
+from sdseg_monai.io.volumes import Volume
 from tests.conftest import SHARED, run_process
 from tests.dicom import write_mr_series
 

@@ -13,15 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdseg_monai.errors import InputError, find_input_error
-from sdseg_monai.io.volumes import (
-    PEAK_BYTES,
-    check_folder,
-    check_same_grid,
-    list_volumes,
-    read_volume,
-    write_atomically,
-    write_volume,
-)
+from sdseg_monai.io.files import check_folder, write_atomically
+from sdseg_monai.io.volumes import PEAK_BYTES, check_same_grid, list_volumes, read_volume, write_volume
 from tests.conftest import OBLIQUE, write_case
 
 

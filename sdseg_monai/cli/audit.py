@@ -29,8 +29,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Audit, write the table and say what is kept and lost."""
     from sdseg_monai.bundle import DEFAULT_BUNDLE
+    from sdseg_monai.io.files import check_outputs
     from sdseg_monai.io.pictures import list_images
-    from sdseg_monai.io.volumes import check_outputs
     from sdseg_monai.planning.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
 
     list_images(options.labels)  # before anything is written

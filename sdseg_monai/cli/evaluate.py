@@ -41,9 +41,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, write the table and say what the means are."""
-    from sdseg_monai.evaluation.agreement import evaluate_folders, summarise, write_csv
+    from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
+    from sdseg_monai.io.files import check_outputs
     from sdseg_monai.io.pictures import list_images
-    from sdseg_monai.io.volumes import check_outputs
     from sdseg_monai.report.runs import images_of, report_evaluation
 
     if options.images is not None and options.report is None:

@@ -27,7 +27,7 @@ def note(text: str, options: argparse.Namespace) -> None:
 
 def check_output(path: Path, suffix: str, kind: str) -> None:
     """Raise :class:`InputError` unless ``path`` can be made and ends in ``suffix``: no weights are to be replaced."""
-    from sdseg_monai.io.volumes import check_folder
+    from sdseg_monai.io.files import check_folder
 
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: expected the name of a {kind}, ending in {suffix}")

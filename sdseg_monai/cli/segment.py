@@ -88,8 +88,8 @@ def run(options: argparse.Namespace) -> int:
     from sdseg_monai.inference.pipeline import Pipeline, collected_warnings
     from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
+    from sdseg_monai.io.files import check_outputs
     from sdseg_monai.io.sources import list_sources, source_files
-    from sdseg_monai.io.volumes import check_outputs
 
     with collected_warnings() as noted:
         sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
@@ -164,7 +164,7 @@ def _is_wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _check_folders(outputs: list[Path]) -> None:
-    from sdseg_monai.io.volumes import check_folder
+    from sdseg_monai.io.files import check_folder
 
     for folder in {file.parent for file in outputs}:
         check_folder(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from monai.data import load_decathlon_datalist
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import write_atomically
+from sdseg_monai.io.files import write_atomically
 
 KEYS = ("image", "label")
 SPLITS = ("training", "validation", "test")

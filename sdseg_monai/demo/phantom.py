@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from sdseg_monai.io.volumes import write_atomically
+from sdseg_monai.io.files import write_atomically
 
 SHAPE = (35, 51, 36)  # voxels of 1 mm: as a crop of MSD Task04
 HEAD = 0.6  # of the length, from the tail: where the head begins

@@ -19,9 +19,10 @@ from PIL import Image
 from sdseg_monai.bundle import DEFAULT_BUNDLE, find_bundle
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation.agreement import evaluate_case
+from sdseg_monai.evaluation import evaluate_case
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.io.volumes import check_folder, check_same_grid, read_volume, write_atomically
+from sdseg_monai.io.files import check_folder, write_atomically
+from sdseg_monai.io.volumes import check_same_grid, read_volume
 from sdseg_monai.visualize import slice_panel
 
 logger = logging.getLogger(__name__)

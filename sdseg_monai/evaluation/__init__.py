@@ -10,13 +10,10 @@ from sdseg_monai.evaluation.agreement import (
     compare_officially,
     evaluate_case,
     evaluate_folders,
-    list_labels,
-    match_cases,
-    mean_metrics,
     read_mask,
-    summarise,
-    write_csv,
 )
+from sdseg_monai.evaluation.pairs import list_labels, match_cases
+from sdseg_monai.evaluation.summary import mean_metrics, summarise, write_csv
 
 __all__ = [
     "METRICS",

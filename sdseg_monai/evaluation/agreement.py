@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,10 +13,11 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou,
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.pictures import image_stem, is_picture, list_images, read_picture_mask
+from sdseg_monai.evaluation.pairs import match_cases
+from sdseg_monai.io.pictures import image_stem, is_picture, read_picture_mask
 from sdseg_monai.io.segments import UNSURE
-from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_atomically
-from sdseg_monai.metrics import TransUNetDice, bootstrap_interval
+from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume
+from sdseg_monai.metrics import TransUNetDice
 
 Protocol = Literal["native", "official"]
 NSD_TOLERANCE = 2.0  # mm
@@ -97,44 +94,6 @@ def evaluate_folders(
     pairs = match_cases(predictions, labels)
     bar = tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
     return [evaluate_case(prediction, label, tolerance, protocol) for prediction, label in bar]
-
-
-def list_labels(folder: Path) -> dict[str, Path]:
-    """Return the label files of ``folder`` by the name of their case, sorted.
-
-    Raises:
-        InputError: the folder is missing or empty, or two files are of one case.
-    """
-    by_name: dict[str, Path] = {}
-    for label in map(Path, list_images(folder)):
-        if by_name.setdefault(image_stem(label), label) != label:
-            raise InputError(f"{label}: {by_name[image_stem(label)].name} has the same name, expected one label a case")
-    return by_name
-
-
-def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Pair predictions with labels of the same name, else with the one label that ends in the same number.
-
-    The second serves BTCV, whose img0001 belongs to label0001.
-
-    Raises:
-        InputError: a folder is missing or empty, or a prediction has no or no single label.
-    """
-    by_name = list_labels(labels)
-    pairs: list[tuple[Path, Path]] = []
-    for prediction in map(Path, list_images(predictions)):
-        stem = image_stem(prediction)
-        found = [by_name[stem]] if stem in by_name else [p for s, p in by_name.items() if _same_number(s, stem)]
-        if len(found) != 1:
-            raise InputError(
-                f"{prediction}: {len(found)} labels for it in {labels}, expected one of the same name or number"
-            )
-        if is_picture(prediction) != is_picture(found[0]):
-            raise InputError(f"{prediction}: its label {found[0]} is of another kind, expected two volumes or pictures")
-        if found[0] in (label for _, label in pairs):
-            raise InputError(f"{prediction}: {found[0]} belongs to another prediction too, expected one a case")
-        pairs.append((prediction, found[0]))
-    return pairs
 
 
 def evaluate_case(
@@ -260,65 +219,3 @@ def _check_classes(path: Path, mask: np.ndarray) -> None:
             f"{path}: {wrong.size} voxels are no class, such as {wrong[0]:g}, expected whole numbers from 0; {UNSURE} "
             "stands for an unsure voxel"
         )
-
-
-def mean_metrics(cases: Sequence[CaseMetrics]) -> CaseMetrics:
-    """Return the mean over cases, named ``mean``, of each metric, over the cases for which it is defined."""
-    values = sorted({value for case in cases for value in case.classes})
-    classes = {value: _mean([case.in_class(value) for case in cases]) for value in values}
-    return CaseMetrics(case="mean", classes=classes, **vars(_mean(cases)))
-
-
-def _mean(agreements: Sequence[Agreement]) -> Agreement:
-    found = {name: _defined(agreements, name) for name in METRICS}
-    return Agreement(**{name: float(np.mean(values)) if values else UNDEFINED for name, values in found.items()})
-
-
-def _defined(agreements: Sequence[Agreement], name: str) -> list[float]:
-    return [value for agreement in agreements if not math.isnan(value := getattr(agreement, name))]
-
-
-def summarise(cases: Sequence[CaseMetrics]) -> dict[str, object]:
-    """Return number of cases, metrics of the foreground and, where there are several, of each class, as for JSON.
-
-    Each metric has its mean, the mean's 95 % bootstrap interval ``METRIC_interval``, and ``METRIC_cases`` where it is
-    not defined for all cases; without any, mean and interval are None.
-    """
-    summary: dict[str, object] = {"cases": len(cases), **_summarise(cases)}
-    values = sorted({value for case in cases for value in case.classes})
-    if len(values) > 1:
-        summary["classes"] = {value: _summarise([case.in_class(value) for case in cases]) for value in values}
-    return summary
-
-
-def _summarise(agreements: Sequence[Agreement]) -> dict[str, object]:
-    summary: dict[str, object] = {}
-    for name in METRICS:
-        values = _defined(agreements, name)
-        summary[name] = round(float(np.mean(values)), 6) if values else None
-        summary[f"{name}_interval"] = [round(end, 6) for end in bootstrap_interval(values)] if values else None
-        if len(values) < len(agreements):
-            summary[f"{name}_cases"] = len(values)
-    return summary
-
-
-def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
-    """Write one row per case and a last one with the mean: the foreground's metrics, then, of several, each class's.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    mean = mean_metrics(cases)
-    classes = sorted(mean.classes) if len(mean.classes) > 1 else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", *METRICS, *(f"{name}_{value}" for value in classes for name in METRICS)])
-    for case in (*cases, mean):
-        agreements = [case, *(case.in_class(value) for value in classes)]
-        writer.writerow([case.case, *(f"{getattr(a, name):.8f}" for a in agreements for name in METRICS)])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
-
-
-def _same_number(stem: str, other: str) -> bool:
-    numbers = [re.search(r"(\d+)$", name) for name in (stem, other)]
-    return all(numbers) and numbers[0].group() == numbers[1].group()  # type: ignore[union-attr]

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import DICOM_SUFFIX, is_whole_seg
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask
 from sdseg_monai.io.sources import Source, hash_source, load_source, source_name
-from sdseg_monai.io.volumes import check_same_grid, read_volume, write_atomically
+from sdseg_monai.io.volumes import check_same_grid, read_volume
 
 FILE_NAME = "sdseg_manifest.json"
 

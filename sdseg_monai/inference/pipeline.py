@@ -23,8 +23,8 @@ from sdseg_monai.inference.results import SegmentationResult, score_names
 from sdseg_monai.inference.samples import NUM_SEEDS, Ensemble, Flips, Samples, Seeds
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.uncertainty import measure_uncertainty
+from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, source_name
-from sdseg_monai.io.volumes import hash_file
 
 Uncertainty = Literal["flips", "seeds", "ensemble"]
 

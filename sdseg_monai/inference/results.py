@@ -13,19 +13,12 @@ import numpy as np
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, write_seg
+from sdseg_monai.io.files import check_outputs, write_atomically
 from sdseg_monai.io.nifti_labels import label_extension
 from sdseg_monai.io.pictures import write_picture_mask
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import Source, is_photograph, source_files
-from sdseg_monai.io.volumes import (
-    NIFTI_SUFFIXES,
-    VOLUME_SUFFIXES,
-    Volume,
-    check_outputs,
-    voxel_millilitres,
-    write_atomically,
-    write_volume,
-)
+from sdseg_monai.io.volumes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, Volume, voxel_millilitres, write_volume
 
 PICTURE_SUFFIX = ".png"
 PROGRAM = "sdseg-monai"

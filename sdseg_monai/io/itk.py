@@ -1,4 +1,4 @@
-"""What ITK does not check in the files that it reads: it would follow them elsewhere, hang, or invent voxels."""
+"""Volumes of ITK, and what ITK does not check: it would follow files elsewhere, hang, or invent voxels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import math
 import zlib
 from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
+
 from sdseg_monai.errors import InputError
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
 HEADER_BYTES = 1 << 16
 CHUNK = 1 << 20
 GZIP, ZLIB = 31, 15  # zlib's window bits for the two containers
@@ -79,3 +83,37 @@ def _is_whole(path: Path, start: int, window: int, voxels: int) -> bool:
             if count > 8 * voxels:
                 return False
     return stream.eof and count in {n * voxels for n in (1, 2, 4, 8)}
+
+
+def open_itk(path: Path) -> sitk.ImageFileReader:
+    """Return a reader of an MHA or NRRD file that has read the header and passed :func:`check_itk_file`.
+
+    Raises:
+        InputError: the file cannot be read, or has several values per voxel.
+    """
+    check_itk_file(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: not a readable {path.suffix} file ({itk_reason(error)})") from error
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per voxel, expected one")
+    return reader
+
+
+def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """Return the affine [4, 4] of an ITK image from voxel to RAS+ millimetres."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
+
+
+def itk_reason(error: BaseException) -> str:
+    """Return what ITK says went wrong, out of the lines that say where in its code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "determinant" in line.lower() or "error" in line.lower()]
+    return (telling or lines or [type(error).__name__])[-1]

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import VOLUME_SUFFIXES, list_volumes, volume_stem, write_atomically
+from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES, list_volumes, volume_stem
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # PIL would run Ghostscript on an EPS of any name

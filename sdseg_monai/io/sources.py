@@ -14,8 +14,9 @@ from nibabel.spatialimages import SpatialImage
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, read_series
+from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
-from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, hash_file, volume_suffix
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_suffix
 
 Source = Path | Series | Volume  # one image
 ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]

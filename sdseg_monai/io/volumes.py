@@ -1,15 +1,10 @@
-"""Reading volumes with every check a stranger's file needs, and writing results so that nothing is left half done."""
+"""Volumes: reading with every check that a stranger's file needs, writing on the grid of another."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
-import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +13,10 @@ import nibabel as nib
 import numpy as np
 import psutil
 import SimpleITK as sitk
-from safetensors import SafetensorError
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.itk import check_itk_file
+from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.itk import LPS_TO_RAS, check_itk_file, itk_affine, itk_reason, open_itk
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -30,7 +25,6 @@ LARGEST_INTENSITY = 1e30  # beyond, float32 cannot scale them
 PEAK_BYTES = 18  # a voxel, measured while a volume is segmented
 GZIP_BEST_RATIO = 1032  # deflate cannot shrink more than this
 NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # first bytes of the voxels: header and extension flag lie before
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
 
 
 @dataclass(frozen=True)
@@ -165,108 +159,23 @@ def write_volume(
                 sitk.WriteImage(itk_image, str(temporary), compress)
                 check_itk_file(temporary)  # ITK does not notice a full disk
             except RuntimeError as error:
-                raise OSError(_itk_reason(error)) from error
+                raise OSError(itk_reason(error)) from error
             except InputError as error:
                 raise OSError("what was written is not whole, is the disk full?") from error
 
         write_atomically(path, write, suffix)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = "") -> None:
-    """Call ``write`` on a temporary file beside ``path`` and rename it to ``path`` when that succeeded.
-
-    Raises:
-        InputError: the folder cannot be made or written.
-    """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no ordinary file, expected the name of one")
-    temporary = _make_temporary(path.parent, ".writing.", suffix)
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    reader = open_itk(path)
+    _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
     try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Raise :class:`InputError` where an output is an input, or two outputs are one file."""
-    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
-    read = {os.path.realpath(path) for path in inputs}
-    written: set[str] = set()
-    for path in outputs:
-        place = os.path.realpath(path)
-        if place in read:
-            raise InputError(f"{path}: is an input and would be replaced, name another output")
-        if place in written:
-            raise InputError(f"{path}: would be written twice, name outputs, or images of one name, differently")
-        written.add(place)
-
-
-def check_new_folder(folder: Path) -> None:
-    """Raise :class:`InputError` if ``folder`` exists and is not an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists, expected the name of a new folder")
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` on a temporary folder beside ``folder`` and rename it to ``folder`` when that succeeded.
-
-    Raises:
-        InputError: ``folder`` exists and is not empty, or cannot be made or written.
-    """
-    check_new_folder(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
-    try:
-        write(temporary)
-        for file in temporary.rglob("*.*"):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can open
-        temporary.replace(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
-        raise InputError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_folder(folder: Path) -> None:
-    """Make ``folder`` if need be and try to write in it, before hours are spent on what could not be kept.
-
-    Raises:
-        InputError: it cannot be made or written.
-    """
-    _make_temporary(folder, ".write-test.", "").unlink()
-
-
-def _make_temporary(folder: Path, prefix: str, suffix: str) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write here ({error.strerror}), expected a writable folder") from error
-    os.close(handle)
-    return Path(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({itk_reason(error)})"
+        ) from error
+    return sitk.GetArrayFromImage(image).T.astype(np.float32), itk_affine(image)  # [X, Y, Z]
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -311,39 +220,6 @@ def _open_nifti(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    reader = _open_itk(path)
-    _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
-    try:
-        image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({_itk_reason(error)})"
-        ) from error
-    return sitk.GetArrayFromImage(image).T.astype(np.float32), itk_affine(image)  # [X, Y, Z]
-
-
-def _open_itk(path: Path) -> sitk.ImageFileReader:
-    check_itk_file(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path}: not a readable {path.suffix} file ({_itk_reason(error)})") from error
-    if reader.GetNumberOfComponents() != 1:
-        raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per voxel, expected one")
-    return reader
-
-
-def _itk_reason(error: BaseException) -> str:
-    """Return what ITK says went wrong, out of the lines that say where in its code."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "determinant" in line.lower() or "error" in line.lower()]
-    return (telling or lines or [type(error).__name__])[-1]
-
-
 def _check_axes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if len(shape) != 3:
         raise InputError(f"{name}: {len(shape)}-D with shape {tuple(shape)}, expected one 3-D volume")
@@ -383,14 +259,6 @@ def _checked_affine(name: str, affine: np.ndarray) -> np.ndarray:
     return affine
 
 
-def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
-    """Return the affine [4, 4] of an ITK image from voxel to RAS+ millimetres."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine
-
-
 def _is_nifti(path: Path) -> bool:
     return volume_suffix(path).lower() in NIFTI_SUFFIXES
 
@@ -423,4 +291,4 @@ def _itk_like(array: np.ndarray, reference: Path | Volume) -> sitk.Image:
 def _affine_of(reference: Path | Volume) -> np.ndarray:
     if isinstance(reference, Volume):
         return reference.affine
-    return _open_nifti(reference).affine if _is_nifti(reference) else itk_affine(_open_itk(reference))
+    return _open_nifti(reference).affine if _is_nifti(reference) else itk_affine(open_itk(reference))

@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import name_to_device
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.samples import SIGNALS, Signal
 from sdseg_monai.inference.uncertainty import measure_uncertainty
-from sdseg_monai.io.volumes import hash_file
+from sdseg_monai.io.files import hash_file
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import read_option
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import check_folder
+from sdseg_monai.io.files import check_folder
 
 SHUTDOWN_SECONDS = 10  # for the answers under way
 

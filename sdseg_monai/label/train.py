@@ -19,7 +19,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from sdseg_monai.bundle import config_errors, literal_path, read_config
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import write_atomically
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.named import check_labels
 from sdseg_monai.label.options import WEIGHTS, read_option

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from sdseg_monai.bundle import checked_device, config_errors, find_bundle, read_config
 from sdseg_monai.errors import InputError, unwrapped_input_errors
-from sdseg_monai.evaluation.agreement import compare_masks, list_labels
+from sdseg_monai.evaluation import compare_masks, list_labels
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.pictures import image_stem, is_picture
-from sdseg_monai.io.volumes import read_volume, write_atomically
+from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices

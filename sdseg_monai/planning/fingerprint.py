@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation.agreement import list_labels
+from sdseg_monai.evaluation import list_labels
+from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask
-from sdseg_monai.io.volumes import Volume, check_same_grid, hash_file, read_volume, voxel_millilitres
+from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, voxel_millilitres
 from sdseg_monai.networks.codes import MOST_CLASSES
 
 MOST_FAULTS = 20  # that one error names

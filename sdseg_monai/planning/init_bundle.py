@@ -21,9 +21,10 @@ from monai.bundle import ConfigParser
 from sdseg_monai.bundle import METADATA, bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.files import check_new_folder, write_folder
 from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.segments import PHOTOGRAPHS
-from sdseg_monai.io.volumes import NIFTI_SUFFIXES, check_new_folder, write_folder
+from sdseg_monai.io.volumes import NIFTI_SUFFIXES
 from sdseg_monai.planning.configs import (
     BATCH_SIZES,
     COPIED,

@@ -13,8 +13,8 @@ from string import Template
 from typing import Any
 
 from sdseg_monai.about import RESEARCH_ONLY
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.segments import Segment
-from sdseg_monai.io.volumes import write_atomically
 from sdseg_monai.report.cases import ReportCase, sort_cases
 from sdseg_monai.report.charts import box_plot
 from sdseg_monai.report.sections import case_section
@@ -55,7 +55,7 @@ def write_report(
         about: what was run: versions, device, hashes.
         cases: in the order of the run; the page sorts them by :func:`sort_cases`.
         segments: what the masks' values stand for.
-        summary: of an evaluation, as :func:`sdseg_monai.evaluation.agreement.summarise` returns it.
+        summary: of an evaluation, as :func:`sdseg_monai.evaluation.summarise` returns it.
         most_viewers: cases with pictures; the others are in the table, and have a section where they need a look.
 
     Raises:

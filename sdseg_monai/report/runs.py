@@ -11,7 +11,7 @@ import numpy as np
 
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation.agreement import METRICS, CaseMetrics, match_cases, read_mask
+from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, read_mask
 from sdseg_monai.inference.batch import Job
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
@@ -69,7 +69,7 @@ def report_evaluation(
     Args:
         path: HTML file.
         cases: of the folders ``predictions`` and ``labels``.
-        summary: of :func:`~sdseg_monai.evaluation.agreement.summarise`.
+        summary: of :func:`~sdseg_monai.evaluation.summarise`.
         predictions: folder of masks.
         labels: folder of labels.
         images: folder of images of the same names as the predictions; None to show masks alone.

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 
 from sdseg_monai.bundle import config_errors, find_bundle, literal_path
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import check_new_folder
+from sdseg_monai.io.files import check_new_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.files import load_weights, save_tensors

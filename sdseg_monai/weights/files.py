@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import write_atomically
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.inference import drop_mask_encoder, mask_encoder_names
 from sdseg_monai.weights.torch_files import is_plain, load_torch_file, reason

@@ -15,7 +15,7 @@ from torch import nn
 
 from sdseg_monai import networks
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import write_folder
+from sdseg_monai.io.files import write_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights.checkpoints import read_checkpoint

@@ -15,8 +15,10 @@ from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.series import Series, is_multi_frame, open_frames
 from sdseg_monai.io.dicom.stack import slice_order
 from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
+from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.itk import LPS_TO_RAS
 from sdseg_monai.io.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
-from sdseg_monai.io.volumes import LPS_TO_RAS, Volume, write_atomically
+from sdseg_monai.io.volumes import Volume
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

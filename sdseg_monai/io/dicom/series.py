@@ -18,7 +18,9 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.stack import LARGEST_OFFSET, LARGEST_TILT, check_memory, read_stack
 from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
-from sdseg_monai.io.volumes import LPS_TO_RAS, Volume, checked_volume, hash_file, itk_affine
+from sdseg_monai.io.files import hash_file
+from sdseg_monai.io.itk import LPS_TO_RAS, itk_affine
+from sdseg_monai.io.volumes import Volume, checked_volume
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.stack import read_stack
 from sdseg_monai.io.dicom.terms import NOT_IMAGES
-from sdseg_monai.io.volumes import write_folder
+from sdseg_monai.io.files import write_folder
 from sdseg_monai.label.stores.dicom_seg import Segments, read_seg, write_seg
 from sdseg_monai.label.stores.volumes import VolumeDatastore
 

@@ -21,7 +21,7 @@ from pydicom.misc import is_dicom
 from pydicom.uid import MediaStorageDirectoryStorage, generate_uid
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import write_atomically
+from sdseg_monai.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.exception import LabelNotFoundException
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.volumes import (
     VOLUME_SUFFIXES,
     Volume,
@@ -28,7 +29,6 @@ from sdseg_monai.io.volumes import (
     read_volume,
     volume_stem,
     volume_suffix,
-    write_atomically,
     write_volume,
 )
 

@@ -1,0 +1,111 @@
+"""Files and folders that appear whole or not at all, and never in the place of what a user gave."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from sdseg_monai.errors import InputError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = "") -> None:
+    """Call ``write`` on a temporary file beside ``path`` and rename it to ``path`` when that succeeded.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no ordinary file, expected the name of one")
+    temporary = _make_temporary(path.parent, ".writing.", suffix)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Raise :class:`InputError` where an output is an input, or two outputs are one file."""
+    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
+    read = {os.path.realpath(path) for path in inputs}
+    written: set[str] = set()
+    for path in outputs:
+        place = os.path.realpath(path)
+        if place in read:
+            raise InputError(f"{path}: is an input and would be replaced, name another output")
+        if place in written:
+            raise InputError(f"{path}: would be written twice, name outputs, or images of one name, differently")
+        written.add(place)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise :class:`InputError` if ``folder`` exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists, expected the name of a new folder")
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` on a temporary folder beside ``folder`` and rename it to ``folder`` when that succeeded.
+
+    Raises:
+        InputError: ``folder`` exists and is not empty, or cannot be made or written.
+    """
+    check_new_folder(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        write(temporary)
+        for file in temporary.rglob("*.*"):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can open
+        temporary.replace(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+        raise InputError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Make ``folder`` if need be and try to write in it, before hours are spent on what could not be kept.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    _make_temporary(folder, ".write-test.", "").unlink()
+
+
+def _make_temporary(folder: Path, prefix: str, suffix: str) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here ({error.strerror}), expected a writable folder") from error
+    os.close(handle)
+    return Path(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
