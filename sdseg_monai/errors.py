@@ -22,6 +22,17 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class ArgumentError(InputError):
+    """An argument that cannot be; the message names arguments as Python does, ``name=value``.
+
+    The command says the same of its options.
+    """
+
+
+class Cancelled(Exception):
+    """The caller's ``progress`` has ended a segmentation; nothing was written."""
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the :class:`InputError` that ``error`` is or was raised from, else None.
 

@@ -103,13 +103,26 @@ class SliceWiseInferer(Inferer):
             yield samples.mean(0)
 
     def iter_samples(
-        self, volume: torch.Tensor, network: Callable[..., torch.Tensor], case: str = ""
+        self,
+        volume: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        case: str = "",
+        noise: SliceNoise | None = None,
+        num_samples: int | None = None,
     ) -> Iterator[torch.Tensor]:
         """Yield the slabs of :meth:`iter_scores` before the mean, [S, K, X, Y, Z] for ``num_samples`` S.
+
+        Args:
+            volume: [C, X, Y, Z].
+            network: from slices to scores.
+            case: name that keys the ``per_slice`` noise.
+            noise: instead of the inferer's.
+            num_samples: instead of the inferer's.
 
         Raises:
             InputError: noise is ``per_slice``, and the network has no start noise.
         """
+        noise, num_samples = noise or self.noise, num_samples or self.num_samples
         offset = context_offset(volume, self.slice_axis, self.context_mm)
         volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
@@ -121,7 +134,7 @@ class SliceWiseInferer(Inferer):
             yield torch.stack(
                 [
                     resize_slices(score, in_plane).movedim(0, self.slice_axis + 1)
-                    for score in self._scores(network, image, case, start)  # each [N, K, H, W]
+                    for score in self._scores(network, image, case, start, noise, num_samples)  # each [N, K, H, W]
                 ]
             )
 
@@ -133,8 +146,10 @@ class SliceWiseInferer(Inferer):
         slices = resize_slices(extract_slices(volume, self.slice_axis, first, last), self.size)
         return add_context(slices, start - first, stop - first, offset)
 
-    def _scores(self, network: Any, image: torch.Tensor, case: str, start: int) -> Iterator[torch.Tensor]:
-        if self.noise == "network":
+    def _scores(
+        self, network: Any, image: torch.Tensor, case: str, start: int, noise: SliceNoise, num_samples: int
+    ) -> Iterator[torch.Tensor]:
+        if noise == "network":
             yield network(image)
             return
         sdseg: SDSeg = getattr(network, "module", network)  # inside DistributedDataParallel
@@ -144,10 +159,10 @@ class SliceWiseInferer(Inferer):
                 "'network' and one sample instead"
             )
         shape, image_latent = sdseg.latent_shape(image), sdseg.encode_image(image)
-        for sample in range(self.num_samples):
+        for sample in range(num_samples):
             seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
-            noise = seeded_normal(torch.tensor(seeds), shape).to(image)
-            yield sdseg.segment_latent(image_latent, noise)
+            start_noise = seeded_normal(torch.tensor(seeds), shape).to(image)
+            yield sdseg.segment_latent(image_latent, start_noise)
 
 
 def has_start_noise(network: nn.Module) -> bool:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
+from sdseg_monai.bundle import DEFAULT_BUNDLE
 from sdseg_monai.cli.arguments import add_bundle, add_device, fraction, path, positive, seed
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
     from sdseg_monai.inference.batch import Job
+    from sdseg_monai.inference.options import Options
     from sdseg_monai.inference.pipeline import Pipeline
+    from sdseg_monai.io.sources import Source
 
 EXIT_SOME_FAILED = 1
 HELP = "segment a volume, a picture, a DICOM series, or a folder or list of them"
@@ -85,20 +88,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Segment what is asked for, and say what came of it."""
-    from sdseg_monai.inference.pipeline import Pipeline, collected_warnings
+    from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
-    from sdseg_monai.io.files import check_outputs
+    from sdseg_monai.io.files import check_folder, check_outputs
     from sdseg_monai.io.sources import list_sources, source_files
 
-    with collected_warnings() as noted:
-        sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
+    sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
     many = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
     if options.resume and not many:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
-    pipeline = Pipeline(**_settings(options))
-    pipeline.segmenter.inferer.progress = not options.quiet
-    jobs = _jobs(options, pipeline, sources, many, noted)
+    pipeline = Pipeline(DEFAULT_BUNDLE if options.bundle is None else options.bundle, **_pipeline_options(options))
+    jobs = _jobs(options, pipeline, sources, many)
     outputs = [file for job in jobs for file in job.outputs]
     if many:
         outputs.append(_manifest(options))
@@ -109,8 +110,10 @@ def run(options: argparse.Namespace) -> int:
     for job in jobs:
         check_sidecar(sidecar(job.mask))
     inputs = [file for source in sources for file in source_files(source)]
-    check_outputs([*inputs, *options.weights, *options.overlay, *_lists(options)], outputs)
-    _check_folders(outputs)
+    datalist = [options.input] if options.input.is_file() else []
+    check_outputs([*inputs, *options.weights, *options.overlay, *datalist], outputs)
+    for folder in {file.parent for file in outputs}:
+        check_folder(folder)
     return (_segment_many if many else _segment_one)(options, pipeline, jobs)
 
 
@@ -126,15 +129,8 @@ def _manifest(options: argparse.Namespace) -> Path:
     return options.output / FILE_NAME
 
 
-def _lists(options: argparse.Namespace) -> list[Path]:
-    return [options.input] if options.input.is_file() else []
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    from sdseg_monai.bundle import DEFAULT_BUNDLE
-
+def _pipeline_options(options: argparse.Namespace) -> Options:
     return {
-        "bundle": DEFAULT_BUNDLE if options.bundle is None else options.bundle,
         "device": options.device,
         "seed": options.seed,
         "batch_size": options.batch_size,
@@ -146,28 +142,17 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _jobs(
-    options: argparse.Namespace, pipeline: Pipeline, sources: list[Any], many: bool, noted: list[str]
-) -> list[Job]:
+def _jobs(options: argparse.Namespace, pipeline: Pipeline, sources: list[Source], many: bool) -> list[Job]:
     from sdseg_monai.inference.batch import job_of_file, jobs_in_folder
 
-    wanted = [name for name in pipeline.map_names if _is_wanted(name, options)]
-    if many:
-        return jobs_in_folder(sources, options.output, wanted)
-    return [job_of_file(sources[0], options.output, wanted, noted)]
+    maps = [name for name in pipeline.map_names if _is_asked_for(name, options)]
+    return jobs_in_folder(sources, options.output, maps) if many else [job_of_file(sources[0], options.output, maps)]
 
 
-def _is_wanted(name: str, options: argparse.Namespace) -> bool:
-    if name == "confidence":
+def _is_asked_for(map_name: str, options: argparse.Namespace) -> bool:
+    if map_name == "confidence":
         return options.save_confidence
-    return name == "entropy" or options.save_score
-
-
-def _check_folders(outputs: list[Path]) -> None:
-    from sdseg_monai.io.files import check_folder
-
-    for folder in {file.parent for file in outputs}:
-        check_folder(folder)
+    return map_name == "entropy" or options.save_score
 
 
 def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job]) -> int:
@@ -175,15 +160,14 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
     from sdseg_monai.report.runs import report_segmentations
 
     (job,) = jobs
-    result = segment_one(pipeline, job)
+    result = segment_one(pipeline, job, _SliceBar(options))
     case = dict(result.manifest["case"])
     if options.report is not None:
         report_segmentations(options.report, pipeline, {job: {"status": "done", **case}}, result)
-    kept = {name: case[name] for name in ("samples", "disagreement", "volume_ml", "pixels") if name in case}
-    found = {"mask": str(job.mask), "labels": _labels(pipeline), **kept}
+    summary = {"mask": str(job.mask), "labels": _labels(pipeline), **_measures(case)}
     if case["warnings"]:  # --quiet shows them nowhere else
-        found["warnings"] = case["warnings"]
-    report(found if options.report is None else {**found, "report": str(options.report)}, options)
+        summary["warnings"] = case["warnings"]
+    report(summary if options.report is None else {**summary, "report": str(options.report)}, options)
     return 0
 
 
@@ -197,46 +181,62 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     settings = {**pipeline.settings, "maps": sorted(jobs[0].maps)}
     start = Manifest.resume if options.resume else Manifest
     manifest = start(_manifest(options), pipeline.about, settings)
-    found: dict[Job, dict[str, Any]] = {}
-    for job, case in segment_many(pipeline, jobs, manifest, options.resume, not options.quiet):
-        found[job] = case
+    cases: dict[Job, dict[str, Any]] = {}
+    run = segment_many(pipeline, jobs, manifest, options.resume, _SliceBar(options))
+    for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
+        cases[job] = case
         if case["status"] == "failed":
             tqdm.write(f"error: {case['error']}", file=sys.stderr)
-    by_name = {job.name: case for job, case in found.items()}
+    by_name = {job.name: case for job, case in cases.items()}
     _write_table(by_name, options)
-    failed = sum(case["status"] == "failed" for case in found.values())
+    failed = sum(case["status"] == "failed" for case in cases.values())
     summary: dict[str, Any] = {"masks": str(options.output), "labels": _labels(pipeline)}
-    summary |= {"done": len(found) - failed, "failed": failed, "manifest": str(manifest.path)}
+    summary |= {"done": len(cases) - failed, "failed": failed, "manifest": str(manifest.path)}
     if options.resume:
-        summary["skipped"] = sum(case["status"] == "skipped" for case in found.values())
+        summary["skipped"] = sum(case["status"] == "skipped" for case in cases.values())
     if options.report is not None:
-        report_segmentations(options.report, pipeline, found)
+        report_segmentations(options.report, pipeline, cases)
         summary["report"] = str(options.report)
-    if pipeline.samples:
-        kept = ("samples", "disagreement", "volume_ml", "pixels")
-        summary["cases"] = {
-            name: {key: case[key] for key in kept if key in case}
-            for name, case in by_name.items()
-            if case["status"] != "failed"
-        }
+    if options.uncertainty is not None:
+        summary["cases"] = {name: _measures(case) for name, case in by_name.items() if case["status"] != "failed"}
     report(summary, options)
-    if failed == len(found):
+    if failed == len(cases):
         return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failed else 0
 
 
+class _SliceBar:
+    """Shows how many slices of an image are done, where that takes longer than two seconds."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.is_quiet = options.quiet
+        self.bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc="slices", delay=2, leave=False, disable=self.is_quiet)
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.bar.close()
+            self.bar = None
+
+
+def _measures(case: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("samples", "disagreement", "volume_ml", "pixels")
+    return {name: case[name] for name in names if name in case}
+
+
 def _labels(pipeline: Pipeline) -> dict[str, int]:
     """Return the values of the masks by what they stand for, as far as that is known."""
-    from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT
-
-    names = {segment.name: value for value, segment in pipeline.segmenter.segments.items()}
-    return names if pipeline.abstain_below is None else {**names, UNSURE_SEGMENT.name: UNSURE}
+    return {segment.name: value for value, segment in pipeline.segments.items()}
 
 
-def _write_table(found: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
+def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
     """Write a line for each case to stderr: what came of it, how long it took, how large its classes are."""
-    width = max(map(len, found))
-    for name, case in found.items():
+    width = max(map(len, cases))
+    for name, case in cases.items():
         sizes = [(key, ml["mask"] if isinstance(ml, dict) else ml) for key, ml in case.get("volume_ml", {}).items()]
         text = ", ".join(
             [f"{key} {ml:.2f} ml" for key, ml in sizes]

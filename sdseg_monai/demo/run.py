@@ -20,7 +20,7 @@ from sdseg_monai.bundle import DEFAULT_BUNDLE, find_bundle
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import evaluate_case
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.io.files import check_folder, write_atomically
 from sdseg_monai.io.volumes import check_same_grid, read_volume
 from sdseg_monai.visualize import slice_panel
@@ -51,13 +51,13 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     image, label, about = _find_case(output, data, offline)
     yield about
     check_same_grid(image, read_volume(image), label, read_volume(label))
-    segmenter = Segmenter(DEFAULT_BUNDLE)
-    result = segmenter.segment(image)
+    pipeline = Pipeline(DEFAULT_BUNDLE)
+    result = pipeline(image)
     result.save(output / "mask.nii.gz")
-    yield f"segmented it with the bundle {DEFAULT_BUNDLE} on {segmenter.device}: {output / 'mask.nii.gz'}"
+    yield f"segmented it with the bundle {DEFAULT_BUNDLE} on {pipeline.segmenter.device}: {output / 'mask.nii.gz'}"
     volume = nib.as_closest_canonical(nib.load(image))
     expected, mask = (nib.as_closest_canonical(nib.load(path)).get_fdata() for path in (label, output / "mask.nii.gz"))
-    colours = {value: [level / 255 for level in segment.colour] for value, segment in segmenter.segments.items()}
+    colours = {value: [level / 255 for level in segment.colour] for value, segment in result.segments.items()}
     panel = slice_panel(volume.get_fdata(), expected, mask, SAGITTAL, colours=colours)
     picture = Image.fromarray((panel * 255).astype(np.uint8))
     picture = picture.resize([PICTURE_SCALE * n for n in picture.size], Image.Resampling.NEAREST)
@@ -65,7 +65,7 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     yield f"drew image, label and mask side by side: {output / 'overlay.png'}"
     metrics = evaluate_case(output / "mask.nii.gz", label)
     parts = [("together", result.labels > 0, metrics.dice)]
-    for value, segment in segmenter.segments.items():
+    for value, segment in result.segments.items():
         parts.append((segment.name, result.labels == value, metrics.in_class(value).dice))
     for name, inside, dice in parts:
         yield f"{name}: volume {inside.sum() * result.voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"

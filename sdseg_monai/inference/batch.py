@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.manifest import Manifest
-from sdseg_monai.inference.pipeline import Pipeline, collected_warnings
+from sdseg_monai.inference.options import Progress
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import PICTURE_SUFFIX, SegmentationResult, mask_suffixes, sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series
-from sdseg_monai.io.sources import Source, is_photograph, source_name, source_stem
+from sdseg_monai.io.sources import Source, is_photograph, source_name, source_stem, source_warnings
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES, volume_suffix
 
 MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # out of memory above all, a RuntimeError to torch
@@ -34,13 +33,11 @@ class Job:
         source: the image.
         mask: its mask's file.
         maps: files of what is written beside the mask, by name.
-        noted: warnings about the image that came before.
     """
 
     source: Source
     mask: Path
     maps: Mapping[str, Path]
-    noted: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -53,7 +50,7 @@ class Job:
         return (self.mask, *self.maps.values(), sidecar(self.mask))
 
 
-def job_of_file(source: Source, output: Path, maps: Sequence[str], noted: Sequence[str] = ()) -> Job:
+def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
     """Return the job for one image: the mask is ``output``, or lies in that folder, maps lie beside it, ``NAME_MAP``.
 
     Raises:
@@ -66,7 +63,7 @@ def job_of_file(source: Source, output: Path, maps: Sequence[str], noted: Sequen
     mask = output if named else output / default_mask_name(source)
     suffix = volume_suffix(mask) if mask.name.lower().endswith(VOLUME_SUFFIXES) else MAP_SUFFIX
     stem = sidecar(mask).stem
-    return Job(source, mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in maps}, noted)
+    return Job(source, mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in maps})
 
 
 def jobs_in_folder(sources: Sequence[Source], output: Path, maps: Sequence[str]) -> list[Job]:
@@ -92,14 +89,19 @@ def default_mask_name(source: Source) -> str:
     return source_name(source) + (DICOM_SUFFIX if isinstance(source, Series) else "")
 
 
-def segment_one(pipeline: Pipeline, job: Job) -> SegmentationResult:
+def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) -> SegmentationResult:
     """Segment one image and write what is asked for.
+
+    Args:
+        pipeline: the model.
+        job: the image.
+        progress: see :class:`~sdseg_monai.inference.pipeline.Pipeline`.
 
     Raises:
         InputError: the image cannot be used, the machine cannot do it, or an output not be written.
     """
     try:
-        result = pipeline.segment(job.source, job.noted)
+        result = pipeline(job.source, progress=progress)
         result.save(job.mask, job.maps)
     except InputError:
         raise
@@ -110,7 +112,7 @@ def segment_one(pipeline: Pipeline, job: Job) -> SegmentationResult:
 
 
 def segment_many(
-    pipeline: Pipeline, jobs: Sequence[Job], manifest: Manifest, resume: bool, progress: bool
+    pipeline: Pipeline, jobs: Sequence[Job], manifest: Manifest, resume: bool, progress: Progress | None = None
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Segment one job after the other; yields each with its case, as the manifest has it.
 
@@ -122,18 +124,18 @@ def segment_many(
         jobs: the images.
         manifest: written anew after each case.
         resume: skip what is done and whole.
-        progress: show a bar with the time that is left.
+        progress: of the slices of each image.
     """
-    for job in tqdm(jobs, desc="segmenting", unit="image", disable=not progress):
+    for job in jobs:
         if resume and manifest.is_done(job.source, job.outputs):
             yield job, {**manifest.cases[job.name], "status": "skipped"}
             continue
         start = time.perf_counter()
-        with collected_warnings() as warned:
-            try:
-                case = {"status": "done", **segment_one(pipeline, job).manifest["case"]}
-            except InputError as error:
-                case = {"status": "failed", "error": str(error)}
-        case |= {"seconds": round(time.perf_counter() - start, 2), "warnings": warned}
+        try:
+            case = {"status": "done", **segment_one(pipeline, job, progress).manifest["case"]}
+        except InputError as error:
+            warnings = [vars(warning) for warning in source_warnings(job.source)]
+            case = {"status": "failed", "error": str(error), "warnings": warnings}
+        case["seconds"] = round(time.perf_counter() - start, 2)
         manifest.record(job.source, **case)
         yield job, case

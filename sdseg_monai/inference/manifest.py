@@ -88,7 +88,9 @@ def _is_readable(case: Mapping[str, Any]) -> bool:
         for value in size.values():
             numbers += [value.get(n) for n in ("mask", "smallest", "largest")] if isinstance(value, dict) else [value]
     warnings = case.get("warnings")
-    texts = warnings if isinstance(warnings, list) else [None]
+    if not isinstance(warnings, list) or not all(isinstance(warning, dict) for warning in warnings):
+        return False  # of 0.4.0, whose warnings were texts, among others
+    texts = [warning.get("text") for warning in warnings]
     return all(isinstance(n, int | float) for n in numbers) and all(isinstance(text, str) for text in texts)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+import nibabel as nib
 import numpy as np
 
 from sdseg_monai.about import __version__
@@ -18,14 +19,22 @@ from sdseg_monai.io.nifti_labels import label_extension
 from sdseg_monai.io.pictures import write_picture_mask
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import Source, is_photograph, source_files
-from sdseg_monai.io.volumes import NIFTI_SUFFIXES, VOLUME_SUFFIXES, Volume, voxel_millilitres, write_volume
+from sdseg_monai.io.volumes import (
+    NIFTI_SUFFIXES,
+    VOLUME_SUFFIXES,
+    Volume,
+    nifti_image,
+    voxel_millilitres,
+    write_volume,
+)
+from sdseg_monai.io.warnings import ImageWarning
 
 PICTURE_SUFFIX = ".png"
 PROGRAM = "sdseg-monai"
 GENERATOR = f"{PROGRAM} {__version__}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SegmentationResult:
     """The segmentation of one image, on its own grid; a picture is a volume of one slice, [H, W, 1].
 
@@ -38,8 +47,15 @@ class SegmentationResult:
         affine: from voxel to RAS+ millimetres, [4, 4], float64; of a picture the identity.
         segments: what the values of ``labels`` stand for, as far as the bundle says, the background left out.
         source: the image, whose header or references the files take over.
+        warnings: what its user must know before the mask is trusted.
         manifest: how the result came about: versions, device, bundle and hash of its weights, seed, seconds, volumes,
             warnings; filled in by :func:`sdseg_monai.segment`.
+
+    Example:
+        >>> result = sdseg_monai.segment("scan.nii.gz")  # doctest: +SKIP
+        >>> result  # doctest: +SKIP
+        SegmentationResult(35 x 51 x 35, Anterior hippocampus 1.52 ml, Posterior hippocampus 1.43 ml)
+        >>> nibabel.save(result.to_nifti(), "mask.nii.gz")  # doctest: +SKIP
     """
 
     labels: np.ndarray
@@ -48,7 +64,19 @@ class SegmentationResult:
     affine: np.ndarray
     segments: Mapping[int, Segment]
     source: Source
+    warnings: list[ImageWarning] = field(default_factory=list)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return shape, sizes and the number of warnings: arrays would fill the screen."""
+        texts = [" x ".join(map(str, self.labels.shape))]
+        if is_photograph(self.source):
+            texts += [f"{name} {count} pixels" for name, count in self._by_name(self.voxel_counts).items()]
+        else:
+            texts += [f"{name} {volume:.2f} ml" for name, volume in self.volumes.items()]
+        if self.warnings:
+            texts.append(f"{len(self.warnings)} warnings")
+        return f"{type(self).__name__}({', '.join(texts)})"
 
     @property
     def names(self) -> dict[int, str]:
@@ -62,21 +90,31 @@ class SegmentationResult:
         return voxel_millilitres(self.affine)
 
     @property
-    def volumes(self) -> np.ndarray:
-        """Volume of each class but the background, [C], float64, in ml."""
-        return self._count() * self.voxel_ml
-
-    @property
-    def sizes(self) -> dict[str, dict[str, float]]:
-        """Volume of each class by its name under ``volume_ml``; in a picture, which has no scale, its ``pixels``."""
-        names = [self.names[value] for value in range(1, len(self.scores) + 1)]
-        if is_photograph(self.source):
-            return {"pixels": dict(zip(names, self._count().tolist(), strict=True))}
-        return {"volume_ml": dict(zip(names, self.volumes.round(4).tolist(), strict=True))}
-
-    def _count(self) -> np.ndarray:
+    def voxel_counts(self) -> np.ndarray:
+        """Voxels of each class but the background, [C], int64; in a picture its pixels."""
         end = len(self.scores) + 1  # beyond lies what was abstained from
         return np.bincount(self.labels.ravel(), minlength=end)[1:end]
+
+    @property
+    def volumes(self) -> dict[str, float]:
+        """Volume of each class but the background by its name, in ml; of a picture, which has no scale, none."""
+        return {} if is_photograph(self.source) else self._by_name(self.voxel_counts * self.voxel_ml)
+
+    @property
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """Volume of each class by its name under ``volume_ml``, rounded; of a picture its ``pixels``."""
+        if is_photograph(self.source):
+            return {"pixels": self._by_name(self.voxel_counts)}
+        return {"volume_ml": self._by_name((self.voxel_counts * self.voxel_ml).round(4))}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What else there is to say in one line, as for JSON; of a single score nothing."""
+        return {}
+
+    def _by_name(self, values: np.ndarray) -> dict[str, Any]:
+        names = [self.names[value] for value in range(1, len(self.scores) + 1)]
+        return dict(zip(names, values.tolist(), strict=True))
 
     def abstain(self, below: float) -> Self:
         """Return the same with :data:`UNSURE` in ``labels`` where the confidence, in [0, 1], lies below ``below``."""
@@ -87,6 +125,14 @@ class SegmentationResult:
     def maps(self) -> dict[str, np.ndarray]:
         """What can be written beside the mask, [X, Y, Z] each, by name: the :func:`score_names` and ``confidence``."""
         return {**dict(zip(score_names(len(self.scores)), self.scores, strict=True)), "confidence": self.confidence}
+
+    def to_nifti(self) -> nib.Nifti1Image:
+        """Return the mask on the image's grid, with the names of its values in an extension of the header.
+
+        Of a NIfTI file it has the sform, qform and their codes; of a picture, which has no place in space, a grid of
+        1 mm pixels.
+        """
+        return nifti_image(self.labels, self._grid, label_extension(self.segments))
 
     def save(self, path: str | Path, maps: Mapping[str, str | Path] | None = None) -> None:
         """Write the mask, what its values stand for and the manifest as JSON beside it, and the :attr:`maps` named.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -13,20 +13,19 @@ import torch
 from monai.metrics import compute_dice
 
 from sdseg_monai.inference.results import SegmentationResult
-from sdseg_monai.inference.samples import Samples
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.io.sources import ImageLike, is_photograph
+from sdseg_monai.io.sources import is_photograph
 from sdseg_monai.networks.codes import cut_score
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SampledSegmentation(SegmentationResult):
     """The segmentation that S samples result in, and how far they differ, on the file's grid; C as in ``scores``.
 
     Attributes:
         entropy: of the samples' mean score, [X, Y, Z], float32, see :func:`predictive_entropy`.
         disagreement: :func:`mask_disagreement` of the samples' masks, in [0, 1].
-        sample_volumes: as :attr:`volumes`, in each sample's mask, [S, C], float64, in ml.
+        sample_volumes: of each class in each sample's mask, [S, C], float64, in ml.
     """
 
     entropy: np.ndarray
@@ -58,46 +57,44 @@ class SampledSegmentation(SegmentationResult):
         return {"volume_ml": {name: {"mask": ml, "smallest": low, "largest": high} for (name, ml), low, high in rows}}
 
     @property
-    def relative_volume_range(self) -> float:
-        """Width of :attr:`volume_range` by the samples' mean, averaged over the classes that occur, else 0."""
-        mean, width = self.sample_volumes.mean(axis=0), np.ptp(self.sample_volumes, axis=0)
-        occurs = mean > 0
-        return float((width[occurs] / mean[occurs]).mean()) if occurs.any() else 0.0
+    def summary(self) -> dict[str, Any]:
+        """How many samples there are, and how far they differ, as for JSON."""
+        return {"samples": len(self.sample_volumes), "disagreement": round(self.disagreement, 4)}
 
 
-def measure_uncertainty(samples: Samples, image: ImageLike) -> SampledSegmentation:
-    """Segment one ``image`` several times and compare the results.
-
-    Raises:
-        InputError: the image cannot be used.
-    """
-    return compare_samples(samples, samples.segmenter.prepare(image))
-
-
-def compare_samples(samples: Samples, item: Mapping[str, Any]) -> SampledSegmentation:
-    """Compare the samples of an ``item`` that :meth:`Segmenter.prepare` made.
+def compare_samples(
+    segmenter: Segmenter,
+    item: Mapping[str, Any],
+    slabs: Iterable[torch.Tensor],
+    combine: Callable[[torch.Tensor], torch.Tensor],
+) -> SampledSegmentation:
+    """Compare several scores of one volume.
 
     The scores of one slab are held for all samples at once, of the whole volume only the result's, the entropy, and a
     class per sample and voxel.
+
+    Args:
+        segmenter: what takes scores back to the grid of the file.
+        item: of :meth:`Segmenter.prepare`.
+        slabs: S samples of its score, [S, K, X, Y, z] each, in order along the slice axis.
+        combine: what makes of a slab the score that is the result, [K, X, Y, z].
     """
-    segmenter = samples.segmenter
-    results, entropies, classes = [], [], []
-    for slab in samples.iter_slabs(item["image"]):  # [S, K, X, Y, Z]
-        results.append(samples.result(slab))
+    scores, entropies, classes = [], [], []
+    for slab in slabs:
+        scores.append(combine(slab))
         mean = slab.mean(dim=0)
         entropies.append(predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None])
         classes.append(cut_score(slab)[:, 0])
-    result, entropy, sampled = (
-        torch.cat(p, dim=segmenter.inferer.slice_axis + 1) for p in (results, entropies, classes)
-    )
+    axis = segmenter.inferer.slice_axis + 1
+    score, entropy, sampled_classes = (torch.cat(parts, dim=axis) for parts in (scores, entropies, classes))
     masks, volumes = [], []
-    for one in sampled:
-        sample = _on_grid(segmenter, item, one, len(result))
+    for sample_classes in sampled_classes:  # [X, Y, Z]
+        sample = _on_grid(segmenter, item, sample_classes, len(score))
         masks.append(sample.labels)
-        volumes.append(sample.volumes)
+        volumes.append(sample.voxel_counts * sample.voxel_ml)
     return SampledSegmentation(
-        **vars(segmenter.finish(item, result)),
-        entropy=segmenter.finish_score({**item, "pred": entropy})["pred"][0].numpy(),
+        **vars(segmenter.finish(item, score)),
+        entropy=segmenter.invert(item, entropy)[0].numpy(),
         disagreement=mask_disagreement(masks),
         sample_volumes=np.array(volumes),
     )

@@ -17,6 +17,7 @@ from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, rea
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_suffix
+from sdseg_monai.io.warnings import ImageWarning
 
 Source = Path | Series | Volume  # one image
 ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]
@@ -109,6 +110,19 @@ def source_name(source: Source) -> str:
     if isinstance(source, Path):
         return source.name
     return source.uid if isinstance(source, Series) else source.name
+
+
+def short_name(source: Source) -> str:
+    """Return what messages call an image: its file's name, or what the scanner called a series, with its number."""
+    if isinstance(source, Series):
+        number = "" if source.number is None else f" (series {source.number})"
+        return f"{source.description or source.files[0].parent.name}{number}"
+    return Path(source_name(source)).name
+
+
+def source_warnings(source: Source) -> Sequence[ImageWarning]:
+    """Return what is known of an image before its voxels are read: of a series, what of its folder was left out."""
+    return source.warnings if isinstance(source, Series) else ()
 
 
 def source_stem(source: Source) -> str:

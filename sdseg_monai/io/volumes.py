@@ -147,9 +147,7 @@ def write_volume(
     """
     suffix = volume_suffix(path).lower()
     if suffix in NIFTI_SUFFIXES:
-        image = _nifti_like(array, reference)
-        if extension is not None:
-            image.header.extensions.append(extension)
+        image = nifti_image(array, reference, extension)
         write_atomically(path, lambda temporary: nib.save(image, temporary), suffix)
     else:
         itk_image = _itk_like(array, reference)
@@ -263,19 +261,29 @@ def _is_nifti(path: Path) -> bool:
     return volume_suffix(path).lower() in NIFTI_SUFFIXES
 
 
-def _nifti_like(array: np.ndarray, reference: Path | Volume) -> nib.Nifti1Image:
+def nifti_image(
+    array: np.ndarray, reference: Path | Volume, extension: nib.nifti1.Nifti1Extension | None = None
+) -> nib.Nifti1Image:
+    """Return ``array`` [X, Y, Z] as a NIfTI image on the grid of ``reference``.
+
+    Of a NIfTI file it takes over affine, sform, qform and their codes, but no extension: those are about the image, the
+    patient's data among it. ``extension`` is the image's only one.
+    """
     if isinstance(reference, Volume) or not _is_nifti(reference):
         image = nib.Nifti1Image(array, _affine_of(reference))
         image.set_qform(image.affine, code="scanner")
         image.set_sform(image.affine, code="scanner")
-        return image
-    source = _open_nifti(reference)
-    header = source.header.copy()  # with sform, qform and their codes
-    header.extensions.clear()  # they are about the image, patient's data among it
-    header.set_data_dtype(array.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    return type(source)(array, source.affine, header)
+    else:
+        source = _open_nifti(reference)
+        header = source.header.copy()  # with sform, qform and their codes
+        header.extensions.clear()
+        header.set_data_dtype(array.dtype)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0
+        image = type(source)(array, source.affine, header)
+    if extension is not None:
+        image.header.extensions.append(extension)
+    return image
 
 
 def _itk_like(array: np.ndarray, reference: Path | Volume) -> sitk.Image:

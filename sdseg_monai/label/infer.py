@@ -12,7 +12,7 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.io.volumes import volume_suffix, write_volume
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.options import WEIGHTS, read_option
@@ -33,7 +33,7 @@ class SegmentTask(InferTask):
         options = {"device": device_list(), "seed": "", "batch_size": "", "weights": list(WEIGHTS)}
         super().__init__(InferType.SEGMENTATION, model.labels, DIMENSION, model.description, options)
         self.model = model
-        self._segmenter: Segmenter | None = None
+        self._pipeline: Pipeline | None = None
         self._built_for: tuple[Any, ...] = ()
 
     def is_valid(self) -> bool:
@@ -62,12 +62,13 @@ class SegmentTask(InferTask):
         image = Path(request["image"])
         suffix = read_option(request, "result_extension") or volume_suffix(image)
         compress = read_option(request, "result_compress") is not False
-        segmenter = self._ready(request)
+        pipeline = self._ready(request)
         loaded = time.monotonic()
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             mask = Path(file.name)
         try:
-            write_volume(mask, segmenter.segment(image).labels, image, compress=compress)
+            result = pipeline(image)
+            write_volume(mask, result.labels, image, compress=compress)
         except BaseException:
             mask.unlink(missing_ok=True)
             raise
@@ -78,16 +79,17 @@ class SegmentTask(InferTask):
             "label_names": self.model.labels,
             "label_colors": self.model.colours,
             "latencies": {name: round(value, 2) for name, value in seconds.items()},
+            "warnings": [warning.text for warning in result.warnings],
             "centroids": {},  # OHIF's panel expects the key
         }
 
-    def _ready(self, request: Mapping[str, Any]) -> Segmenter:
-        weights = self.model.chosen_weights(read_option(request, "weights"))
-        device = read_option(request, "device")
-        wanted = (device, weights, weights.stat().st_mtime_ns)
-        if self._segmenter is None or wanted != self._built_for:
-            self._segmenter = None  # before the new one takes memory
-            self._segmenter = Segmenter(self.model.root, device=device, weights=weights)
-            self._built_for = wanted
-        self._segmenter.configure(seed=read_option(request, "seed"), batch_size=read_option(request, "batch_size"))
-        return self._segmenter
+    def _ready(self, request: Mapping[str, Any]) -> Pipeline:
+        weights, device = read_option(request, "weights"), read_option(request, "device")
+        file = self.model.chosen_weights(weights)
+        model = (device, file, file.stat().st_mtime_ns)
+        if self._pipeline is None or model != self._built_for:
+            self._pipeline = None  # before the new one takes memory
+            self._pipeline = self.model.pipeline(weights, device=device)
+            self._built_for = model
+        self._pipeline.configure(seed=read_option(request, "seed"), batch_size=read_option(request, "batch_size"))
+        return self._pipeline

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from sdseg_monai.bundle import bundle_metadata, bundle_weights, find_bundle, read_config, shipped_bundles
 from sdseg_monai.errors import InputError
-from sdseg_monai.inference.samples import SIGNALS, Signal
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.io.segments import Segment, read_modality, read_segments
+
+Signal = Literal["flips", "seeds"]  # what tells how unsure a single model is, see Options.uncertainty
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class ServedModel:
         """What tells how unsure the model is: seeds too, where it starts from noise."""
         network = read_config(self.root / "configs" / "inference.json", self.root)["network_def"]
         starts_from_noise = network["_target_"].endswith(".SDSeg") and network.get("start_noise", "shared") != "zeros"
-        return [signal for signal in SIGNALS if signal != "seeds" or starts_from_noise]
+        return [signal for signal in get_args(Signal) if signal != "seeds" or starts_from_noise]
 
     def chosen_weights(self, choice: str | None) -> Path:
         """Return the weights in service, or the bundle's for the choice ``original``.
@@ -100,9 +102,14 @@ class ServedModel:
             raise InputError(f"{self.root}: this bundle has no weights; train it first")
         return weights
 
-    def segmenter(self, device: str | None = None) -> Segmenter:
-        """Build the network with the weights in service, loaded strictly."""
-        return Segmenter(self.root, device=device, weights=self.weights)
+    def pipeline(self, choice: str | None = None, **options: Any) -> Pipeline:
+        """Build the model with the weights of :meth:`chosen_weights`, loaded strictly.
+
+        Args:
+            choice: of the weights.
+            options: the others of :class:`~sdseg_monai.inference.options.Options`.
+        """
+        return Pipeline(self.root, weights=self.chosen_weights(choice), **options)
 
 
 def open_models(bundles: Sequence[str | Path], work_dir: Path) -> dict[str, ServedModel]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -15,10 +15,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.inference.samples import SIGNALS, Signal
-from sdseg_monai.inference.uncertainty import measure_uncertainty
+from sdseg_monai.inference.uncertainty import SampledSegmentation
 from sdseg_monai.io.files import hash_file
-from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.models import ServedModel, Signal
 from sdseg_monai.label.options import read_option
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class DisagreementScoring(ScoringMethod):
 
     Args:
         model: whose masks are compared.
-        signal: what differs from mask to mask, see :mod:`sdseg_monai.inference.samples`.
+        signal: what differs from mask to mask, see :mod:`sdseg_monai.inference.strategies`.
     """
 
     def __init__(self, model: ServedModel, signal: Signal) -> None:
@@ -67,18 +66,18 @@ class DisagreementScoring(ScoringMethod):
         due = self.due(datastore, weights)
         if not due:
             return {"scored": 0, "failed": 0}
-        segmenter = self.model.segmenter(device=read_option(request, "device") or name_to_device(None))
-        samples = SIGNALS[self.signal](segmenter)
+        device = read_option(request, "device") or name_to_device(None)
+        pipeline = self.model.pipeline(device=device, uncertainty=self.signal)
         failed = 0
         for number, image in enumerate(due, start=1):
             try:
-                score = measure_uncertainty(samples, Path(datastore.get_image_uri(image))).disagreement
-                datastore.update_image_info(image, {self.key: {"score": score, "weights": weights}})
+                result = cast(SampledSegmentation, pipeline(Path(datastore.get_image_uri(image))))
+                datastore.update_image_info(image, {self.key: {"score": result.disagreement, "weights": weights}})
             except Exception as error:  # a file, a DICOM server and a device fail in as many ways
                 failed += 1
                 logger.warning("%s: not scored (%s)", image, error, exc_info=not isinstance(error, InputError))
             else:
-                logger.info("%s: %s %.4f, %d of %d", image, self.key, score, number, len(due))
+                logger.info("%s: %s %.4f, %d of %d", image, self.key, result.disagreement, number, len(due))
         return {"scored": len(due) - failed, "failed": failed}
 
     def due(self, datastore: Datastore, weights: str | None = None) -> list[str]:

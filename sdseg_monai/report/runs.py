@@ -18,7 +18,7 @@ from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, read_seg
 from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
-from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.io.sources import load_source
 from sdseg_monai.io.volumes import NIFTI_SUFFIXES, Volume
 from sdseg_monai.report import Picture, ReportCase, write_report
@@ -43,9 +43,7 @@ def report_segmentations(
     Raises:
         InputError: the page cannot be written.
     """
-    segments = dict(pipeline.segmenter.segments)
-    if pipeline.abstain_below is not None:
-        segments[UNSURE] = UNSURE_SEGMENT
+    segments = pipeline.segments
     chosen = {name: value for name, value in pipeline.settings.items() if value not in (None, [])}
     write_report(
         path,
@@ -118,7 +116,7 @@ def _segmented(
     load: Callable[[], Picture] | None = None
     if not failed:
         load = partial(_load_segmented, job, result, segments)
-    flags = [case["error"]] if failed else case["warnings"]
+    flags = [case["error"]] if failed else [warning["text"] for warning in case["warnings"]]
     name = job.name
     if isinstance(job.source, Series) and job.source.description:
         name, facts["series"] = f"{job.source.description} ({job.source.modality})", job.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
 from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_volume
+from sdseg_monai.io.warnings import ImageWarning
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,9 @@ def _was_read(item: Any) -> bool:
 
 
 class WarnFieldOfViewd(MapTransform):
-    """Log a warning where a volume is unlike those that a network was trained on; the data pass unchanged.
+    """Warn where a volume is unlike those that a network was trained on; the data pass unchanged.
+
+    Warnings go into the list that the data have under ``warnings``; without one they are logged.
 
     Args:
         keys: volumes [1, X, Y, Z] as read, before their intensities are scaled.
@@ -169,28 +172,29 @@ class WarnFieldOfViewd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Look at each volume; the data pass unchanged."""
         for key in self.key_iterator(data):
-            self._warn(data[key])
+            for warning in self._look(data[key]):
+                if "warnings" in data:
+                    data["warnings"].append(warning)
+                else:
+                    logger.warning("%s: %s", data[key].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume"), warning.text)
         return dict(data)
 
-    def _warn(self, image: MetaTensor) -> None:
-        name = image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume")
+    def _look(self, image: MetaTensor) -> Iterator[ImageWarning]:
         voxel_axes = image.affine[:3, :3].numpy()  # columns in RAS+ millimetres
         extent = np.abs(voxel_axes * np.array(image.shape[1:])).sum(axis=1)
         low, high = self.extent_mm.T
         if (extent < low / self.tolerance).any() or (extent > high * self.tolerance).any():
-            logger.warning(
-                "%s: field of view %s mm, but the network was trained on %s to %s mm: crop to the structure first, "
-                "the mask is not to be trusted",
-                name,
-                *(" x ".join(f"{v:.0f}" for v in values) for values in (extent, low, high)),
+            seen, smallest, largest = (" x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent, low, high))
+            yield ImageWarning(
+                "field_of_view",
+                f"field of view {seen} mm, but the network was trained on {smallest} to {largest} mm: crop to the "
+                "structure first, the mask is not to be trusted",
             )
         if float(image.min()) < self.lowest:
-            logger.warning(
-                "%s: lowest intensity %.0f, expected at least %.0f: this looks like another modality (CT?), the mask "
-                "is not to be trusted",
-                name,
-                float(image.min()),
-                self.lowest,
+            yield ImageWarning(
+                "intensity",
+                f"lowest intensity {float(image.min()):.0f}, expected at least {self.lowest:.0f}: this looks like "
+                "another modality (CT?), the mask is not to be trusted",
             )
 
 

@@ -21,6 +21,7 @@ from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.itk import LPS_TO_RAS, itk_affine
 from sdseg_monai.io.volumes import Volume, checked_volume
+from sdseg_monai.io.warnings import ImageWarning
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -51,6 +52,7 @@ class Series:
         number: that the scanner gave it; None where it gave none.
         frames: number of slices, in all files.
         files: each instance once, sorted by path.
+        warnings: what of its folder was left out, and what is odd about its files.
     """
 
     uid: str
@@ -60,6 +62,7 @@ class Series:
     number: int | None
     frames: int
     files: tuple[Path, ...]
+    warnings: tuple[ImageWarning, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.uid} ({self.modality}, {self.description!r}, {self.frames} slices)"
