@@ -1,4 +1,4 @@
-"""Scoring on a real datastore, for ``tests/label/test_scoring.py``: run by the label environment, writes JSON to stdout.
+"""Scoring on a real datastore for ``tests/label/test_scoring.py``: run by the label environment, JSON to stdout.
 
 python scoring_process.py STUDIES LABELS BUNDLE WORK_DIR
 """
