@@ -27,7 +27,7 @@ class NoiseSchedule:
 
     diffusers' and MONAI's schedulers keep the timesteps of the next sampling as a state and compute in float32;
     training needs a timestep of its own for each sample, and the step from T-1 divides by 0.0259.
-    ``tests/test_networks.py`` holds :meth:`step` to diffusers' DDIMScheduler.
+    ``tests/networks/test_networks.py`` holds :meth:`step` to diffusers' DDIMScheduler.
 
     Args:
         num_timesteps: T.

@@ -11,7 +11,8 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.inferers import SliceWiseInferer
 from sdseg_monai.networks import PixelSegmenter
 from sdseg_monai.transforms import LoadVolumed
-from tests.conftest import make_network, write_case
+from tests.makers.networks import make_network
+from tests.makers.volumes import write_case
 
 VOLUME = torch.randn(1, 1, 18, 14, 7, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 

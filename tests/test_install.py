@@ -22,9 +22,9 @@ from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.volumes import read_volume
-from tests.browser import needs_browser, start_chromium
-from tests.conftest import ROOT, SHARED
-from tests.dicom import write_mr_series
+from tests.makers.browser import needs_browser, start_chromium
+from tests.makers.dicom import write_mr_series
+from tests.makers.places import ROOT, SHARED
 
 pytestmark = pytest.mark.slow
 DCIODVFY = shutil.which("dciodvfy")

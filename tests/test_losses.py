@@ -8,7 +8,7 @@ from sdseg_monai.losses import MaskAutoencoderLoss, SDSegLoss, SegmentationLoss
 from sdseg_monai.networks import SDSegOutput
 from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image
 from sdseg_monai.schedule import NoiseSchedule
-from tests.conftest import make_network
+from tests.makers.networks import make_network
 
 
 @pytest.mark.parametrize("t", [0, 100, 500, 999])

@@ -60,7 +60,7 @@ AUTOENCODER_RULES = (
 def unet_source(name: str, layers_per_block: int, attention_levels: Sequence[bool]) -> Source:
     """Return the source of ``name``, a tensor of :class:`DenoisingUNet`, in a guided-diffusion style U-Net.
 
-    Source: official-behaviour 1.5 and 6; checked against the executed official code in ``tests/test_official.py``.
+    Source: official-behaviour 1.5 and 6; checked against the running official code (``tests/weights/test_official.py``).
 
     Raises:
         ValueError: there is no such tensor in that layout.
@@ -98,7 +98,7 @@ def _unet_block(found: re.Match[str], layers_per_block: int, attention_levels: S
 def autoencoder_source(name: str, levels: int) -> Source:
     """Return the source of ``name``, a tensor of :class:`MaskAutoencoder`, in a CompVis autoencoder (kl-f8, SD).
 
-    Source: official-behaviour 1.1; agrees with diffusers' ``convert_ldm_vae_checkpoint`` (``tests/test_weights.py``).
+    Source: official-behaviour 1.1; agrees with diffusers' ``convert_ldm_vae_checkpoint`` (``tests/weights``).
     """
     for pattern, replacement in AUTOENCODER_RULES:
         name = re.sub(pattern, replacement, name)

@@ -78,7 +78,7 @@ def import_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_em
         num_heads: heads of the U-Net's attention; no shape tells it, the official configs say 8.
         use_ema: take the U-Net's averaged weights, as the official evaluation does; False for the raw ones.
 
-    Source: official-behaviour, section 6; compared with the executed official code in ``tests/test_official.py``.
+    Source: official-behaviour, section 6; as the official code runs in ``tests/weights/test_official.py``.
 
     Raises:
         InputError: the file cannot be read, has another layout, lacks a tensor, or has one of another shape or with

@@ -1,0 +1,59 @@
+"""The small files that stand for those of a page's reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from sdseg_monai.demo.phantom import make_phantom
+
+SPLITS = {"training": [f"case_{n}" for n in (2, 3, 4, 5)], "validation": ["case_6"], "test": ["case_0", "case_1"]}
+CASES = [f"case_{number}" for number in range(7)]  # so many that some are kept for a test
+CROP = (slice(4, 30), slice(18, 42), slice(11, 19))  # of the phantom: small, a slab, with both classes
+
+
+def write_volumes(folder: Path, names: list[str]) -> None:
+    """Write small phantoms to ``folder``/images and ``folder``/labels."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for name in names:
+        image, label = make_phantom(seed=int(name[-1]))
+        for kind, array in (("images", np.rint(image.clip(0)).astype(np.uint16)), ("labels", label)):
+            nib.save(nib.Nifti1Image(array[CROP], np.eye(4)), folder / kind / f"{name}.nii.gz")
+
+
+def write_photographs(folder: Path, names: list[str]) -> None:
+    """Write pictures with a light disc to ``folder``/images and where it is to ``folder``/masks."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for name in names:
+        rows, columns = np.mgrid[:48, :56]
+        disc = np.hypot(rows - rng.integers(16, 32), columns - rng.integers(20, 36)) < 12
+        photograph = rng.integers(0, 100, (48, 56, 3)) + 120 * disc[..., None]
+        Image.fromarray(photograph.astype(np.uint8)).save(folder / "images" / f"{name}.png")
+        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / f"{name}.png")
+
+
+def write_weights(path: Path, bundle: Path, *overlays: Path) -> None:
+    """Write random weights for the network of a bundle's inference."""
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / "inference.json", *overlays])
+    parser["bundle_root"] = str(bundle)
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    network.scale_factor.fill_(0.1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), path)
+
+
+def write_datalist(path: Path, image: str, label: str) -> None:
+    """Write a datalist of :data:`SPLITS`; ``image`` and ``label`` are paths with a ``{}`` for the case."""
+    items = {k: [{"image": image.format(c), "label": label.format(c)} for c in v] for k, v in SPLITS.items()}
+    path.write_text(json.dumps(items))

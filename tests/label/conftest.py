@@ -1,0 +1,23 @@
+"""A client of the real server."""
+
+import shutil
+
+import pytest
+
+from tests.label.client import CASE, CASES, Client
+from tests.makers.label_server import LabelServer
+
+
+@pytest.fixture(scope="module")
+def client(hippocampus, tmp_path_factory):
+    """A client of a server on two real volumes, one of them labelled, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("safety")
+    studies, labels = folder / "inside" / "studies", folder / "inside" / "studies" / "labels" / "final"
+    labels.mkdir(parents=True)
+    for case in CASES:
+        shutil.copy(hippocampus / "images" / f"{case}.nii.gz", studies)
+    shutil.copy(hippocampus / "labels" / f"{CASE}.nii.gz", labels)
+    with LabelServer(studies, folder / "inside" / "work", MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
+        client = Client(server, (studies / f"{CASE}.nii.gz").read_bytes(), (labels / f"{CASE}.nii.gz").read_bytes())
+        client.folder, client.studies, client.mask = folder, studies, client.infer().content
+        yield client

@@ -1,0 +1,122 @@
+"""Datastores at work in the environment that has MONAI Label, asked by tests in the one that has not.
+
+One JSON object a line: ``method`` and ``args`` come in, ``result`` or ``refused`` or ``crashed`` goes out, with the
+``warnings`` that were logged. ``DatastoreProcess`` is the tests' end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.makers.places import LABEL_BIN, ROOT
+
+PYTHON = LABEL_BIN / "python"
+
+
+class Refused(Exception):
+    """An ``InputError`` of the other side."""
+
+
+class DatastoreProcess:
+    """The process; its methods are those of the datastore that was opened last, and those of :func:`serve`."""
+
+    def __init__(self) -> None:
+        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        path = f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"
+        self._process = subprocess.Popen(
+            [str(PYTHON), str(Path(__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads, "PATH": path, "PYTHONPATH": str(ROOT)},
+        )
+        self.warnings: list[str] = []
+
+    def __call__(self, method: str, *args: Any) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps({"method": method, "args": args}, default=str) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        self.warnings = answer["warnings"]
+        if "refused" in answer:
+            raise Refused(answer["refused"])
+        assert "crashed" not in answer, answer["crashed"]
+        return answer["result"]
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+
+def serve() -> None:
+    from monailabel.config import settings
+
+    from sdseg_monai.errors import InputError
+    from sdseg_monai.io.segments import Segment
+    from sdseg_monai.label.models import ServedModel
+    from sdseg_monai.label.named import check_labels
+    from sdseg_monai.label.stores import dicom_folder, open_datastore
+    from sdseg_monai.label.stores.dicom_seg import describe_segments
+
+    dicom_folder.SCAN_SECONDS = 0  # tests do not wait
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # dcmqi writes to stdout
+    warnings: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(record.getMessage())
+
+    logging.getLogger().addHandler(Collector(logging.WARNING))
+    store: Any = None
+    segments = {
+        1: Segment("anterior", (0, 255, 0), ("10200004", "SCT", "Liver")),
+        2: Segment("posterior", (0, 0, 255), None),
+    }
+
+    def open_store(studies: str, cache: str, modality: str = "MR") -> str:
+        nonlocal store
+        model = ServedModel("model", Path("model"), Path(cache), segments, modality, "a model", "1")
+        store = open_datastore(studies, [model], Path(cache))
+        return type(store).__name__
+
+    def limit_file_size(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def describe(values: list[int], label_info: list[dict[str, Any]], models: list[dict[str, str]]) -> Any:
+        known = [{int(value): Segment(name, (1, 2, 3), None) for value, name in model.items()} for model in models]
+        return describe_segments(values, label_info, known)
+
+    own: dict[str, Any] = {
+        "open": open_store,
+        "set": lambda name, value: setattr(settings, name, value),
+        "limit": limit_file_size,
+        "path": lambda value: os.environ.update(PATH=value),
+        "describe": describe,
+        "check_labels": lambda count: check_labels(store, dict(list(segments.items())[:count])),
+    }
+    for line in sys.stdin:
+        request = json.loads(line)
+        warnings.clear()
+        answer: dict[str, Any] = {"warnings": warnings}
+        try:
+            method = own.get(request["method"]) or getattr(store, request["method"])
+            answer["result"] = method(*request["args"])
+        except InputError as error:
+            answer["refused"] = str(error)
+        except BaseException:
+            answer["crashed"] = traceback.format_exc()
+        answers.write(json.dumps(answer, default=str) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()

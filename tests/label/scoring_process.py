@@ -1,0 +1,144 @@
+"""Scoring on a real datastore for ``tests/label/test_scoring.py``: run by the label environment, JSON to stdout.
+
+python scoring_process.py STUDIES LABELS BUNDLE WORK_DIR
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.inference.samples import Flips
+from sdseg_monai.inference.uncertainty import measure_uncertainty
+from sdseg_monai.label.models import ServedModel
+from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
+from sdseg_monai.label.stores.volumes import VolumeDatastore
+
+DAY = 24 * 60 * 60
+CHANGES = 25  # of each of two processes
+
+
+def open_store(studies: Path, auto_reload: bool = False) -> VolumeDatastore:
+    return VolumeDatastore(str(studies), extensions=["*.nii.gz"], auto_reload=auto_reload)
+
+
+def note(store: VolumeDatastore, image: str, prefix: str) -> None:
+    """Add to what is known of ``image``, again and again, while another image comes and goes."""
+    path = Path(store.get_image_uri(image))
+    other = path.with_name(f"{prefix}.nii.gz")
+    for number in range(CHANGES):
+        store.update_image_info(image, {f"{prefix}{number}": number})
+        shutil.copyfile(path, other)
+        store.refresh()
+        other.unlink()
+        store.refresh()
+
+
+def two_processes(studies: Path, labels: Path) -> dict[str, object]:
+    """Let two processes change one datastore at once; both read it before."""
+    store, (first, *_, last) = open_store(studies), sorted(path.name[:-7] for path in studies.glob("*.nii.gz"))
+    other = multiprocessing.get_context("fork").Process(target=note, args=(open_store(studies), first, "other"))
+    other.start()
+    note(store, first, "one")
+    store.save_label(last, str(labels / f"{last}.nii.gz"), DefaultLabelTag.FINAL, {"client": "viewer"})
+    other.join()
+    after = open_store(studies)
+    kept = [key for key in after.get_image_info(first) if key.startswith(("one", "other"))]
+    label_info = after.get_label_info(last, DefaultLabelTag.FINAL)
+    after.remove_label(last, DefaultLabelTag.FINAL)
+    return {"kept": len(kept), "label": label_info.get("client")}
+
+
+class Counter(logging.Handler):
+    """Counts, at every score that is logged, the scores that the datastore's file holds by then."""
+
+    def __init__(self, studies: Path, key: str) -> None:
+        super().__init__(logging.INFO)
+        self.path, self.key, self.counts = studies / "datastore_v2.json", key, []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.INFO:
+            objects = json.loads(self.path.read_text())["objects"]
+            self.counts.append(sum(self.key in entry["image"]["info"] for entry in objects.values()))
+
+
+def serve(strategy: HighestScore, store: VolumeDatastore, ts: float) -> dict[str, object]:
+    """Ask for the next image as MONAI Label's endpoint does, which notes when it was served."""
+    found = strategy({"strategy": "highest"}, store)
+    store.update_image_info(found["id"], {"strategy": {"highest": {"ts": int(ts)}}})
+    return found
+
+
+def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    images = sorted(studies.glob("*.nii.gz"))
+    facts["two_processes"] = two_processes(studies, labels)
+
+    model = ServedModel.open(bundle, work_dir / "model")
+    scoring = DisagreementScoring(model, "flips")
+    strategy = HighestScore(scoring.key, scoring.description)
+    watching = open_store(studies, auto_reload=True)
+    store = open_store(studies)
+    facts["before"] = strategy({"strategy": "highest"}, store)
+
+    counter = Counter(studies, scoring.key)
+    logger = logging.getLogger("sdseg_monai.label.scoring")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(counter)
+    facts["first"] = scoring({"device": "cpu"}, store)
+    logger.removeHandler(counter)
+    facts["stored_one_by_one"] = counter.counts
+    facts["second"] = scoring({}, store)
+
+    ids = [path.name[:-7] for path in images]
+    scores = {image: store.get_image_info(image).get(scoring.key, {}).get("score") for image in ids}
+    facts["scores"] = scores
+    flips = Flips(model.segmenter(device="cpu"))
+    good = {image: path for image, path in zip(ids, images, strict=True) if scores[image] is not None}
+    facts["measured"] = {image: measure_uncertainty(flips, path).disagreement for image, path in good.items()}
+    deadline = time.monotonic() + 10
+    while not all(scoring.key in watching.get_image_info(image) for image in good) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    facts["seen_by_the_server"] = [image for image in ids if scoring.key in watching.get_image_info(image)]
+
+    now = time.time()
+    served = [serve(strategy, store, now + number) for number in range(len(ids))]
+    facts["served"] = served
+    facts["when_all_were_served"] = strategy({"strategy": "highest"}, store)
+    facts["another_strategy"] = strategy({"strategy": "other"}, store)
+    for number, days in ((1, 2), (2, 3)):
+        store.update_image_info(str(served[number]["id"]), {"strategy": {"highest": {"ts": int(now - days * DAY)}}})
+    facts["days_later"] = strategy({"strategy": "highest"}, store)
+
+    state = torch.load(model.own_weights, weights_only=True)
+    state["unet.conv_out.bias"] += 0.5
+    model.tuned_weights.parent.mkdir(parents=True)
+    torch.save(state, model.tuned_weights)
+    labelled = str(served[0]["id"])
+    store.save_label(labelled, str(labels / f"{labelled}.nii.gz"), DefaultLabelTag.FINAL, {})
+    facts["tuned"] = scoring({}, store)
+    facts["tuned_scores"] = {image: store.get_image_info(image)[scoring.key]["score"] for image in good}
+    facts["labelled"] = labelled
+    facts["after_the_label"] = strategy({"strategy": "other"}, store)
+    try:
+        DisagreementScoring(model, "seeds")({}, store)
+    except InputError as error:
+        facts["seeds"] = str(error)
+    for path in images:
+        path.unlink()
+    store.refresh()
+    facts["nothing_left"] = strategy({"strategy": "highest"}, store)
+    return facts
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(*map(Path, sys.argv[1:]))))

@@ -1,0 +1,8 @@
+"""Where the project and what lies beside it are."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("SDSEG_SHARED", ROOT.parent / "shared"))
+LABEL_BIN = ROOT / ".venv-label" / "bin"  # of the environment that make label-env makes

@@ -1,0 +1,287 @@
+"""Pretrained weights of others: kl-f8 and SD's autoencoder, TAESD, LSUN churches' and SD's U-Nets."""
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors.torch import load_file, save_file
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks import (
+    DenoisingUNet,
+    MaskAutoencoder,
+    SDSeg,
+    TinyMaskAutoencoder,
+    TinyVisionEncoder,
+    VisionEncoder,
+)
+from sdseg_monai.weights import load_autoencoder, load_sd_unet, load_unet
+from sdseg_monai.weights.autoencoder import take_compvis
+from sdseg_monai.weights.unet import convert_sd_unet, take_unet
+from tests.makers import compvis
+from tests.makers.places import SHARED
+
+VAE = {"channels": 32, "mult": (1, 2), "layers": 1}
+UNET = {"channels": 32, "mult": (1, 2), "layers": 1, "attend": (False, True)}
+SD_UNET = {"channels": 32, "mult": (1, 2), "layers": 1, "context": 16}
+TAESD = SHARED / "weights" / "taesd-fp8" / "taesd_fp8_e4m3.safetensors"
+
+
+def make_sdseg(groups=32):
+    return SDSeg(MaskAutoencoder([32, 64], 1, 4, groups), VisionEncoder([32, 64], 1, 4, groups), make_unet())
+
+
+def make_unet(**options):
+    return DenoisingUNet(8, 4, [32, 64], [False, True], 1, 8, 32, **options)
+
+
+def make_tiny(levels=3, blocks=(1, 2, 1)):
+    sizes = [64] * levels, list(blocks)
+    return SDSeg(TinyMaskAutoencoder(*sizes), TinyVisionEncoder(*sizes), make_unet())
+
+
+def write(path, state):
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "global_step": 1}, path)
+    return path
+
+
+def fails(call, match):
+    with pytest.raises(InputError, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+class TestCompVisAutoencoder:
+    @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+    @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+    def test_fills_the_autoencoder_as_diffusers_would(self, tmp_path, prefix, suffix):
+        state = compvis.random_state(compvis.autoencoder(**VAE))
+        others = {"loss.discriminator.main.0.weight": torch.zeros(2)}  # kl-f8 comes with its loss
+        others |= {"model.diffusion_model.out.0.weight": torch.zeros(2)} if prefix else {}
+        path = write(tmp_path / f"a{suffix}", {**{prefix + k: v for k, v in state.items()}, **others})
+        network = make_sdseg()
+        load_autoencoder(network, path)
+        expected = convert_ldm_vae_checkpoint(state, {"down_block_types": [0] * 2, "up_block_types": [0] * 2})
+        loaded = network.autoencoder.state_dict()
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+        trunk = network.vision_encoder.encoder.state_dict()
+        assert all(torch.equal(trunk[name], expected[f"encoder.{name}"]) for name in trunk)
+
+    def test_full_size_names_and_shapes(self):
+        with torch.device("meta"):
+            autoencoder = MaskAutoencoder()
+            state = {name: torch.zeros(shape) for name, shape in compvis.autoencoder()}
+        assert sum(t.numel() for t in take_compvis(autoencoder, state).values()) == 83_653_863
+
+    def test_bad_files(self, tmp_path):
+        state = compvis.random_state(compvis.autoencoder(**VAE))
+        path = write(tmp_path / "a.ckpt", state)
+        fails(lambda: load_autoencoder(make_sdseg(groups=16), path), r"other sizes, set .*'norm_num_groups': 32")
+        state["decoder.conv_in.bias"] = state["decoder.conv_in.bias"] / 0
+        fails(lambda: load_autoencoder(make_sdseg(), write(path, state)), "decoder.conv_in.bias has values that are")
+        del state["decoder.conv_in.bias"]
+        fails(lambda: load_autoencoder(make_sdseg(), write(path, state)), "decoder.conv_in.bias is missing")
+        state["decoder.conv_in.bias"] = torch.zeros(3)
+        fails(lambda: load_autoencoder(make_sdseg(), write(path, state)), r"decoder.conv_in.bias has shape \(3,\)")
+        write(path, {"something.else": torch.zeros(1)})
+        fails(lambda: load_autoencoder(make_sdseg(), path), "looks like no layout known here, expected an autoencoder")
+        fails(lambda: load_autoencoder(make_sdseg(), tmp_path / "none.ckpt"), "no such file")
+
+
+class TestDiffusersAutoencoder:
+    @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+    def test_a_single_file(self, tmp_path, prefix):
+        source, network = make_sdseg(), make_sdseg()
+        state = {name: torch.randn_like(tensor) for name, tensor in source.autoencoder.state_dict().items()}
+        path = write(tmp_path / "a.safetensors", {prefix + name: tensor for name, tensor in state.items()})
+        load_autoencoder(network, path)
+        assert all(torch.equal(network.autoencoder.state_dict()[name], state[name]) for name in state)
+        del state["decoder.conv_in.bias"]
+        fails(lambda: load_autoencoder(network, write(path, state)), "decoder.conv_in.bias is missing")
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+        AutoencoderKL(block_out_channels=(32, 64), **blocks).save_pretrained(tmp_path / "vae")
+        return tmp_path
+
+    @pytest.mark.parametrize("change", ["missing", "extra", "shape", "nan", "truncated", "config"])
+    def test_is_loaded_whole_or_not_at_all(self, folder, change):
+        path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+        state = load_file(path)
+        load_autoencoder(make_sdseg(), folder)
+        if change == "missing":
+            del state["quant_conv.bias"]
+        elif change == "extra":
+            state["unknown"] = torch.zeros(1)
+        elif change == "shape":
+            state["quant_conv.bias"] = torch.zeros(7)
+        elif change == "nan":
+            state["quant_conv.bias"][0] = math.nan
+        save_file(state, path, metadata={"format": "pt"})
+        if change == "truncated":
+            path.write_bytes(path.read_bytes()[:-9])
+        elif change == "config":
+            (folder / "vae" / "config.json").write_text("{")
+        fails(lambda: load_autoencoder(make_sdseg(), folder), r"quant_conv.bias|unknown|no autoencoder there")
+
+
+class TestTaesd:
+    @pytest.mark.shared
+    @pytest.mark.skipif(not TAESD.is_file(), reason=f"no weights at {TAESD}; set SDSEG_SHARED")
+    def test_the_real_one_in_float8(self):
+        network = SDSeg(TinyMaskAutoencoder(), TinyVisionEncoder(), make_unet())
+        load_autoencoder(network, TAESD)
+        stored = load_file(TAESD)
+        assert stored["encoder.layers.0.weight"].dtype == torch.float8_e4m3fn
+        loaded = network.autoencoder.state_dict()
+        assert loaded.keys() == stored.keys()
+        assert all(v.dtype == torch.float32 and torch.equal(v, stored[k].float()) for k, v in loaded.items())
+        assert torch.equal(network.vision_encoder.encoder.layers[0].weight, loaded["encoder.layers.0.weight"])
+        axis = torch.linspace(-1, 1, 64)
+        disc = (axis[:, None] ** 2 + axis**2 < 0.5).float()[None, None]
+        image = (2 * disc - 1).expand(-1, 3, -1, -1)
+        with torch.inference_mode():
+            again = network.autoencoder.decode(network.autoencoder.encode(image).latents).sample
+        assert float(((again > 0).float() - disc).abs().mean()) < 0.02
+
+    @pytest.mark.parametrize("subfolder", ["", "vae"])
+    def test_a_diffusers_folder(self, tmp_path, subfolder):
+        sizes = {"num_encoder_blocks": (1, 2, 1), "num_decoder_blocks": (1, 2, 1)}
+        channels = dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), (64,) * 3)
+        source = AutoencoderTiny(**sizes, **channels)
+        source.save_pretrained(tmp_path / subfolder)
+        network = make_tiny()
+        load_autoencoder(network, tmp_path)
+        loaded = network.autoencoder.state_dict()
+        assert all(torch.equal(v, loaded[k]) for k, v in source.state_dict().items())
+        fails(lambda: load_autoencoder(make_tiny(blocks=(1, 1, 1)), tmp_path), r"num_encoder_blocks.: \[1, 2, 1\]")
+
+    def test_of_other_sizes_or_another_kind(self, tmp_path):
+        path = write(tmp_path / "a.safetensors", make_tiny().autoencoder.state_dict())
+        load_autoencoder(make_tiny(), path)
+        fails(lambda: load_autoencoder(make_tiny(blocks=(1, 1, 1)), path), "a.safetensors: .*(shape|not part|missing)")
+        fails(
+            lambda: load_autoencoder(make_sdseg(), path),
+            "looks like a TAESD .*expected an autoencoder of CompVis or diffusers",
+        )
+        write(path, compvis.random_state(compvis.autoencoder(**VAE)))
+        fails(lambda: load_autoencoder(make_tiny(), path), "looks like a CompVis autoencoder .*expected TAESD")
+
+
+class TestChurchesUNet:
+    def make_state(self, **sizes):
+        state = compvis.random_state(compvis.unet(**{**UNET, "into": 4, **sizes}), "model.diffusion_model.")
+        return {**state, "model_ema.decay": torch.zeros(()), "scale_factor": torch.ones(())}
+
+    def test_image_latent_starts_without_influence(self, tmp_path, caplog):
+        state, unet = self.make_state(), make_unet()
+        with caplog.at_level("INFO"):
+            report = load_unet(unet, write(tmp_path / "a.ckpt", state))
+        assert report.counts() == {"used": len(state) - 2, "unused": 2, "missing": 0}
+        assert "2 unused" in caplog.text
+        weight = unet.conv_in.weight
+        assert torch.equal(weight[:, :4], state["model.diffusion_model.input_blocks.0.0.weight"])
+        assert not weight[:, 4:].any() and weight.requires_grad
+        latent, images, t = torch.randn(1, 4, 8, 8), torch.randn(2, 1, 4, 8, 8), torch.tensor([500])
+        with torch.inference_mode():
+            assert torch.equal(unet.eval().predict(latent, images[0], t), unet.predict(latent, images[1], t))
+
+    def test_class_embedding_is_reported_missing(self, tmp_path):
+        unet = make_unet(num_class_embeds=3)
+        before = unet.class_embedding.weight.clone()
+        report = load_unet(unet, write(tmp_path / "a.ckpt", self.make_state()))
+        assert report.missing == ("class_embedding.weight",) and torch.equal(unet.class_embedding.weight, before)
+
+    def test_full_size_names_and_shapes(self):
+        shapes = dict(compvis.unet(into=4))
+        assert sum(math.prod(shape) for shape in shapes.values()) == 294_966_916
+        with torch.device("meta"):
+            unet = DenoisingUNet()
+            state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        tensors, report = take_unet(unet, state)
+        assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in unet.state_dict().items()}
+        assert report.counts() == {"used": len(shapes), "unused": 0, "missing": 0}
+
+    def test_bad_files(self, tmp_path):
+        path = tmp_path / "a.ckpt"
+        for state, match in (
+            (self.make_state(mult=(1, 1)), r"set network_def#unet to .*'block_out_channels': \[32, 32\]"),
+            (self.make_state(into=9), "9 inputs or more"),
+            (compvis.random_state(compvis.sd_unet(**SD_UNET), "model.diffusion_model."), "Stable Diffusion checkpoint"),
+            (compvis.random_state(compvis.autoencoder(**VAE)), "looks like a CompVis autoencoder"),
+        ):
+            fails(lambda state=state: load_unet(make_unet(), write(path, state)), match)
+        state = self.make_state()
+        del state["model.diffusion_model.middle_block.1.qkv.weight"]
+        fails(lambda: load_unet(make_unet(), write(path, state)), "middle_block.1.qkv.weight is missing")
+
+
+class TestStableDiffusionUNet:
+    @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+    def test_compvis_file(self, tmp_path, prefix):
+        state = compvis.random_state(compvis.sd_unet(**SD_UNET), prefix)
+        model = load_sd_unet(write(tmp_path / "a.ckpt", state))
+        assert model.config.in_channels == 8 and model.config.block_out_channels == [32, 64]
+        assert torch.equal(model.conv_in.weight[:, :4], state[prefix + "input_blocks.0.0.weight"])
+        assert not model.conv_in.weight[:, 4:].any()
+        name = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+        assert torch.equal(model.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight, state[prefix + name])
+        assert model.mid_block.attentions[0].transformer_blocks[0].attn1.heads == 8
+        self.check_extra_inputs_have_no_influence(model)
+
+    def check_extra_inputs_have_no_influence(self, model):
+        latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 2, 16)
+        with torch.inference_mode():
+            first = model(latent, 5, text).sample
+            latent[:, 4:] = 0
+            assert torch.equal(first, model(latent, 5, text).sample) and torch.isfinite(first).all()
+
+    @pytest.mark.parametrize("subfolder", ["", "unet"])
+    def test_diffusers_folder(self, tmp_path, subfolder):
+        source = UNet2DConditionModel(
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=16,
+        )
+        source.save_pretrained(tmp_path / subfolder)
+        model = load_sd_unet(tmp_path)
+        self.check_extra_inputs_have_no_influence(model)
+        latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 2, 16)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(latent, 5, text).sample, source.eval()(latent[:, :4], 5, text).sample)
+        path = tmp_path / subfolder / "diffusion_pytorch_model.safetensors"
+        state = load_file(path)
+        del state["conv_out.bias"]
+        save_file(state, path, metadata={"format": "pt"})
+        fails(lambda: load_sd_unet(tmp_path), "missing keys: conv_out.bias")
+
+    def test_full_size_names_and_shapes(self):
+        shapes = dict(compvis.sd_unet())
+        assert sum(math.prod(shape) for shape in shapes.values()) == 859_520_964
+        with torch.device("meta"):
+            model = convert_sd_unet({name: torch.zeros(shape) for name, shape in shapes.items()})
+        assert sum(p.numel() for p in model.parameters()) == 859_520_964
+        assert model.config.cross_attention_dim == 768
+
+    def test_bad_files(self, tmp_path):
+        path = tmp_path / "a.ckpt"
+        state = compvis.random_state(compvis.sd_unet(**SD_UNET))
+        fails(lambda: load_sd_unet(write(path, state), in_channels=3), "has 4 input channels, expected at most 3")
+        del state["out.2.bias"]
+        fails(lambda: load_sd_unet(write(path, state)), "conv_out.bias is missing")
+        fails(
+            lambda: load_sd_unet(write(path, compvis.random_state(compvis.unet(**UNET)))), "expected Stable Diffusion's"
+        )
+        fails(lambda: load_sd_unet(tmp_path), "no U-Net there")
+        (tmp_path / "config.json").write_text(json.dumps({}))
+        fails(lambda: load_sd_unet(tmp_path), "no U-Net there")
