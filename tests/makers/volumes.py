@@ -1,4 +1,4 @@
-"""Small volumes on awkward grids."""
+"""Small volumes on awkward grids, and files that must be refused."""
 
 import gzip
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import psutil
+import SimpleITK as sitk
 
 from sdseg_monai.io.volumes import PEAK_BYTES
 

@@ -54,6 +54,14 @@ def write_pictures(folder: Path, count=4, size=(40, 48)):
     return folder / "images", folder / "masks"
 
 
+KINDS = {
+    "ct": (write_ct, 2),
+    "mr": (write_mr, 2),
+    "mr, three classes": (lambda folder: write_mr(folder, classes=3), 3),
+    "pictures": (write_pictures, 2),
+}
+
+
 def config(plan, name):
     return json.loads((plan.output / "configs" / f"{name}.json").read_text())
 

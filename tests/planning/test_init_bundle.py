@@ -21,15 +21,9 @@ from sdseg_monai.planning.audit import audit_folder, load_audit
 from sdseg_monai.planning.configs import NETWORKS, RECIPE, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
 from tests.makers.processes import run_process
-from tests.planning.folders import SPEED, config, write_ct, write_mr, write_pictures
+from tests.planning.folders import KINDS, SPEED, config, write_mr
 
 RECOMMENDED = ("epochs", "val_interval", "batch_size", "warmup_steps")
-KINDS = {
-    "ct": (write_ct, 2),
-    "mr": (write_mr, 2),
-    "mr, three classes": (lambda folder: write_mr(folder, classes=3), 3),
-    "pictures": (write_pictures, 2),
-}
 
 
 @pytest.fixture(scope="module", params=list(KINDS))

@@ -15,8 +15,7 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.planning import init_bundle
 from tests.makers.places import SHARED
 from tests.makers.processes import run_process
-from tests.planning.folders import SPEED, write_pictures
-from tests.planning.test_init_bundle import KINDS
+from tests.planning.folders import KINDS, SPEED, write_pictures
 
 ORGANS = (5, 87)  # of the example CT: liver and another
 
