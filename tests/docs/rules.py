@@ -1,4 +1,4 @@
-"""What becomes of a line of shell on a page: the first of :data:`RULES` that fits runs or checks it; each must have one."""
+"""What becomes of a line of shell on a page: the first of :data:`RULES` that fits runs or checks it; one must fit."""
 
 from __future__ import annotations
 

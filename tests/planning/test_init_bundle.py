@@ -1,88 +1,29 @@
-"""A bundle from a folder of images and one of labels: what is proposed, what is refused, and that it trains."""
+"""A bundle from a folder of images and one of labels: what is in it."""
 
 import json
 import re
 import shlex
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from monai.bundle import ConfigWorkflow, verify_metadata
-from PIL import Image
 
 from sdseg_monai.bundle import describe_bundle
 from sdseg_monai.data import read_datalist
-from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
-from sdseg_monai.planning import Choice, fingerprint_folders, init_bundle
+from sdseg_monai.planning import init_bundle
 from sdseg_monai.planning.audit import audit_folder, load_audit
-from sdseg_monai.planning.configs import NETWORKS, RECIPE, class_colours, shipped_config
+from sdseg_monai.planning.configs import NETWORKS, RECIPE, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
-from sdseg_monai.planning.proposal import STEPS, propose_grid, propose_schedule, split_cases
-from tests.makers.places import SHARED
 from tests.makers.processes import run_process
-from tests.makers.volumes import OBLIQUE, write_case
+from tests.planning.folders import KINDS, SPEED, config, write_mr
 
-SPEED = 0.05  # seconds a slice, so that proposals do not depend on the machine
-FLAT = np.diag([0.8, 0.8, 4.0, 1.0])
 RECOMMENDED = ("epochs", "val_interval", "batch_size", "warmup_steps")
-ORGANS = (5, 87)  # of the example CT: liver and another
-
-
-def write_ct(folder: Path, count=4, shape=(40, 44, 8), affine=FLAT):
-    """Write volumes with air around a body, a ball of another density in it."""
-    for i in range(count):
-        write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
-        path = folder / "images" / f"case{i}.nii.gz"
-        image = np.asarray(nib.load(path).dataobj).astype(np.int16)
-        image[:6] = -1000
-        nib.save(nib.Nifti1Image(image, affine), path)
-    return folder / "images", folder / "labels"
-
-
-def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2):
-    """Write volumes without negative values; of three classes the upper half of the ball is another."""
-    for i in range(count):
-        write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
-        for kind in ("images", "labels"):
-            path = folder / kind / f"case{i}.nii.gz"
-            array = np.asarray(nib.load(path).dataobj).copy()
-            if kind == "images":
-                array += 200
-            elif classes == 3:
-                array[:, :, array.shape[2] // 2 :] *= 2
-            nib.save(nib.Nifti1Image(array, affine), path)
-    return folder / "images", folder / "labels"
-
-
-def write_pictures(folder: Path, count=4, size=(40, 48)):
-    rng = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-    for i in range(count):
-        y, x = np.mgrid[: size[0], : size[1]]
-        disc = np.hypot(y - size[0] / 2 - rng.uniform(-5, 5), x - size[1] / 2) < 12
-        picture = rng.integers(0, 90, (*size, 3)) + 120 * disc[..., None]
-        Image.fromarray(picture.astype(np.uint8)).save(folder / "images" / f"p{i}.png")
-        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / f"p{i}.png")
-    return folder / "images", folder / "masks"
-
-
-KINDS = {
-    "ct": (write_ct, 2),
-    "mr": (write_mr, 2),
-    "mr, three classes": (lambda folder: write_mr(folder, classes=3), 3),
-    "pictures": (write_pictures, 2),
-}
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -93,18 +34,6 @@ def made(request, tmp_path_factory):
     images, labels = write(folder)
     plan = init_bundle(images, labels, folder / "bundles" / "mine", seconds_per_slice=SPEED, progress=False)
     return plan, num_classes
-
-
-def config(plan, name):
-    return json.loads((plan.output / "configs" / f"{name}.json").read_text())
-
-
-def propose(fingerprint, names=None, **options):
-    return propose_grid(fingerprint, names or {1: "organ"}, **options)
-
-
-def look(images, labels):
-    return fingerprint_folders(images, labels, progress=False)
 
 
 def test_what_was_found_and_chosen(made):
@@ -202,97 +131,6 @@ def test_every_case_is_in_one_split_and_found(made):
     assert not plan.splits["test"] and any("too few for a test split" in note for note in plan.notes)
 
 
-names = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=60, unique=True)
-
-
-@given(names, st.integers(0, 2**32), st.randoms())
-@settings(max_examples=60, deadline=None)
-def test_splits_are_disjoint_complete_seeded_and_do_not_depend_on_order(cases, seed, order):
-    shuffled = list(cases)
-    order.shuffle(shuffled)
-    splits = split_cases(dict.fromkeys(cases, (0, 1)), seed)
-    assert splits == split_cases(dict.fromkeys(shuffled, (0, 1)), seed)
-    assert sorted(name for dealt in splits.values() for name in dealt) == sorted(cases)
-    sizes = [len(splits[name]) for name in SPLITS]
-    assert sizes[0] >= sizes[1] >= max(1, sizes[2]) and sizes[0] >= 0.5 * len(cases)
-    assert bool(splits["test"]) == (len(cases) >= 7)
-
-
-def test_another_seed_deals_otherwise_and_a_rare_class_is_spread():
-    classes = {f"case{i:02}": (0, 1) for i in range(20)}
-    deals = [split_cases(classes, seed) for seed in range(5)]
-    assert len({tuple(deal["test"]) for deal in deals}) > 1
-    classes |= {f"case{i:02}": (0, 1, 2) for i in (3, 4, 5, 6)}
-    for seed in range(5):
-        assert all(any(2 in classes[name] for name in dealt) for dealt in split_cases(classes, seed).values())
-
-
-def test_the_slice_axis_is_that_of_the_anatomy_however_a_file_stores_it(tmp_path):
-    for number, permutation in enumerate(((0, 1, 2), (2, 0, 1), (1, 2, 0))):
-        folder = tmp_path / str(number)
-        affine = np.eye(4)
-        affine[:3, :3] = FLAT[:3, :3][:, permutation] * [-1, 1, -1]
-        shape = tuple(np.array([40, 44, 8])[list(permutation)])
-        fingerprint = look(*write_mr(folder, 2, shape, affine))
-        grid = propose(fingerprint)
-        assert grid.slice_axis.value == 2 and "5.0 times as far apart" in grid.slice_axis.reason
-        assert fingerprint.cases[0].shape == (40, 44, 8)
-        np.testing.assert_allclose(fingerprint.spacing, [0.8, 0.8, 4.0])
-        assert grid.context_mm.value is None  # 5 pixels away
-
-
-def test_grids_of_other_shapes(tmp_path):
-    cube = look(*write_mr(tmp_path / "cube", 2, (30, 32, 31), np.eye(4)))
-    assert propose(cube).slice_axis.value == 2 and propose(cube).context_mm.value == 1.0
-    slab = look(*write_mr(tmp_path / "slab", 2, (8, 32, 31), np.eye(4)))
-    assert propose(slab).slice_axis.value == 0 and propose(slab).mirror.value == 0  # front is not back
-    assert propose(cube).size.value == (64, 64) and propose(cube, network="paper").size.value == (128, 128)
-    wide = replace(cube, cases=tuple(replace(case, shape=(500, 500, 31)) for case in cube.cases))
-    assert propose(wide).size.value == (128, 128) and propose(wide, cuda=True).size.value == (256, 256)
-    assert propose(wide).network.value == propose(wide, cuda=True).network.value == "small"
-    many = replace(cube, cases=tuple(replace(case, shape=(500, 500, 1000)) for case in cube.cases))
-    assert propose(many, cuda=True).network.value == "paper"
-
-
-@pytest.mark.parametrize(
-    ("name", "mirrored"),
-    [("kidney_left", False), ("Right lung", False), ("kidney L", False), ("colon", True), ("bright spot", True)],
-)
-def test_a_side_in_a_name_turns_mirror_images_off(name, mirrored, tmp_path):
-    fingerprint = look(*write_ct(tmp_path, 2))
-    assert (propose(fingerprint, {1: name}).mirror.value > 0) == mirrored
-
-
-def test_the_window_of_ct_holds_the_foreground_with_a_margin_and_others_have_percentiles(tmp_path):
-    fingerprint = look(*write_ct(tmp_path, 3))
-    low, high = fingerprint.foreground_range
-    window = propose(fingerprint).window.value
-    assert window[0] < low - 50 and window[1] > high + 50 and 60 < low < 100 < high < 140
-    assert propose(fingerprint, modality="MR").window.value is None
-    assert propose(fingerprint, modality="MR").modality == Choice("MR", "as told")
-
-
-@settings(max_examples=1000, deadline=None)
-@given(
-    st.integers(1, 50_000), st.integers(1, 5_000), st.floats(0.1, 1000), st.floats(1e-4, 5), st.sampled_from([4, 32])
-)
-def test_schedules_hold_the_time_and_are_runnable(training, validation, minutes, seconds, batch):
-    options = {"minutes": minutes, "seconds_per_slice": seconds, "batch_size": batch, "learning_rate": 0.001}
-    schedule = propose_schedule(training, validation, **options)
-    value = {name: choice.value for name, choice in schedule.choices.items()}
-    assert 1 <= value["batch_size"] <= min(batch, training)
-    assert value["epochs"] % value["val_interval"] == 0 and value["epochs"] >= 1 and value["warmup_steps"] >= 1
-    steps = value["epochs"] * (training // value["batch_size"])
-    assert value["batch_size"] <= 4 or value["epochs"] * training >= STEPS * value["batch_size"]
-    assert value["warmup_steps"] <= max(1, steps / 2) and 0 < value["learning_rate"] <= 0.001
-    assert value["epochs"] // value["val_interval"] <= 10
-    if value["epochs"] > 1:
-        assert value["minutes"] <= minutes * 1.05 + 0.05
-        assert value["epochs"] > 500 or value["minutes"] > 0.35 * minutes - 0.05
-    elif value["minutes"] > 1.01 * minutes + 0.05:
-        assert "takes longer than" in schedule.epochs.reason or validation * seconds > 60 * minutes / 2
-
-
 def test_nnunet_names_and_numbers_are_paired(tmp_path):
     for kind, stems in (("images", ("a_0000", "img007", "b")), ("labels", ("a", "label007", "b"))):
         (tmp_path / kind).mkdir()
@@ -309,43 +147,6 @@ def test_nnunet_names_and_numbers_are_paired(tmp_path):
     (tmp_path / "labels" / "c.nii.gz").touch()
     _, faults = pair_files(tmp_path / "images", tmp_path / "labels")
     assert len(faults) == 2 and "a_0001.nii.gz" in faults[0] and "c.nii.gz" in faults[1]
-
-
-def test_all_faults_are_named_in_one_line_and_nothing_is_written(tmp_path):
-    images, labels = write_mr(tmp_path, 6, shape=(20, 22, 6))
-    (images / "case0.nii.gz").write_bytes(b"no volume")
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), OBLIQUE), labels / "case1.nii.gz")
-    rng = np.random.default_rng(0)
-    nib.save(nib.Nifti1Image(rng.random((20, 22, 6)).astype(np.float32), OBLIQUE), labels / "case2.nii.gz")
-    nib.save(nib.Nifti1Image(np.ones((20, 22, 6), np.uint8), OBLIQUE), images / "case3.nii.gz")
-    shutil.move(labels / "case4.nii.gz", labels / "other.nii.gz")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError) as caught:
-        init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
-    message = str(caught.value)
-    for text in ("case0.nii.gz", "case1.nii.gz: shape (4, 5, 6)", "are no class", "every voxel is 1", "case4.nii.gz"):
-        assert text in message, text
-    assert "other.nii.gz" in message and message.startswith("6 faults, nothing was written: ")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ((0, 0), "hold nothing but 0"),
-        ((1, 2), "hold the values 1, 2, expected 0 for the background"),
-        ((0, 1, 4, 7), "hold the values 0, 1, 4, 7, expected 0 to 3 without gaps: renumber 4 to 2, 7 to 3"),
-        (tuple(range(30)), "30 different values, expected 27 classes or fewer"),
-        ((0, -1), "such as -1, expected whole numbers from 0"),
-    ],
-)
-def test_labels_of_other_values_are_refused_with_what_to_do(values, message, tmp_path):
-    images, labels = write_mr(tmp_path, 2, shape=(20, 22, 6))
-    for path in labels.iterdir():
-        array = np.resize(np.array(values, np.int16), (20, 22, 6))
-        nib.save(nib.Nifti1Image(array, OBLIQUE), path)
-    with pytest.raises(InputError, match=re.escape(message)):
-        look(images, labels)
 
 
 def test_names_in_the_labels_headers_are_taken_where_they_agree(tmp_path):
@@ -374,49 +175,6 @@ def test_a_single_value_beside_0_is_class_1(tmp_path):
     assert any("255 is class 1" in note for note in plan.notes)
     kept = audit_folder(load_audit(plan.output, "cpu"), labels, progress=False)
     assert {row.label for row in kept} == {1}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"names": {3: "x"}}, "a name for class 3, but the labels have the classes 1 to 1"),
-        ({"names": {1: "$__import__('os')"}}, "expected at most 64 letters"),
-        ({"names": {1: "background"}}, "expected different ones"),
-        ({"modality": "ct scan"}, "modality 'ct scan' is unknown"),
-        ({"network": "large"}, "network 'large' is unknown: expected one of small, paper"),
-        ({"minutes": 0}, "minutes=0"),
-    ],
-)
-def test_options_that_cannot_be_used_are_refused(options, message, tmp_path):
-    images, labels = write_mr(tmp_path, 2)
-    with pytest.raises(InputError, match=re.escape(message)):
-        init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False, **options)
-    assert not (tmp_path / "mine").exists()
-
-
-def test_one_case_an_existing_folder_and_images_as_labels_are_refused(tmp_path):
-    images, labels = write_mr(tmp_path, 1)
-    with pytest.raises(InputError, match="one case, expected two or more: one to train on, another to choose"):
-        init_bundle(images, labels, tmp_path / "mine", progress=False)
-    with pytest.raises(InputError, match="expected the name of a new folder"):
-        init_bundle(images, labels, images, progress=False)
-    with pytest.raises(InputError, match="the labels are the images"):
-        init_bundle(images, images, tmp_path / "mine", progress=False)
-    pictures, masks = write_pictures(tmp_path / "pictures", 2)
-    with pytest.raises(InputError, match="modality CT: these are pictures"):
-        init_bundle(pictures, masks, tmp_path / "mine", modality="CT", progress=False)
-    for path in masks.iterdir():
-        path.unlink()
-        shutil.copy(labels / "case0.nii.gz", masks / f"{path.stem}.nii.gz")
-    with pytest.raises(InputError, match=r"p1\.nii\.gz: is of another kind"):
-        look(pictures, masks)
-
-
-def test_an_image_in_two_splits_is_named(tmp_path):
-    images, labels = write_mr(tmp_path, 2)
-    shutil.copy(images / "case0.nii.gz", images / "case1.nii.gz")
-    plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
-    assert any("case1.nii.gz" in note and "is the image case0.nii.gz" in note for note in plan.notes)
 
 
 @pytest.mark.slow
@@ -474,116 +232,3 @@ def test_flat_volumes_and_empty_labels_are_no_faults(tmp_path):
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.choices["slice_axis"].value == 2 and plan.choices["batch_size"].value <= 2
     assert plan.splits["validation"] != ["case1"]  # which would tell nothing
-
-
-def test_the_speed_of_this_machine_is_measured(tmp_path):
-    images, labels = write_mr(tmp_path, 2)
-    plan = init_bundle(images, labels, tmp_path / "mine", minutes=0.1, progress=False)
-    assert 0 < plan.choices["minutes"].value < 5 and "ms a slice here" in plan.choices["minutes"].reason
-    assert config(plan, "train")["run"] == shipped_config(RECIPE, "train.json")["run"]  # still as written
-
-
-def test_colours_differ():
-    colours = class_colours(26)
-    assert list(colours) == list(range(1, 27))
-    lattice = np.array(list(colours.values()), float)
-    distances = np.linalg.norm(lattice[:, None] - lattice[None], axis=-1) + 1000 * np.eye(26)
-    assert distances.min() > 15 and lattice.min() >= 0 and lattice.max() <= 255
-
-
-def train_and_segment(plan, folder, *options):
-    """Train with the printed command, from another folder than ours, and look for the weights."""
-    command = (
-        "python",
-        "-m",
-        "monai.bundle",
-        "run",
-        "training",
-        "--config_file",
-        plan.output / "configs" / "train.json",
-    )
-    process = run_process(*command, *options, cwd=folder)
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert (plan.output / "models" / "model.pt").is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ct", "mr, three classes"])
-def test_a_volume_bundle_trains_moves_and_segments(kind, tmp_path):
-    write, num_classes = KINDS[kind]
-    images, labels = write(tmp_path)
-    plan = init_bundle(images, labels, tmp_path / "bundles" / "mine", seconds_per_slice=SPEED, progress=False)
-    train_and_segment(plan, tmp_path, "--epochs", 1, "--batch_size", 4, "--val_interval", 1)
-    moved = tmp_path / "elsewhere"
-    shutil.move(plan.output, moved)
-    result = Segmenter(moved, device="cpu").segment(images / "case0.nii.gz")
-    assert result.labels.shape == nib.load(images / "case0.nii.gz").shape and result.labels.max() < num_classes
-    assert len(result.scores) == num_classes - 1
-    assert describe_bundle(moved)["weights"]["file"] == str(moved / "models" / "model.pt")
-
-
-@pytest.mark.slow
-def test_a_picture_bundle_trains_and_segments(tmp_path):
-    images, labels = write_pictures(tmp_path)
-    plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
-    train_and_segment(plan, tmp_path, "--epochs", 1, "--batch_size", 2, "--val_interval", 1)
-    process = run_process(
-        *("python", "-m", "monai.bundle", "run", "inference", "--config_file", plan.output / "configs/inference.json"),
-        *("--output_dir", tmp_path / "out"),
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    masks = sorted((tmp_path / "out").iterdir())
-    assert [path.name for path in masks] == [path.name for path in sorted(images.iterdir())]
-    assert Image.open(masks[0]).size == (48, 40)
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-def test_on_photographs_of_kvasir(tmp_path):
-    source = SHARED / "data" / "kvasir-seg-256"
-    if not source.is_dir():
-        pytest.skip(f"no data at {source}; set SDSEG_SHARED")
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-        for path in sorted((source / kind).iterdir())[:20]:
-            shutil.copy(path, tmp_path / kind)
-    plan = init_bundle(tmp_path / "images", tmp_path / "masks", tmp_path / "mine", progress=False)
-    assert [len(plan.splits[name]) for name in SPLITS] == [14, 3, 3] and plan.choices["size"].value[0] in (128, 256)
-    train_and_segment(plan, tmp_path, "--epochs", 1, "--batch_size", 4, "--val_interval", 1)
-    process = run_process(
-        *("python", "-m", "monai.bundle", "run", "evaluating", "--config_file"),
-        f"['{plan.output}/configs/train.json','{plan.output}/configs/evaluate.json']",
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert len(list((plan.output / "eval").glob("*.png"))) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-def test_on_blocks_of_a_real_ct(tmp_path):
-    source = SHARED / "data" / "totalsegmentator-example"
-    if not source.is_dir():
-        pytest.skip(f"no data at {source}; set SDSEG_SHARED")
-    image = nib.load(source / "example_ct.nii.gz")
-    labels = np.asarray(nib.load(source / "example_seg_fast_force_split.nii.gz").dataobj)
-    volumes = {"images": np.asarray(image.dataobj), "labels": sum(i * (labels == v) for i, v in enumerate(ORGANS, 1))}
-    for kind, volume in volumes.items():
-        (tmp_path / kind).mkdir()
-        for block, start in enumerate(range(0, 112, 14)):
-            affine = image.affine.copy()
-            affine[:3, 3] = (image.affine @ [0, 0, start, 1])[:3]
-            part = nib.Nifti1Image(volume[..., start : start + 14].astype(np.int16), affine)
-            nib.save(part, tmp_path / kind / f"block{block}.nii.gz")
-    names = {1: "liver", 2: "other organ"}
-    plan = init_bundle(tmp_path / "images", tmp_path / "labels", tmp_path / "mine", names=names, progress=False)
-    assert plan.choices["modality"].value == "CT" and plan.choices["slice_axis"].value == 2
-    train_and_segment(plan, tmp_path, "--epochs", 1, "--batch_size", 8, "--val_interval", 1)
-    result = run_process(
-        *("sdseg", "segment", tmp_path / "images" / "block6.nii.gz", "-o", tmp_path / "mask.nii.gz"),
-        *("--bundle", plan.output),
-    )
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["labels"] == {"liver": 1, "other organ": 2}
-    assert nib.load(tmp_path / "mask.nii.gz").shape == (122, 101, 14)
-    checkpoint = torch.load(plan.output / "models" / "checkpoint.pt", weights_only=True)
-    assert 0 <= checkpoint["best_metric"] <= 1

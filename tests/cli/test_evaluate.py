@@ -1,0 +1,85 @@
+"""``sdseg evaluate``."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE
+from tests.cli.running import run
+
+
+def test_masks_with_unsure_voxels_are_not_evaluated(bundle, volume, tmp_path, capsys):
+    (tmp_path / "labels").mkdir()
+    shutil.copy(tmp_path / "label.nii.gz", tmp_path / "labels" / volume.name)
+    run(capsys, "segment", volume, "-o", tmp_path / "masks", "--bundle", bundle, "--abstain-below", 1)
+    arguments = ("evaluate", "--predictions", tmp_path / "masks", "--labels", tmp_path / "labels")
+    code, out, err = run(capsys, *arguments, "-o", tmp_path / "m.csv")
+    assert code == 2 and out == "" and "255 stands for an unsure voxel" in err and not (tmp_path / "m.csv").exists()
+
+
+def test_labels_are_not_evaluated_against_themselves(volume, tmp_path, capsys):
+    arguments = ("--predictions", volume.parent, "--labels", volume.parent / ".." / "in", "-o", tmp_path / "m.csv")
+    code, out, err = run(capsys, "evaluate", *arguments)
+    assert (code, out) == (2, "") and "the labels are the predictions" in err
+
+
+def test_evaluate(tmp_path, capsys):
+    for folder in ("pred", "label"):
+        (tmp_path / folder).mkdir()
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[:2] = 1
+    half = mask.copy()
+    half[0] = 0
+    pairs = {
+        "same": (mask, 2 * mask),
+        "half": (half, mask),
+        "both_empty": (0 * mask, 0 * mask),
+        "missed": (0 * mask, mask),
+    }
+    for name, (pred, label) in pairs.items():
+        nib.save(nib.Nifti1Image(pred, np.eye(4)), tmp_path / "pred" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label" / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "label" / "not_predicted.nii.gz")
+    arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
+    code, out, _ = run(capsys, "evaluate", *arguments)
+    rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
+    assert code == 0 and rows["case"].split(",")[:6] == [*METRICS, "dice_1"]
+    values = {k: [float(x) for x in v.split(",")[:2]] for k, v in rows.items() if k != "case"}
+    assert values["same"] == [1, 1] and values["both_empty"] == [1, 1] and values["missed"] == [0, 0]
+    assert values["half"] == pytest.approx([2 / 3, 0.5])
+    assert values["mean"] == pytest.approx([(2 + 2 / 3) / 4, 2.5 / 4])
+    report = json.loads(out)
+    assert report["cases"] == 4 and report["labels_without_prediction"] == 1
+    assert report["dice"] == pytest.approx(values["mean"][0], abs=1e-6)
+    assert report["hd95_cases"] == 2 and set(report["classes"]) == {"1", "2"}
+    low, high = report["dice_interval"]
+    assert 0 <= low < report["dice"] < high <= 1 and report["tolerance"] == NSD_TOLERANCE
+    _, strict, _ = run(capsys, "evaluate", *arguments, "--tolerance", 0)
+    assert json.loads(strict)["nsd"] < report["nsd"] and json.loads(strict)["hd95"] == report["hd95"]
+
+
+def test_evaluate_never_replaces_a_volume(tmp_path, capsys, volume):
+    before = volume.read_bytes()
+    arguments = ("evaluate", "--predictions", volume.parent, "--labels", volume.parent, "-o", volume)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "would be replaced" in err and volume.read_bytes() == before
+
+
+def test_evaluate_errors(tmp_path, capsys, volume):
+    (tmp_path / "labels").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / "a.nii.gz")
+    arguments = ("evaluate", "--predictions", volume.parent, "-o", tmp_path / "m.csv", "--labels")
+    code, _, err = run(capsys, *arguments, tmp_path / "labels")
+    assert code == 2 and "shape" in err and not (tmp_path / "m.csv").exists()
+    (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "other.nii.gz")
+    code, _, err = run(capsys, *arguments, tmp_path / "labels")
+    assert code == 2 and "0 labels for it" in err
+    for suffix in (".nii", ".nii.gz"):
+        nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / f"twice{suffix}")
+    code, _, err = run(capsys, *arguments, tmp_path / "labels")
+    assert code == 2 and "has the same name" in err
+    code, _, err = run(capsys, *arguments, tmp_path / "nowhere")
+    assert code == 2 and "no folder" in err

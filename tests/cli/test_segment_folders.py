@@ -1,0 +1,123 @@
+"""``sdseg segment`` of folders: a bad case, what is written down, and what is resumed."""
+
+import hashlib
+import json
+import shutil
+
+import nibabel as nib
+import pytest
+
+from sdseg_monai import __version__
+from sdseg_monai.demo.phantom import write_phantom
+from sdseg_monai.inference.manifest import FILE_NAME
+from tests.cli.running import run
+
+
+def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys):
+    arguments = ("--bundle", bundle, "--save-score", "--save-confidence")
+    code, _, _ = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", *arguments)
+    scores = ["scores"] if "_2" in bundle.name else ["scores_1", "scores_2"]
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    maps = {f"{folder}/a.nii.gz" for folder in (*scores, "confidence")}
+    assert code == 0 and found == {"a.json", "a.nii.gz", FILE_NAME} | maps
+
+
+def test_a_folder_goes_on_after_a_bad_case(volume, tmp_path, capsys):
+    write_phantom(volume.parent / "c.nii.gz", tmp_path / "label.nii.gz", seed=1)
+    (volume.parent / "b.nii.gz").write_bytes(volume.read_bytes()[:2000])
+    code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", "--save-score")
+    assert code == 1
+    report = json.loads(out)
+    assert report["masks"] == str(tmp_path / "out") and (report["done"], report["failed"]) == (2, 1)
+    assert "error: " in err and "b.nii.gz" in err
+    assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "c.nii.gz"}
+    for folder in ("scores_1", "scores_2"):
+        assert {p.name for p in (tmp_path / "out" / folder).iterdir()} == {"a.nii.gz", "c.nii.gz"}
+
+
+@pytest.fixture
+def studies(volume, bundle, tmp_path, capsys):
+    """What segments a folder of two volumes and a broken one, once already; returns (code, report, stderr)."""
+    for name in ("c", "d"):
+        shutil.copy(volume, volume.with_name(f"{name}.nii.gz"))
+    volume.with_name("c.nii.gz").write_bytes(volume.read_bytes()[:2000])
+
+    def segment(*options):
+        arguments = (volume.parent, "-o", tmp_path / "out", "--bundle", bundle, "--device", "cpu", *options)
+        code, out, err = run(capsys, "segment", *arguments)
+        return code, json.loads(out) if out else {}, err
+
+    assert segment("--save-confidence")[0] == 1
+    return segment
+
+
+def test_a_manifest_says_what_was_done_to_each_case(studies, bundle, tmp_path):
+    manifest = json.loads((tmp_path / "out" / FILE_NAME).read_text())
+    assert manifest["about"]["device"] == "cpu" and manifest["about"]["versions"]["sdseg-monai"] == __version__
+    weights = hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
+    assert manifest["settings"]["weights_sha256"] == [weights] and manifest["settings"]["maps"] == ["confidence"]
+    assert {name: case["status"] for name, case in manifest["cases"].items()} == {
+        **{"a.nii.gz": "done", "c.nii.gz": "failed", "d.nii.gz": "done"}
+    }
+    assert "c.nii.gz" in manifest["cases"]["c.nii.gz"]["error"]
+    case, mask = manifest["cases"]["a.nii.gz"], nib.load(tmp_path / "out" / "a.nii.gz").get_fdata()
+    assert case["input_sha256"] == hashlib.sha256((tmp_path / "in" / "a.nii.gz").read_bytes()).hexdigest()
+    volumes = [(mask == value).sum() / 1000 for value in range(1, len(case["volume_ml"]) + 1)]
+    assert list(case["volume_ml"].values()) == pytest.approx(volumes)
+    assert case["seconds"] > 0 and case["warnings"] == []
+
+
+def test_a_warning_is_kept_with_its_case(studies, volume, tmp_path):
+    large = nib.load(volume)
+    nib.save(nib.Nifti1Image(large.get_fdata(), 4 * large.affine), volume.with_name("b.nii.gz"))
+    assert studies()[0] == 1
+    cases = json.loads((tmp_path / "out" / FILE_NAME).read_text())["cases"]
+    assert [bool(cases[f"{name}.nii.gz"]["warnings"]) for name in "abd"] == [False, True, False]
+    assert "mm" in cases["b.nii.gz"]["warnings"][0]
+
+
+def test_a_run_is_resumed_where_it_stopped(studies, volume, tmp_path):
+    """What is done and whole stays; what failed, was spoilt or has another input is done again."""
+    out = tmp_path / "out"
+    shutil.copy(volume, volume.with_name("c.nii.gz"))
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    code, report, err = studies("--save-confidence", "--resume")
+    assert code == 0 and (report["done"], report["failed"], report["skipped"]) == (3, 0, 2), err
+    assert all(path.stat().st_mtime_ns == before for path, before in written.items())
+    assert len(list(out.rglob("*.nii.gz"))) == 6
+    spoilt = out / "confidence" / "a.nii.gz"
+    whole = spoilt.read_bytes()
+    spoilt.write_bytes(whole[:-100])
+    write_phantom(volume.with_name("d.nii.gz"), tmp_path / "label.nii.gz", seed=1)
+    (out / "c.nii.gz").unlink()
+    assert studies("--save-confidence", "--resume")[1]["skipped"] == 0
+    assert spoilt.read_bytes() == whole
+    assert studies("--save-confidence", "--resume")[1]["skipped"] == 3
+
+
+def test_a_run_with_other_settings_is_not_resumed(studies, volume, tmp_path, capsys):
+    manifest = tmp_path / "out" / FILE_NAME
+    before = manifest.read_bytes()
+    for options, message in (((), "with maps"), (("--save-confidence", "--seed", 3), "with seed None, now it is 3")):
+        code, report, err = studies("--resume", *options)
+        assert (code, report) == (2, {}) and message in err and err.count("\n") == 1
+    assert manifest.read_bytes() == before
+    for wrong in ("{}", "[", "[]", '{"settings": 1, "cases": {"a": 2}}'):
+        manifest.write_text(wrong)
+        code, _, err = studies("--resume", "--save-confidence")
+        assert code == 2 and "no manifest of a run" in err and err.count("\n") == 1
+    code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--resume")
+    assert code == 2 and "--resume goes on with several images" in err
+
+
+def test_a_folder_in_which_every_case_fails_has_done_nothing(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii.gz").write_text("no volume")
+    code, out, _ = run(capsys, "segment", tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 2 and json.loads(out)["done"] == 0
+
+
+def test_a_link_to_itself_is_one_bad_case(volume, tmp_path, capsys):
+    (volume.parent / "loop.nii.gz").symlink_to("loop.nii.gz")
+    code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out")
+    assert code == 1 and json.loads(out)["done"] == 1 and "loop.nii.gz" in err

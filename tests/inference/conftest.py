@@ -1,0 +1,18 @@
+"""A phantom and what the embedded bundle makes of it."""
+
+import pytest
+
+from sdseg_monai import segment
+from sdseg_monai.demo.phantom import write_phantom
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volume")
+    write_phantom(folder / "a.nii.gz", folder / "label.nii.gz")
+    return folder / "a.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def result(volume):
+    return segment(volume, device="cpu")

@@ -1,0 +1,81 @@
+"""Scores of unlabelled images in a real datastore, and which image is served next."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.makers.bundles import write_sdseg
+from tests.makers.label_server import needs_label_env
+from tests.makers.places import LABEL_BIN, ROOT
+
+GOOD, BROKEN = ("hippocampus_001", "hippocampus_003", "hippocampus_004"), "broken"
+
+
+# in the label environment
+
+
+@pytest.fixture(scope="module")
+def scored(hippocampus, tmp_path_factory):
+    """What scoring and serving three real volumes and a broken one came to; see ``label_scoring.py``."""
+    if not (LABEL_BIN / "python").is_file():
+        pytest.skip(needs_label_env.kwargs["reason"])
+    folder = tmp_path_factory.mktemp("label")
+    for name in ("studies", "work"):
+        (folder / name).mkdir()
+    for case in GOOD:
+        shutil.copy(hippocampus / "images" / f"{case}.nii.gz", folder / "studies")
+    whole = (hippocampus / "images" / "hippocampus_006.nii.gz").read_bytes()
+    (folder / "studies" / f"{BROKEN}.nii.gz").write_bytes(whole[: len(whole) // 2])
+    bundle = write_sdseg(folder / "tiny", "zeros")
+    done = subprocess.run(
+        [
+            *(LABEL_BIN / "python", ROOT / "tests" / "label" / "scoring_process.py"),
+            *(folder / "studies", hippocampus / "labels", bundle, folder / "work"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.shared
+def test_scores_are_stored_one_by_one_and_a_bad_image_is_left_out(scored):
+    assert scored["first"] == {"scored": 3, "failed": 1}
+    assert scored["stored_one_by_one"] == [1, 2, 3]
+    assert scored["scores"] == {**scored["measured"], BROKEN: None} and set(scored["measured"]) == set(GOOD)
+    assert len(set(scored["measured"].values())) == 3
+    assert sorted(scored["seen_by_the_server"]) == list(GOOD)
+
+
+@pytest.mark.shared
+def test_only_other_weights_are_a_reason_to_score_again(scored):
+    assert scored["second"] == {"scored": 0, "failed": 1}
+    assert scored["tuned"] == {"scored": 2, "failed": 1}
+    changed = {case for case in GOOD if scored["tuned_scores"][case] != scored["scores"][case]}
+    assert changed == {*GOOD} - {scored["labelled"]}
+
+
+@pytest.mark.shared
+def test_the_highest_score_is_served_first_and_nothing_twice_a_day(scored):
+    by_score = sorted(GOOD, key=scored["scores"].get, reverse=True)
+    assert scored["before"] == {"id": BROKEN, "score": None}  # none has a score
+    assert scored["served"] == [{"id": case, "score": scored["scores"][case]} for case in (*by_score, BROKEN)]
+    assert scored["when_all_were_served"]["id"] == by_score[0] == scored["another_strategy"]["id"]
+    assert scored["days_later"]["id"] == by_score[1]  # the two that were served more than a day ago: by score again
+    assert scored["after_the_label"]["id"] == max(by_score[1:], key=scored["tuned_scores"].get)
+    assert scored["nothing_left"] is None
+
+
+@pytest.mark.shared
+def test_scoring_seeds_of_a_network_without_start_noise_is_refused(scored):
+    assert "without start noise" in scored["seeds"]
+
+
+@pytest.mark.shared
+def test_two_processes_change_one_datastore_and_lose_nothing(scored):
+    assert scored["two_processes"] == {"kept": 50, "label": "viewer"}

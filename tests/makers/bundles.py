@@ -1,0 +1,46 @@
+"""Bundles of tiny networks, as the embedded one."""
+
+import json
+
+import torch
+
+from tests.makers.networks import make_network
+from tests.makers.places import ROOT
+
+INFERENCE = ROOT / "bundles" / "hippocampus_sdseg" / "configs" / "inference.json"
+METADATA = INFERENCE.with_name("metadata.json")
+EDGE = 16  # voxels along each axis of the network's images, so that exact cases need no resizing
+ENCODER = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
+UNET = {"in_channels": 8, "out_channels": 4, "block_out_channels": [16, 32], "attention_levels": [False, True]}
+UNET |= {"layers_per_block": 1, "num_heads": 4, "norm_num_groups": 8}
+SDSEG = {"autoencoder": ENCODER, "vision_encoder": ENCODER, "unet": UNET}  # of make_network
+
+
+def write_bundle(folder, network_def, network, slice_axis=1, num_classes=2):
+    """Write a bundle of ``network``, the embedded one's but for its sizes, and return its folder."""
+    config = json.loads(INFERENCE.read_text())
+    config |= {"network_def": network_def, "size": [EDGE, EDGE], "slice_axis": slice_axis, "num_classes": num_classes}
+    for name in ("configs", "models"):
+        (folder / name).mkdir(parents=True)
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    (folder / "configs" / "metadata.json").write_text(METADATA.read_text())
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+def write_sdseg(folder, start_noise, num_classes=2):
+    """Write a bundle of a real network with random weights, which decide nothing but do so in every voxel."""
+    network_def = json.loads(INFERENCE.read_text())["network_def"]
+    for part, sizes in SDSEG.items():
+        network_def[part] |= sizes
+    options = {"prediction_type": "sample", "start_noise": start_noise}
+    network = make_network(num_classes=num_classes, **options)
+    return write_bundle(folder, network_def | options, network, num_classes=num_classes)
+
+
+def write_other_weights(path, bundle):
+    """Write other weights for the network of a bundle, and return their file."""
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    state["unet.conv_out.bias"] = state["unet.conv_out.bias"] + 0.5
+    torch.save(state, path)
+    return path

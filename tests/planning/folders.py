@@ -1,0 +1,74 @@
+"""Folders of images and labels to make bundles of."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from sdseg_monai.planning import fingerprint_folders
+from sdseg_monai.planning.proposal import propose_grid
+from tests.makers.volumes import OBLIQUE, write_case
+
+SPEED = 0.05  # seconds a slice, so that proposals do not depend on the machine
+FLAT = np.diag([0.8, 0.8, 4.0, 1.0])
+
+
+def write_ct(folder: Path, count=4, shape=(40, 44, 8), affine=FLAT):
+    """Write volumes with air around a body, a ball of another density in it."""
+    for i in range(count):
+        write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
+        path = folder / "images" / f"case{i}.nii.gz"
+        image = np.asarray(nib.load(path).dataobj).astype(np.int16)
+        image[:6] = -1000
+        nib.save(nib.Nifti1Image(image, affine), path)
+    return folder / "images", folder / "labels"
+
+
+def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2):
+    """Write volumes without negative values; of three classes the upper half of the ball is another."""
+    for i in range(count):
+        write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
+        for kind in ("images", "labels"):
+            path = folder / kind / f"case{i}.nii.gz"
+            array = np.asarray(nib.load(path).dataobj).copy()
+            if kind == "images":
+                array += 200
+            elif classes == 3:
+                array[:, :, array.shape[2] // 2 :] *= 2
+            nib.save(nib.Nifti1Image(array, affine), path)
+    return folder / "images", folder / "labels"
+
+
+def write_pictures(folder: Path, count=4, size=(40, 48)):
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for i in range(count):
+        y, x = np.mgrid[: size[0], : size[1]]
+        disc = np.hypot(y - size[0] / 2 - rng.uniform(-5, 5), x - size[1] / 2) < 12
+        picture = rng.integers(0, 90, (*size, 3)) + 120 * disc[..., None]
+        Image.fromarray(picture.astype(np.uint8)).save(folder / "images" / f"p{i}.png")
+        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / f"p{i}.png")
+    return folder / "images", folder / "masks"
+
+
+KINDS = {
+    "ct": (write_ct, 2),
+    "mr": (write_mr, 2),
+    "mr, three classes": (lambda folder: write_mr(folder, classes=3), 3),
+    "pictures": (write_pictures, 2),
+}
+
+
+def config(plan, name):
+    return json.loads((plan.output / "configs" / f"{name}.json").read_text())
+
+
+def propose(fingerprint, names=None, **options):
+    return propose_grid(fingerprint, names or {1: "organ"}, **options)
+
+
+def look(images, labels):
+    return fingerprint_folders(images, labels, progress=False)
