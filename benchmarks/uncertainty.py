@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
-from sdseg_monai.inference.samples import Ensemble, Flips, Samples, Seeds
 from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.strategies import Ensemble, Mirror, Samples, Seeds
 from sdseg_monai.inference.uncertainty import compare_samples
 from sdseg_monai.inferers import has_start_noise
 from sdseg_monai.io.volumes import read_volume, voxel_millilitres
@@ -51,7 +51,7 @@ def run(
         volumes = counts * voxel_millilitres(volume.affine)
         for name, samples in sources.items():
             result = compare_samples(samples, item)
-            cases[name].append(Case(result, result.entropy, label, volumes, not isinstance(samples, Flips)))
+            cases[name].append(Case(result, result.entropy, label, volumes, not isinstance(samples, Mirror)))
     return cases
 
 
@@ -146,7 +146,7 @@ def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) ->
 
 def tables(segmenter: Segmenter, members: Sequence[Segmenter], items: Sequence[dict[str, str]]) -> list[Table]:
     """Measure ``items``."""
-    sources: dict[str, Samples] = {"flips": Flips(segmenter)}
+    sources: dict[str, Samples] = {"flips": Mirror(segmenter)}
     if has_start_noise(segmenter.network):
         sources["seeds"] = Seeds(segmenter)
     if len(members) > 1:

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sdseg_monai.bundle import find_bundle
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import InputError, find_input_error
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.losses import PixelLoss, SDSegLoss
 from sdseg_monai.networks import MaskAutoencoder
@@ -392,7 +393,7 @@ def test_a_device_that_is_not_there_is_an_input_error():
 def test_segmenter_does_not_depend_on_the_batch(tmp_path):
     write_case(tmp_path, "a", shape=(35, 48, 33), affine=np.eye(4))
     path = tmp_path / "images" / "a.nii.gz"
-    one, many = (Segmenter(device="cpu", batch_size=n).segment(path) for n in (1, 16))
+    one, many = (Pipeline(device="cpu", batch_size=n)(path) for n in (1, 16))
     assert one.scores.shape == (2, 35, 48, 33)
     np.testing.assert_allclose(one.scores, many.scores, atol=5e-5)
     assert (many.confidence[one.labels != many.labels] <= 1e-4).all()

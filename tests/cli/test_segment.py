@@ -244,6 +244,6 @@ def test_an_interrupt_is_one_line(volume, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdseg_monai.inference.segmenter.Segmenter.segment", interrupted)
+    monkeypatch.setattr("sdseg_monai.inference.segmenter.Segmenter.prepare", interrupted)
     code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz")
     assert code == 130 and err == "interrupted; what was finished is kept\n"

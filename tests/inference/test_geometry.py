@@ -9,14 +9,14 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from sdseg_monai.bundle import find_bundle
 from sdseg_monai.evaluation import evaluate_folders, mean_metrics
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 
 pytestmark = pytest.mark.shared
 
 
 @pytest.fixture(scope="module")
-def segmenter():
-    return Segmenter(device="cpu")
+def pipeline():
+    return Pipeline(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def case(hippocampus):
 
 
 @pytest.fixture(scope="module")
-def reference(segmenter, case, tmp_path_factory):
+def reference(pipeline, case, tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "a.nii.gz"
     nib.save(case, path)
-    return segmenter.segment(path).labels
+    return pipeline(path).labels
 
 
 def dice(a, b):
@@ -38,10 +38,10 @@ def dice(a, b):
     return min(2 * np.logical_and(x, y).sum() / (x.sum() + y.sum()) for x, y in pairs)
 
 
-def segment(segmenter, image, folder):
+def segment(pipeline, image, folder):
     """Write ``image``, segment it, check the mask's grid, and return the mask."""
     nib.save(image, folder / "in.nii.gz")
-    segmenter.segment(folder / "in.nii.gz").save(folder / "out.nii.gz")
+    pipeline(folder / "in.nii.gz").save(folder / "out.nii.gz")
     source, mask = nib.load(folder / "in.nii.gz"), nib.load(folder / "out.nii.gz")
     assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, source.affine)
@@ -58,9 +58,9 @@ def test_the_anterior_part_lies_in_front(case, reference):
 
 
 @pytest.mark.parametrize("codes", ["LAS", "RPI", "PIR", "SLA"])
-def test_orientation(segmenter, case, reference, tmp_path, codes):
+def test_orientation(pipeline, case, reference, tmp_path, codes):
     turn = ornt_transform(io_orientation(case.affine), axcodes2ornt(codes))
-    mask = segment(segmenter, case.as_reoriented(turn), tmp_path)
+    mask = segment(pipeline, case.as_reoriented(turn), tmp_path)
     assert nib.aff2axcodes(mask.affine) == tuple(codes)
     back = mask.as_reoriented(ornt_transform(axcodes2ornt(codes), io_orientation(case.affine)))
     assert dice(back.get_fdata(), reference) >= 0.98
@@ -76,36 +76,36 @@ def test_orientation(segmenter, case, reference, tmp_path, codes):
         pytest.param([[1, 0, 0, 812.5], [0, 1, 0, -333], [0, 0, 1, 91], [0, 0, 0, 1]], id="shifted"),
     ],
 )
-def test_affine(segmenter, case, reference, tmp_path, affine):
+def test_affine(pipeline, case, reference, tmp_path, affine):
     image = nib.Nifti1Image(case.get_fdata(dtype=np.float32), np.array(affine, float))
-    assert dice(segment(segmenter, image, tmp_path).get_fdata(), reference) >= 0.98
+    assert dice(segment(pipeline, image, tmp_path).get_fdata(), reference) >= 0.98
 
 
 @pytest.mark.parametrize("zooms", [(0.5, 1.0, 1.0), (1.0, 0.5, 2.0)])
-def test_resampled_spacing(segmenter, case, reference, tmp_path, zooms):
+def test_resampled_spacing(pipeline, case, reference, tmp_path, zooms):
     from nibabel.processing import resample_from_to, resample_to_output
 
     image = resample_to_output(case, zooms, order=1)
-    mask = segment(segmenter, nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine), tmp_path)
+    mask = segment(pipeline, nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine), tmp_path)
     truth = resample_from_to(nib.Nifti1Image(reference, case.affine), image, order=0)
     # resampling changes the picture itself: the same structure must be found, not the same voxels
     assert dice(mask.get_fdata() > 0, truth.get_fdata() > 0) >= 0.85
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float64])
-def test_dtype(segmenter, case, reference, tmp_path, dtype):
+def test_dtype(pipeline, case, reference, tmp_path, dtype):
     data = case.get_fdata()
     scaled = np.round((data - data.min()) / (data.max() - data.min()) * 30000).astype(dtype)
-    assert dice(segment(segmenter, nib.Nifti1Image(scaled, case.affine), tmp_path).get_fdata(), reference) >= 0.98
+    assert dice(segment(pipeline, nib.Nifti1Image(scaled, case.affine), tmp_path).get_fdata(), reference) >= 0.98
 
 
 @pytest.mark.slow
-def test_the_reported_test_dice_is_reproduced(segmenter, hippocampus, tmp_path):
+def test_the_reported_test_dice_is_reproduced(pipeline, hippocampus, tmp_path):
     root = find_bundle("hippocampus_sdseg")
     cases = json.loads((root / "configs" / "datalist.json").read_text())["test"]
     for item in cases:
         path = hippocampus / item["image"]
-        segmenter.segment(path).save(tmp_path / path.name)
+        pipeline(path).save(tmp_path / path.name)
     mean = mean_metrics(evaluate_folders(tmp_path, hippocampus / "labels", progress=False))
     reported = json.loads((root / "models" / "metrics.json").read_text())["test"]
     assert mean.dice == pytest.approx(reported["dice"], abs=1e-3)

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 
 from sdseg_monai.bundle import bundles_dir, read_config
 from sdseg_monai.demo.phantom import write_phantom
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 
 CLEAN = bundles_dir() / "sdseg" / "configs" / "clean_mask.json"
 SPACING = np.diag([2.0, 1.0, 1.5, 1.0])
@@ -62,10 +62,10 @@ def test_the_smallest_volume_is_in_cubic_millimetres(smallest, kept):
 
 def test_a_mask_is_cleaned_only_where_the_bundle_says_so(tmp_path):
     write_phantom(tmp_path / "a.nii.gz", tmp_path / "label.nii.gz")
-    plain = Segmenter(device="cpu").segment(tmp_path / "a.nii.gz")
+    plain = Pipeline(device="cpu")(tmp_path / "a.nii.gz")
     overlay = tmp_path / "small.json"
     overlay.write_text(json.dumps({"min_volume_mm3": 1e6}))
-    cleaned = Segmenter(device="cpu", overlays=[CLEAN]).segment(tmp_path / "a.nii.gz")
+    cleaned = Pipeline(device="cpu", overlays=[CLEAN])(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(cleaned.scores, plain.scores)
     assert cleaned.labels.dtype == np.uint8 and cleaned.labels.shape == nib.load(tmp_path / "a.nii.gz").shape
     for value in (1, 2):
@@ -74,4 +74,4 @@ def test_a_mask_is_cleaned_only_where_the_bundle_says_so(tmp_path):
 
         largest = KeepLargestConnectedComponent(is_onehot=True)(torch.from_numpy(cleaned.labels == value)[None].float())
         np.testing.assert_array_equal(largest[0].numpy() > 0, cleaned.labels == value)
-    assert not Segmenter(device="cpu", overlays=[CLEAN, overlay]).segment(tmp_path / "a.nii.gz").labels.any()
+    assert not Pipeline(device="cpu", overlays=[CLEAN, overlay])(tmp_path / "a.nii.gz").labels.any()

@@ -84,7 +84,7 @@ def test_another_kind_of_image_than_the_bundles_warns(picture_bundle, photograph
         segment(photographs / "a.png", device="cpu")
     assert "a.png: a picture, but the network knows MR" in caplog.text
     found = segment(volume, bundle=picture_bundle, device="cpu")
-    assert found.manifest["case"]["warnings"][0].startswith("a.nii.gz: a volume, but the network knows RGB")
+    assert found.warnings[0].text.startswith("a volume, but the network knows RGB")
     assert "the network knows RGB" in caplog.text
     caplog.clear()
     segment(photographs / "a.png", bundle=picture_bundle, device="cpu")

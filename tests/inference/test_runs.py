@@ -93,8 +93,9 @@ def test_what_a_dicom_folder_lacks_is_kept_with_the_mask(tmp_path, capsys):
     files = write_mr_series(tmp_path / "images" / "a.nii.gz", tmp_path / "study")
     files[-1].write_bytes(files[-1].read_bytes()[:200])  # the last one: the others still are a stack
     assert main(["segment", str(tmp_path / "study"), "-o", str(tmp_path / "seg.dcm"), "-q", "--device", "cpu"]) == 0
-    (warning,) = [w for w in json.loads((tmp_path / "seg.json").read_text())["case"]["warnings"] if "left out" in w]
-    assert str(files[-1]) in warning
+    warnings = json.loads((tmp_path / "seg.json").read_text())["case"]["warnings"]
+    (warning,) = [warning for warning in warnings if warning["kind"] == "left_out"]
+    assert files[-1].name in warning["text"] and "left out" in warning["text"]
     assert warning in segment(tmp_path / "study", device="cpu").manifest["case"]["warnings"]
 
 
@@ -147,9 +148,12 @@ def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
     nib.save(nib.Nifti1Image(np.full((20, 20, 20), 5, np.int16), np.eye(4)), tmp_path / "a.nii")
     assert main(["segment", str(tmp_path / "a.nii"), "-o", str(tmp_path / "m.nii"), "-q", "--device", "cpu"]) == 0
     shown = capfd.readouterr()
-    assert shown.err == "" and any("all voxels are alike" in warning for warning in json.loads(shown.out)["warnings"])
-    warnings = json.loads((tmp_path / "m.json").read_text())["case"]["warnings"]
-    assert any("all voxels are alike" in warning for warning in warnings)
+    assert shown.err == ""
+    for warnings in (
+        json.loads(shown.out)["warnings"],
+        json.loads((tmp_path / "m.json").read_text())["case"]["warnings"],
+    ):
+        assert any("all voxels are alike" in warning["text"] for warning in warnings)
 
 
 def test_another_config_is_not_resumed(volume, tmp_path, capsys):

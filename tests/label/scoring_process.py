@@ -17,8 +17,6 @@ import torch
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.inference.samples import Flips
-from sdseg_monai.inference.uncertainty import measure_uncertainty
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
 from sdseg_monai.label.stores.volumes import VolumeDatastore
@@ -102,9 +100,9 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
     ids = [path.name[:-7] for path in images]
     scores = {image: store.get_image_info(image).get(scoring.key, {}).get("score") for image in ids}
     facts["scores"] = scores
-    flips = Flips(model.segmenter(device="cpu"))
+    flips = model.pipeline(device="cpu", uncertainty="flips")
     good = {image: path for image, path in zip(ids, images, strict=True) if scores[image] is not None}
-    facts["measured"] = {image: measure_uncertainty(flips, path).disagreement for image, path in good.items()}
+    facts["measured"] = {image: flips(path).disagreement for image, path in good.items()}
     deadline = time.monotonic() + 10
     while not all(scoring.key in watching.get_image_info(image) for image in good) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -66,7 +66,7 @@ def test_tuned_weights_come_first(bundle, tmp_path):
     torch.save(state, model.tuned_weights)
     assert model.weights == model.tuned_weights
     assert model.chosen_weights("original") == bundle / "models" / "model.pt"
-    tuned = model.segmenter(device="cpu").network.state_dict()
+    tuned = model.pipeline(device="cpu").segmenter.network.state_dict()
     own = Segmenter(bundle, device="cpu").network.state_dict()
     assert [name for name in own if not torch.equal(tuned[name], own[name])] == [last]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdseg_monai.bundle import describe_bundle
 from sdseg_monai.data.datalist import SPLITS
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.planning import init_bundle
 from tests.makers.places import SHARED
 from tests.makers.processes import run_process
@@ -45,7 +45,7 @@ def test_a_volume_bundle_trains_moves_and_segments(kind, tmp_path):
     train_and_segment(plan, tmp_path, "--epochs", 1, "--batch_size", 4, "--val_interval", 1)
     moved = tmp_path / "elsewhere"
     shutil.move(plan.output, moved)
-    result = Segmenter(moved, device="cpu").segment(images / "case0.nii.gz")
+    result = Pipeline(moved, device="cpu")(images / "case0.nii.gz")
     assert result.labels.shape == nib.load(images / "case0.nii.gz").shape and result.labels.max() < num_classes
     assert len(result.scores) == num_classes - 1
     assert describe_bundle(moved)["weights"]["file"] == str(moved / "models" / "model.pt")

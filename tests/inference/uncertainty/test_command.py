@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from sdseg_monai import cli
-from sdseg_monai.inference.samples import Ensemble, Seeds
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.inference.uncertainty import (
-    measure_uncertainty,
-)
+from sdseg_monai.inference.strategies import Ensemble, Once, Seeds
 from sdseg_monai.io.volumes import read_volume
+from tests.inference.uncertainty.segmenting import segment_with
 
 # of the command
 
@@ -33,7 +31,7 @@ def test_the_command_writes_the_mean_its_entropy_and_reports_the_volumes(
     code, reported, _ = report(capsys, "segment", volume, "-o", mask, *options)
     assert code == 0 and reported["samples"] == 2
     members = [deterministic, Segmenter(bundle, device="cpu", weights=other_weights)]
-    expected = measure_uncertainty(Ensemble(members), volume)
+    expected = segment_with(Ensemble(members), volume)
     for path, array in (
         (mask, expected.labels),
         *((mask.with_name(f"mask_{name}.nii.gz"), expected.maps[name]) for name in ("entropy", "confidence")),
@@ -59,7 +57,7 @@ def test_the_command_takes_the_mean_of_seeds_and_may_abstain(noisy_bundle, tmp_p
     options = ["--bundle", noisy_bundle, "--device", "cpu", "--uncertainty", "seeds", "--num-samples", 3, "--seed", 7]
     code, reported, _ = report(capsys, "segment", volume, "-o", mask, *options, "--abstain-below", 0.3)
     assert code == 0 and reported["samples"] == 3
-    expected = measure_uncertainty(Seeds(Segmenter(noisy_bundle, device="cpu", seed=7), 3), volume)
+    expected = segment_with(Seeds(Segmenter(noisy_bundle, device="cpu", seed=7), 3), volume)
     written = read_volume(mask).array
     np.testing.assert_array_equal(written, expected.abstain(0.3).labels)
     assert 0 < (written == reported["labels"]["unsure"]).mean() < 1
@@ -80,7 +78,9 @@ def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, d
     assert sorted(reported["cases"]) == ["a.nii.gz", "b.nii.gz"]
     assert reported["cases"]["a.nii.gz"] == reported["cases"]["b.nii.gz"]
     np.testing.assert_array_equal(
-        read_volume(tmp_path / "out" / "a.nii.gz").array, deterministic.segment(volume).labels, "flips change no mask"
+        read_volume(tmp_path / "out" / "a.nii.gz").array,
+        segment_with(Once(deterministic), volume).labels,
+        "flips change no mask",
     )
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz"))
     assert written == ["a.nii.gz", "b.nii.gz", "entropy/a.nii.gz", "entropy/b.nii.gz"]

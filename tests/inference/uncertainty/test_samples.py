@@ -7,13 +7,13 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.inference.samples import SIGNALS, Ensemble, Flips, Seeds
 from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.strategies import Ensemble, Mirror, Once, Seeds
 from sdseg_monai.inference.uncertainty import (
     mask_disagreement,
-    measure_uncertainty,
     predictive_entropy,
 )
+from tests.inference.uncertainty.segmenting import segment_with
 from tests.makers.bundles import EDGE, write_bundle
 
 WIDTH = 8  # voxels along each edge of the box that the exact networks see
@@ -55,7 +55,7 @@ def join(samples, image):
 
 
 def disagreement(segmenter, path):
-    return measure_uncertainty(Flips(segmenter), path).disagreement
+    return segment_with(Mirror(segmenter), path).disagreement
 
 
 # of networks that are exactly known
@@ -93,7 +93,7 @@ def test_volumes_and_means_are_known(tmp_path, codes):
     kernel = np.zeros((3, 3))
     kernel[0, 1] = 100  # scores are 0 or 1
     segmenter = convolution(tmp_path / "bundle", kernel)
-    result = measure_uncertainty(Flips(segmenter), write_box(tmp_path / "a.nii.gz", codes))
+    result = segment_with(Mirror(segmenter), write_box(tmp_path / "a.nii.gz", codes))
     np.testing.assert_allclose(result.sample_volumes, np.full((2, 1), (2 * WIDTH) ** 3 / 1000))
     assert result.relative_volume_range == 0
     assert result.labels.sum() == WIDTH**3
@@ -106,28 +106,28 @@ def test_volumes_and_means_are_known(tmp_path, codes):
 def test_a_network_without_left_and_right_agrees_with_itself_on_any_volume(tmp_path, volume):
     kernel = np.array([[0.1, 0.3, 0.2], [0.2, 0.5, -0.4], [0.1, 0.3, 0.2]])
     segmenter = convolution(tmp_path / "bundle", kernel)
-    assert segmenter.segment(volume).labels.any() and disagreement(segmenter, volume) < 1e-3
+    assert segment_with(Once(segmenter), volume).labels.any() and disagreement(segmenter, volume) < 1e-3
 
 
 # of a real network
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
-def test_a_real_network_has_one_uncertainty(noisy, volume, signal):
+@pytest.mark.parametrize("strategy", [Mirror, Seeds])
+def test_a_real_network_has_one_uncertainty(noisy, volume, strategy):
     """The same again and whatever the batch, and the segmenter is as it was."""
-    before = noisy.segment(volume).scores
-    samples = SIGNALS[signal](noisy)
-    result = measure_uncertainty(samples, volume)
+    before = segment_with(Once(noisy), volume).scores
+    samples = strategy(noisy)
+    result = segment_with(samples, volume)
     assert 0.01 < result.disagreement < 0.99 and result.relative_volume_range > 0
-    assert result.sample_volumes.shape == (5 if signal == "seeds" else 2, len(before))
+    assert result.sample_volumes.shape == (5 if strategy is Seeds else 2, len(before))
     assert result.entropy.shape == before.shape[1:] and result.entropy.dtype == np.float32
     assert (result.entropy >= 0).all() and (result.entropy <= 1).all()
-    assert measure_uncertainty(samples, volume).disagreement == result.disagreement
-    np.testing.assert_array_equal(noisy.segment(volume).scores, before)
+    assert segment_with(samples, volume).disagreement == result.disagreement
+    np.testing.assert_array_equal(segment_with(Once(noisy), volume).scores, before)
     try:
         for batch_size in (1, 64):
             noisy.configure(batch_size=batch_size)
-            other = measure_uncertainty(samples, volume)
+            other = segment_with(samples, volume)
             assert other.disagreement == pytest.approx(result.disagreement, abs=1e-2)
             np.testing.assert_allclose(other.entropy, result.entropy, atol=1e-4)
             np.testing.assert_allclose(other.scores, result.scores, atol=1e-5)
@@ -137,16 +137,16 @@ def test_a_real_network_has_one_uncertainty(noisy, volume, signal):
 
 def test_flips_compare_the_mask_that_is_written(deterministic, volume):
     item = deterministic.prepare(volume)
-    masks = [deterministic.finish(item, score).labels for score in join(Flips(deterministic), item["image"])]
-    np.testing.assert_array_equal(masks[0], deterministic.segment(volume).labels)
-    result = measure_uncertainty(Flips(deterministic), volume)
+    masks = [deterministic.finish(item, score).labels for score in join(Mirror(deterministic), item["image"])]
+    np.testing.assert_array_equal(masks[0], segment_with(Once(deterministic), volume).labels)
+    result = segment_with(Mirror(deterministic), volume)
     np.testing.assert_array_equal(result.labels, masks[0])
     assert result.disagreement == mask_disagreement(masks) > 0
     num_classes = len(result.scores)
     voxels = [[(mask == value).sum() for value in range(1, num_classes + 1)] for mask in masks]
     voxel_ml = abs(np.linalg.det(nib.load(volume).affine[:3, :3])) / 1000
     np.testing.assert_allclose(result.sample_volumes, np.array(voxels) * voxel_ml, rtol=1e-6)
-    np.testing.assert_allclose(result.volumes, result.sample_volumes[0])
+    np.testing.assert_allclose(list(result.volumes.values()), result.sample_volumes[0])
 
 
 def test_the_mean_of_the_samples_is_the_result(bundle, deterministic, other_weights, volume):
@@ -155,16 +155,16 @@ def test_the_mean_of_the_samples_is_the_result(bundle, deterministic, other_weig
     members = [deterministic, other]
     scores = join(Ensemble(members), image)
     for member, score in zip(members, scores, strict=True):
-        torch.testing.assert_close(score, member.predict(image), atol=1e-6, rtol=0)
-    result = measure_uncertainty(Ensemble(members), volume)
+        torch.testing.assert_close(score, join(Once(member), image)[0], atol=1e-6, rtol=0)
+    result = segment_with(Ensemble(members), volume)
     expected = deterministic.finish(deterministic.prepare(volume), scores.mean(0))
     np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
     assert result.disagreement > 0
 
 
 def test_one_model_twice_is_no_ensemble_to_disagree(deterministic, volume):
-    single = deterministic.segment(volume)
-    result = measure_uncertainty(Ensemble([deterministic, deterministic]), volume)
+    single = segment_with(Once(deterministic), volume)
+    result = segment_with(Ensemble([deterministic, deterministic]), volume)
     assert result.disagreement == 0 == result.relative_volume_range
     np.testing.assert_array_equal(result.sample_volumes[0], result.sample_volumes[1])
     for name in ("labels", "scores", "confidence"):
@@ -178,7 +178,7 @@ def test_seeds_encode_every_slab_once(noisy, volume, num_samples):
     calls, batch_size = [], noisy.inferer.batch_size
     hook = noisy.network.vision_encoder.register_forward_hook(lambda module, given, result: calls.append(len(result)))
     try:
-        measure_uncertainty(Seeds(noisy, num_samples), volume)
+        segment_with(Seeds(noisy, num_samples), volume)
     finally:
         hook.remove()
     image = noisy.prepare(volume)["image"]
@@ -214,4 +214,4 @@ def test_sources_that_say_nothing_are_refused(deterministic, noisy, tmp_path):
 def test_a_bad_file_is_an_input_error(deterministic, tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"no volume")
     with pytest.raises(InputError, match=r"a\.nii\.gz"):
-        measure_uncertainty(Flips(deterministic), tmp_path / "a.nii.gz")
+        segment_with(Mirror(deterministic), tmp_path / "a.nii.gz")

@@ -1,0 +1,10 @@
+"""One volume by one strategy, as the pipeline segments it."""
+
+from pathlib import Path
+
+from sdseg_monai.inference.strategies import Strategy
+
+
+def segment_with(strategy: Strategy, path: Path):
+    """Return what ``strategy`` makes of the volume file ``path``."""
+    return strategy.segment(strategy.segmenter.prepare(path))
