@@ -22,6 +22,14 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class ArgumentError(InputError):
+    """An argument of a call that the caller can put right.
+
+    The message names arguments as Python does, by ``name=value`` with the value's ``repr``, or ``name=VALUE`` where any
+    would do. The command writes its options in their place: ``num_samples=3`` becomes ``--num-samples 3``.
+    """
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the :class:`InputError` that ``error`` is or was raised from, else None.
 

@@ -15,7 +15,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from PIL import Image
 
 from sdseg_monai import __version__, cli
-from sdseg_monai.bundle import bundles_dir, read_config
+from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.demo.phantom import make_phantom, write_phantom
 from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE
@@ -42,7 +42,7 @@ def bundle(request, tmp_path_factory):
     content = json.loads(config.read_text())
     config.write_text(json.dumps({**content, "num_classes": request.param, "size": [32, 32]}))
     torch.manual_seed(0)
-    network = read_config(config, root).get_parsed_content("network_def")
+    network = Bundle(root).config("inference").get_parsed_content("network_def")
     network.scale_factor.fill_(0.1)
     (root / "models").mkdir()
     torch.save(network.state_dict(), root / "models" / "model.pt")

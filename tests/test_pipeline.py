@@ -17,7 +17,7 @@ from PIL import Image
 
 import sdseg_monai
 from sdseg_monai import Pipeline, SegmentationResult, segment
-from sdseg_monai.bundle import bundles_dir, find_bundle, read_config
+from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import InputError
@@ -63,7 +63,7 @@ def picture_bundle(tmp_path_factory):
         metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": "polyp"}
     (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
     torch.manual_seed(0)
-    network = read_config(root / "configs" / "inference.json", root).get_parsed_content("network_def")
+    network = Bundle(root).config("inference").get_parsed_content("network_def")
     network.scale_factor.fill_(0.1)
     (root / "models").mkdir()
     torch.save(network.state_dict(), root / "models" / "model.pt")
@@ -262,7 +262,7 @@ def test_options_that_cannot_be(volume, options, message):
 
 
 def test_a_bundle_may_be_a_zip(volume, result, tmp_path):
-    root = find_bundle("hippocampus_sdseg")
+    root = Bundle.open("hippocampus_sdseg").root
     for prefix in ("", "hippocampus_sdseg_v1/"):
         path = tmp_path / f"bundle{len(prefix)}.zip"
         with zipfile.ZipFile(path, "w") as archive:
@@ -485,7 +485,7 @@ def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
 
 
 def test_another_config_is_not_resumed(volume, tmp_path, capsys):
-    shutil.copytree(find_bundle("hippocampus_sdseg"), tmp_path / "b", ignore=shutil.ignore_patterns("logs"))
+    shutil.copytree(Bundle.open("hippocampus_sdseg").root, tmp_path / "b", ignore=shutil.ignore_patterns("logs"))
     command = ["segment", str(volume.parent / "folder"), "-o", str(tmp_path / "out"), "--bundle", str(tmp_path / "b")]
     (volume.parent / "folder").mkdir()
     shutil.copy(volume, volume.parent / "folder")

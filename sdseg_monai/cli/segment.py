@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
-from sdseg_monai.cli.arguments import add_bundle, add_device, fraction, path, positive, seed
+from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, path, positive, seed
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+from sdseg_monai.io.files import check_exists
 
 if TYPE_CHECKING:
     from sdseg_monai.inference.batch import Job
@@ -85,6 +86,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Segment what is asked for, and say what came of it."""
+    for file in (options.input, *options.weights):
+        check_exists(file)
+    check_bundle(options)
+
     from sdseg_monai.inference.pipeline import Pipeline, collected_warnings
     from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
@@ -131,10 +136,8 @@ def _lists(options: argparse.Namespace) -> list[Path]:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    from sdseg_monai.bundle import DEFAULT_BUNDLE
-
     return {
-        "bundle": DEFAULT_BUNDLE if options.bundle is None else options.bundle,
+        "bundle": options.bundle,
         "device": options.device,
         "seed": options.seed,
         "batch_size": options.batch_size,

@@ -11,21 +11,14 @@ import torch
 from monai.transforms import AsDiscreted, Compose
 from monai.utils import MetaKeys
 
-from sdseg_monai.bundle import (
-    DEFAULT_BUNDLE,
-    METADATA,
-    bundle_metadata,
-    checked_device,
-    config_errors,
-    find_bundle,
-    read_config,
-)
+from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
-from sdseg_monai.io.segments import PHOTOGRAPHS, Segment, read_modality, read_segments
+from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import ImageLike, Source, is_photograph, load_source, open_source, source_name
 from sdseg_monai.networks.codes import score_margin
+from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
@@ -69,12 +62,11 @@ class Segmenter:
         weights: Path | None = None,
         overlays: Sequence[Path] = (),
     ) -> None:
-        root = find_bundle(bundle)
-        config = root / "configs" / "inference.json"
-        with config_errors(config):
-            self._build(config, root, overlays, device, weights)
-        self.config = config
-        self.segments, self.modality = _read_metadata(root, self.num_classes, changed=bool(overlays))
+        opened = Bundle.open(bundle)
+        self.config = opened.config_file("inference")
+        with config_errors(self.config):
+            self._build(opened, overlays, device, weights)
+        self.segments, self.modality = _read_metadata(opened, self.num_classes, changed=bool(overlays))
         self._own = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=seed, batch_size=batch_size)
 
@@ -85,26 +77,26 @@ class Segmenter:
         self.inferer.seed = inferer_seed if seed is None else seed
         self.inferer.batch_size = own_batch_size if batch_size is None else batch_size
 
-    def _build(
-        self, config: Path, root: Path, overlays: Sequence[Path], device: str | None, weights: Path | None
-    ) -> None:
-        parser = read_config(config, root, overlays)
+    def _build(self, bundle: Bundle, overlays: Sequence[Path], device: str | None, weights: Path | None) -> None:
+        parser = bundle.config("inference", overlays)
         if device is not None:
             parser["device"] = checked_device(device)
         missing = [key for key in CONFIG_KEYS if key not in parser]
         if missing:
-            raise InputError(f"{config}: no {', '.join(missing)}, expected a bundle of this kind")
+            raise InputError(f"{self.config}: no {', '.join(missing)}, expected a bundle of this kind")
         if weights is None:
             weights = Path(parser.get_parsed_content("checkpoint"))
             if not weights.is_file():
-                raise InputError(f"{weights}: no weights in this bundle; train it first, see {root / 'docs/README.md'}")
+                raise InputError(
+                    f"{weights}: no weights in this bundle; train it first, see {bundle.root / 'docs/README.md'}"
+                )
         self.num_classes = int(parser.get_parsed_content("num_classes")) if "num_classes" in parser else 2
         self.device: torch.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
         found = getattr(self.network, "num_classes", self.num_classes)  # a PixelSegmenter does not say
         if found != self.num_classes:
             raise InputError(
-                f"{config}: its network has {found} classes, num_classes is {self.num_classes}: set the config's "
+                f"{self.config}: its network has {found} classes, num_classes is {self.num_classes}: set the config's "
                 f"num_classes to {found}"
             )
         load_weights(self.network, weights)
@@ -190,11 +182,9 @@ class Segmenter:
         )
 
 
-def _read_metadata(root: Path, num_classes: int, changed: bool) -> tuple[dict[int, Segment], str]:
+def _read_metadata(bundle: Bundle, num_classes: int, changed: bool) -> tuple[dict[int, Segment], str]:
     """Return segments and modality; what overlays have changed, the metadata may not know."""
-    if not (root / METADATA).is_file():
+    if not bundle.config_file("metadata").is_file():
         return {}, ""
-    with bundle_metadata(root) as metadata:
-        segments = read_segments(metadata)
-        modality = "" if changed else read_modality(metadata)
+    segments, modality = bundle.segments, "" if changed else bundle.modality
     return segments if len(segments) == num_classes - 1 else {}, modality

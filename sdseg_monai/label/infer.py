@@ -31,7 +31,7 @@ class SegmentTask(InferTask):
 
     def __init__(self, model: ServedModel) -> None:
         options = {"device": device_list(), "seed": "", "batch_size": "", "weights": list(WEIGHTS)}
-        super().__init__(InferType.SEGMENTATION, model.labels, DIMENSION, model.description, options)
+        super().__init__(InferType.SEGMENTATION, model.bundle.labels, DIMENSION, model.bundle.description, options)
         self.model = model
         self._segmenter: Segmenter | None = None
         self._built_for: tuple[Any, ...] = ()
@@ -42,7 +42,7 @@ class SegmentTask(InferTask):
 
     def info(self) -> dict[str, Any]:
         """Return what the viewer shows of the model."""
-        return {**super().info(), "version": self.model.version, "colors": self.model.colours}
+        return {**super().info(), "version": self.model.bundle.version, "colors": self.model.colours}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment ``request["image"]``, a file.
@@ -75,7 +75,7 @@ class SegmentTask(InferTask):
         logger.info("%s: segmented %s in %.1f s", self.model.name, image.name, done - start)
         seconds = {"load": loaded - start, "infer": done - loaded, "total": done - start}
         return str(mask), {
-            "label_names": self.model.labels,
+            "label_names": self.model.bundle.labels,
             "label_colors": self.model.colours,
             "latencies": {name: round(value, 2) for name, value in seconds.items()},
             "centroids": {},  # OHIF's panel expects the key
@@ -87,7 +87,7 @@ class SegmentTask(InferTask):
         wanted = (device, weights, weights.stat().st_mtime_ns)
         if self._segmenter is None or wanted != self._built_for:
             self._segmenter = None  # before the new one takes memory
-            self._segmenter = Segmenter(self.model.root, device=device, weights=weights)
+            self._segmenter = Segmenter(self.model.bundle.root, device=device, weights=weights)
             self._built_for = wanted
         self._segmenter.configure(seed=read_option(request, "seed"), batch_size=read_option(request, "batch_size"))
         return self._segmenter
