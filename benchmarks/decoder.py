@@ -23,7 +23,7 @@ from study import parse_options
 from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
-from sdseg_monai.bundle import find_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inference.segmenter import Segmenter
@@ -83,7 +83,7 @@ def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace
 
 def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[Any]]:
     """Return a row for each decoder and structure: what the bundle's network scores with it on the validation split."""
-    items = read_datalist(find_bundle(bundle) / "configs" / "datalist.json", "validation", dataset_dir, "")
+    items = read_datalist(Bundle.open(bundle).config_file("datalist"), "validation", dataset_dir, "")
     segmenter = Segmenter(bundle, device="cpu")
     rows = []
     for decoder in ("its own", "the student's"):

@@ -3,21 +3,184 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from monai.bundle import ConfigParser
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdseg_monai.errors import InputError, find_input_error, root_cause
 from sdseg_monai.io.archives import unpack_bundle
+from sdseg_monai.io.configs import read_text
 from sdseg_monai.io.files import hash_file
-from sdseg_monai.io.segments import read_modality, read_segments
+from sdseg_monai.io.segments import Segment, read_modality, read_segments
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
-METADATA = Path("configs", "metadata.json")  # in a bundle's folder
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder. Only :meth:`config` imports MONAI; nothing here runs what the configs say.
+
+    >>> Bundle.open("hippocampus_sdseg").labels
+    {'Anterior hippocampus': 1, 'Posterior hippocampus': 2}
+
+    Attributes:
+        root: the folder, with ``configs`` in it.
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, bundle: str | Path) -> Bundle:
+        """Return a bundle, given its folder, a zip file of it or the name of a shipped one.
+
+        Raises:
+            InputError: there is none of these, or it has no ``configs/inference.json``.
+        """
+        if not str(bundle):  # a shell variable that is not set
+            raise InputError("a bundle without a name, expected a name, a folder or a zip")
+        # a folder of a shipped bundle's name is called ./NAME
+        root = bundles_dir() / bundle if str(bundle) in shipped_bundles() else Path(bundle)
+        if root.is_file() and root.suffix.lower() == ".zip":
+            root = unpack_bundle(root)
+        if not root.is_dir():
+            names = ", ".join(shipped_bundles())
+            raise InputError(
+                f"{bundle}: no bundle of that name and no such folder, expected {names}, a folder or a zip"
+            )
+        if not cls(root).config_file("inference").is_file():
+            raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
+        return cls(root)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
+    def config_file(self, name: str) -> Path:
+        """Return the file of the config of that name, such as ``train``, whether it is there or not."""
+        return self.root / "configs" / f"{name}.json"
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The content of ``configs/metadata.json``.
+
+        Raises:
+            InputError: the file is missing or no JSON.
+        """
+        file = self.config_file("metadata")
+        with config_errors(file):
+            return json.loads(file.read_text())
+
+    @cached_property
+    def segments(self) -> dict[int, Segment]:
+        """What a mask's values stand for, background left out; an :class:`InputError` where the metadata lack it."""
+        return self._read_metadata(read_segments)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """A mask's values by the names of what they stand for; an :class:`InputError` as with :attr:`segments`."""
+        return {segment.name: value for value, segment in self.segments.items()}
+
+    @property
+    def modality(self) -> str:
+        """DICOM's term for the images, or ``RGB``, empty where it is not said; else as with :attr:`segments`."""
+        return self._read_metadata(read_modality)
+
+    @property
+    def version(self) -> str:
+        """The bundle's version; an :class:`InputError` where the metadata lack it."""
+        return self._read_metadata(lambda metadata: str(metadata["version"]))
+
+    @property
+    def description(self) -> str:
+        """One line for a viewer; an :class:`InputError` where the metadata lack it."""
+        return self._read_metadata(lambda metadata: str(metadata["description"]))
+
+    def _read_metadata(self, read: Callable[[dict[str, Any]], T]) -> T:
+        with config_errors(self.config_file("metadata")):
+            return read(self.metadata)
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of the weights, which ``configs/inference.json`` calls ``checkpoint``; None where it is missing.
+
+        Raises:
+            InputError: the config does not name it, or would have to be run to tell, see
+                :func:`~sdseg_monai.io.configs.read_text`.
+        """
+        expression, file = self._checkpoint()
+        if file is None:
+            raise InputError(
+                f"{self.config_file('inference')}: checkpoint {expression!r} is not run to be read, expected "
+                "a path: texts and references such as @bundle_root, joined by +"
+            )
+        return file if file.is_file() else None
+
+    def _checkpoint(self) -> tuple[str, Path | None]:
+        """Return the expression of the weights' file, and that file as far as the expression tells it unrun."""
+        config_file = self.config_file("inference")
+        with config_errors(config_file):
+            config = {**json.loads(config_file.read_text()), "bundle_root": literal_path(self.root)}
+            path = read_text(config, "checkpoint")
+            return config["checkpoint"], None if path is None else Path(path)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the bundle says of itself: what it segments in what, its weights, whose it is.
+
+        ``weights`` is None where the bundle has none, else a ``file`` and its ``sha256``. Where only running the config
+        would tell, both are None and ``checkpoint`` is the config's expression.
+
+        Raises:
+            InputError: the metadata or the config do not say.
+        """
+        expression, file = self._checkpoint()
+        weights: dict[str, str | None] | None = None
+        if file is None:
+            weights = {"file": None, "sha256": None, "checkpoint": expression}
+        elif file.is_file():
+            weights = {"file": str(file), "sha256": hash_file(file)}
+        about = ("version", "task", "intended_use", "copyright", "data_source")
+        return {
+            "folder": str(self.root),
+            **self._read_metadata(lambda metadata: {name: metadata[name] for name in about}),
+            "modality": self.modality,
+            "labels": self.labels,
+            "weights": weights,
+        }
+
+    def config(self, name: str, overlays: Sequence[Path] = ()) -> ConfigParser:
+        """Return the parsed config of that name, with ``overlays`` chained after it, later ones winning.
+
+        What is made of it runs the bundle's code.
+
+        Raises:
+            InputError: an overlay is missing or no config, or changes what the configs before it do not have.
+        """
+        from monai.bundle import ConfigParser
+
+        file = self.config_file(name)
+        parser = ConfigParser()
+        parser.read_config(file)
+        chain = [file]
+        for overlay in overlays:
+            if not overlay.is_file():
+                raise InputError(f"{overlay}: no such file, expected an overlay for {file}")
+            chain.append(overlay)
+            try:
+                parser.read_config(chain)
+            except Exception as error:  # as many as there are ways to spoil JSON or YAML
+                raise InputError(
+                    f"{overlay}: cannot be chained after {file} ({error!r}), expected an overlay"
+                ) from error
+        parser["bundle_root"] = literal_path(self.root)
+        return parser
 
 
 def bundles_dir() -> Path:
@@ -30,91 +193,6 @@ def bundles_dir() -> Path:
 def shipped_bundles() -> list[str]:
     """Return the names of the bundles that come with the package, with weights or without."""
     return sorted(p.name for p in bundles_dir().iterdir() if (p / "configs").is_dir())
-
-
-def find_bundle(name_or_dir: str | Path) -> Path:
-    """Return a bundle's folder, given that, a zip file of it or the name of a shipped bundle.
-
-    Raises:
-        InputError: there is none of these, or it has no ``configs/inference.json``.
-    """
-    shipped = bundles_dir() / name_or_dir
-    is_name = str(name_or_dir) in shipped_bundles()  # a folder of that name is called ./NAME
-    root = shipped if is_name and shipped.is_dir() else Path(name_or_dir)
-    if not str(name_or_dir):  # a shell variable that is not set
-        raise InputError("a bundle without a name, expected a name, a folder or a zip")
-    if root.is_file() and root.suffix.lower() == ".zip":
-        root = unpack_bundle(root)
-    if not root.is_dir():
-        names = ", ".join(shipped_bundles())
-        raise InputError(
-            f"{name_or_dir}: no bundle of that name and no such folder, expected {names}, a folder or a zip"
-        )
-    if not (root / "configs" / "inference.json").is_file():
-        raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
-    return root
-
-
-def bundle_weights(root: Path) -> Path | None:
-    """Return the file of the weights of the bundle in ``root``, None where it has none.
-
-    Raises:
-        InputError: its config does not say.
-    """
-    config = root / "configs" / "inference.json"
-    with config_errors(config):
-        weights = Path(read_config(config, root).get_parsed_content("checkpoint"))
-    return weights if weights.is_file() else None
-
-
-@contextmanager
-def bundle_metadata(root: Path) -> Iterator[dict[str, Any]]:
-    """Read the metadata of the bundle in ``root``; what they lack while they are used is an :class:`InputError`."""
-    path = root / METADATA
-    with config_errors(path):
-        yield json.loads(path.read_text())
-
-
-def describe_bundle(name_or_dir: str | Path) -> dict[str, Any]:
-    """Return what a bundle says of itself: what it segments in what, its weights (None without), whose it is.
-
-    Raises:
-        InputError: there is no such bundle, or its metadata or config do not say.
-    """
-    root = find_bundle(name_or_dir)
-    with bundle_metadata(root) as metadata:
-        segments = read_segments(metadata)
-        description = {name: metadata[name] for name in ("version", "task", "intended_use", "copyright", "data_source")}
-        modality = read_modality(metadata)
-    weights = bundle_weights(root)
-    return {
-        "folder": str(root),
-        **description,
-        "modality": modality,
-        "labels": {segment.name: value for value, segment in segments.items()},
-        "weights": None if weights is None else {"file": str(weights), "sha256": hash_file(weights)},
-    }
-
-
-def read_config(config: Path, root: Path, overlays: Sequence[Path] = ()) -> ConfigParser:
-    """Return the parsed ``config`` of the bundle in ``root``, with ``overlays`` chained after it, later ones winning.
-
-    Raises:
-        InputError: an overlay is missing or no config, or changes what the configs before it do not have.
-    """
-    parser = ConfigParser()
-    parser.read_config(config)
-    chain = [config]
-    for overlay in overlays:
-        if not overlay.is_file():
-            raise InputError(f"{overlay}: no such file, expected an overlay for {config}")
-        chain.append(overlay)
-        try:
-            parser.read_config(chain)
-        except Exception as error:  # as many as there are ways to spoil JSON or YAML
-            raise InputError(f"{overlay}: cannot be chained after {config} ({error!r}), expected an overlay") from error
-    parser["bundle_root"] = literal_path(root)
-    return parser
 
 
 def literal_path(path: Path) -> str:
@@ -132,20 +210,3 @@ def config_errors(config: Path) -> Iterator[None]:
         if input_error is not None:
             raise input_error from error
         raise InputError(f"{config}: cannot be used ({root_cause(error)!r}), expected a bundle of this kind") from error
-
-
-def checked_device(name: str) -> torch.device:
-    """Return the device of that name, on which a tensor could be made.
-
-    Raises:
-        InputError: it cannot be used here.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device {name!r} cannot be used ({reason}), expected cpu, or cuda where there is some"
-        ) from error
-    return device

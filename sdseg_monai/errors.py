@@ -23,9 +23,10 @@ class InputError(ValueError):
 
 
 class ArgumentError(InputError):
-    """An argument that cannot be; the message names arguments as Python does, ``name=value``.
+    """An argument of a call that the caller can put right.
 
-    The command says the same of its options.
+    The message names arguments as Python does, by ``name=value`` with the value's ``repr``, or ``name=VALUE`` where any
+    would do. The command writes its options in their place: ``num_samples=3`` becomes ``--num-samples 3``.
     """
 
 

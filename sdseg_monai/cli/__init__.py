@@ -16,11 +16,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
-from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+from sdseg_monai.cli.arguments import name_options
+from sdseg_monai.errors import EXIT_BAD_INPUT, ArgumentError, InputError
 
 COMMANDS = {
     "segment": segment,
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _termination_as_interrupt():
             return COMMANDS[options.command].run(options)
+    except ArgumentError as error:
+        sys.stderr.write(f"error: {name_options(str(error), options.option_names)}\n")
+        return EXIT_BAD_INPUT
     except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read, a closed pipe
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
@@ -76,7 +80,21 @@ def _nowhere() -> TextIO:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error is told."""
+    """Says what is wrong in one line, as every other error is told.
+
+    Attributes:
+        option_names: such as ``--num-samples``, by the names of their values.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.option_names: dict[str, str] = {}
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        action = super().add_argument(*args, **kwargs)
+        if action.option_strings:
+            self.option_names[action.dest] = action.option_strings[-1]
+        return action
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
@@ -94,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, epilog=module.NOTE)
         module.add_arguments(command)
+        command.set_defaults(option_names=command.option_names)
         loudness = command.add_mutually_exclusive_group()
         loudness.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
         loudness.add_argument("-v", "--verbose", action="store_true", help="also how it is done, and tracebacks")

@@ -1,15 +1,27 @@
-"""Kinds of arguments that several commands take."""
+"""Kinds of arguments that several commands take, and how the library's names of arguments become options."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+
+from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle
+from sdseg_monai.io.files import check_exists
+
+# name=value, where value is a text in quotes, or anything without spaces
+ARGUMENT = re.compile(r"""(?<![^\s(])(\w+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,;:)]+)""")
+PLURALS = {"bundles": "bundle", "names": "name", "overlays": "overlay"}  # arguments of several, options of one each
 
 
 def add_bundle(command: argparse.ArgumentParser) -> None:
     """Add which bundle to use, and how it is changed."""
-    command.add_argument("--bundle", metavar="BUNDLE", help="name, folder or zip (default: hippocampus_sdseg)")
+    command.add_argument(
+        "--bundle", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="name, folder or zip (default: %(default)s)"
+    )
     command.add_argument(
         "--overlay",
         action="append",
@@ -20,9 +32,37 @@ def add_bundle(command: argparse.ArgumentParser) -> None:
     )
 
 
+def check_bundle(options: argparse.Namespace) -> None:
+    """Raise :class:`~sdseg_monai.errors.InputError` where the bundle or an overlay is not there."""
+    Bundle.open(options.bundle)
+    for overlay in options.overlay:
+        check_exists(overlay)
+
+
 def add_device(command: argparse.ArgumentParser) -> None:
     """Add the device."""
     command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
+
+
+def name_options(message: str, options: Mapping[str, str]) -> str:
+    """Return the message of an :class:`~sdseg_monai.errors.ArgumentError` with options in the place of arguments.
+
+    Args:
+        message: with arguments as ``name=value``.
+        options: such as ``--num-samples``, by the name that the command gives their value.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        option = options.get(PLURALS.get(name, name))
+        if option is None:
+            return match[0]
+        if value == "True":
+            return option
+        text = shlex.quote(value[1:-1]) if value[0] in "'\"" else value
+        return f"{option} {text}"
+
+    return ARGUMENT.sub(replace, message)
 
 
 def path(text: str) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdseg_monai.cli.arguments import add_bundle, add_device
+from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle
 from sdseg_monai.cli.outputs import check_output, note, report
+from sdseg_monai.io.files import check_is_folder, check_outputs
 
 HELP = "what a bundle's mask autoencoder keeps of your labels: Dice of decode(encode(label))"
 NOTE = "A bundle's configs are code: audit with what you trust."
@@ -28,8 +29,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Audit, write the table and say what is kept and lost."""
-    from sdseg_monai.bundle import DEFAULT_BUNDLE
-    from sdseg_monai.io.files import check_outputs
+    check_is_folder(options.labels)
+    check_bundle(options)
+
     from sdseg_monai.io.pictures import list_images
     from sdseg_monai.planning.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
 
@@ -37,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_outputs(options.labels.iterdir(), [options.output])
         check_output(options.output, ".csv", "table")
-    audit = load_audit(DEFAULT_BUNDLE if options.bundle is None else options.bundle, options.device, options.overlay)
+    audit = load_audit(options.bundle, options.device, options.overlay)
     kept = audit_folder(audit, options.labels)
     for line in loss_warnings(kept):
         note(f"warning: {line}", options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sdseg_monai.cli.arguments import positive
 from sdseg_monai.cli.outputs import report
+from sdseg_monai.io.files import check_exists
 
 HELP = "weights from one form to another"
 NOTE = "A bundle's configs are code: convert what you trust."
@@ -37,6 +38,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, and say what the weights are."""
+    for file in filter(None, (options.source, options.mask_decoder)):
+        check_exists(file)
+
     from sdseg_monai.weights.convert import convert
 
     done = convert(

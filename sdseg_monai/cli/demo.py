@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sdseg_monai.about import RESEARCH_ONLY
+from sdseg_monai.io.files import check_exists
 
 HELP = "segment a volume with the embedded bundle and draw the result"
 NOTE = RESEARCH_ONLY
@@ -25,6 +26,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what was done, line by line."""
+    if options.data is not None:
+        check_exists(options.data)
+
     from sdseg_monai.demo.run import run_demo
 
     for line in run_demo(options.output, data=options.data, offline=options.offline):

@@ -9,6 +9,7 @@ from pathlib import Path
 from sdseg_monai.cli.arguments import length, path
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.files import check_is_folder, check_outputs
 
 HELP = "3-D Dice, IoU, HD95, surface Dice and volumes of masks against labels, on the labels' grid"
 NOTE = "Two empty masks agree fully (Dice 1), an empty one and another not at all (0); officially, two empty 0."
@@ -41,15 +42,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, write the table and say what the means are."""
+    if options.images is not None and options.report is None:
+        raise InputError(f"{options.images}: --images are for --report, which names the page to write")
+    folders = [folder for folder in (options.predictions, options.labels, options.images) if folder is not None]
+    for folder in folders:
+        check_is_folder(folder)
+
     from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
-    from sdseg_monai.io.files import check_outputs
     from sdseg_monai.io.pictures import list_images
     from sdseg_monai.report.runs import images_of, report_evaluation
 
-    if options.images is not None and options.report is None:
-        raise InputError(f"{options.images}: --images are for --report, which names the page to write")
     outputs = [options.output, *([options.report] if options.report else [])]
-    for folder in filter(None, (options.predictions, options.labels, options.images)):
+    for folder in folders:
         list_images(folder)  # before anything is written
         check_outputs(folder.iterdir(), outputs)
     if os.path.realpath(options.predictions) == os.path.realpath(options.labels):

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from sdseg_monai.bundle import Bundle, shipped_bundles
+
 HELP = "what the bundles segment, their weights, whose they are"
 NOTE = None
 
@@ -19,8 +21,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what bundles say of themselves as JSON."""
-    from sdseg_monai.bundle import describe_bundle, shipped_bundles
-
-    described = {str(name): describe_bundle(name) for name in options.bundles or shipped_bundles()}
+    described = {str(name): Bundle.open(name).describe() for name in options.bundles or shipped_bundles()}
     sys.stdout.write(json.dumps(described, indent=2) + "\n")
     return 0

@@ -8,6 +8,7 @@ import sys
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import length, path, seed
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.files import check_is_folder, check_new_folder
 
 HELP = "look at images with labels and write a bundle that trains on them"
 NOTE = RESEARCH_ONLY
@@ -37,13 +38,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the bundle, and what was found and chosen and why."""
+    check_new_folder(options.output)
+    for folder in (options.images, options.labels):
+        check_is_folder(folder)
+    names = _names(options.name)
+
     from sdseg_monai.planning import init_bundle
 
     plan = init_bundle(
         options.images,
         options.labels,
         options.output,
-        names=_names(options.name),
+        names=names,
         modality=options.modality,
         network=options.network,
         minutes=options.minutes,

@@ -11,6 +11,7 @@ from typing import Any
 
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.files import check_folder
 
 
 def report(result: Mapping[str, Any], options: argparse.Namespace) -> None:
@@ -27,8 +28,6 @@ def note(text: str, options: argparse.Namespace) -> None:
 
 def check_output(path: Path, suffix: str, kind: str) -> None:
     """Raise :class:`InputError` unless ``path`` can be made and ends in ``suffix``: no weights are to be replaced."""
-    from sdseg_monai.io.files import check_folder
-
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: expected the name of a {kind}, ending in {suffix}")
     if path.exists() and not path.is_file():

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
-from sdseg_monai.bundle import DEFAULT_BUNDLE
-from sdseg_monai.cli.arguments import add_bundle, add_device, fraction, path, positive, seed
+from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, path, positive, seed
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+from sdseg_monai.io.files import check_exists
 
 if TYPE_CHECKING:
     from sdseg_monai.inference.batch import Job
@@ -88,6 +88,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Segment what is asked for, and say what came of it."""
+    for file in (options.input, *options.weights):
+        check_exists(file)
+    check_bundle(options)
+
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
@@ -98,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     many = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
     if options.resume and not many:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
-    pipeline = Pipeline(DEFAULT_BUNDLE if options.bundle is None else options.bundle, **_pipeline_options(options))
+    pipeline = Pipeline(options.bundle, **_pipeline_options(options))
     jobs = _jobs(options, pipeline, sources, many)
     outputs = [file for job in jobs for file in job.outputs]
     if many:

@@ -16,7 +16,7 @@ import numpy as np
 from monai.apps import DecathlonDataset
 from PIL import Image
 
-from sdseg_monai.bundle import DEFAULT_BUNDLE, find_bundle
+from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import evaluate_case
@@ -104,7 +104,7 @@ def _fetched_case(scratch: Path, output: Path) -> tuple[Path, Path, str]:
 
 def _test_case(data: Path) -> tuple[Path, Path, str]:
     """Return the first case of the committed test split that lies in ``data``."""
-    datalist = json.loads((find_bundle(DEFAULT_BUNDLE) / "configs" / "datalist.json").read_text())
+    datalist = json.loads(Bundle.open(DEFAULT_BUNDLE).config_file("datalist").read_text())
     for item in datalist["test"]:
         name = Path(item["image"]).name
         for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):

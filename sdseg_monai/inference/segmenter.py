@@ -12,23 +12,16 @@ from monai.bundle import ConfigParser
 from monai.transforms import AsDiscreted, Compose
 from monai.utils import MetaKeys
 
-from sdseg_monai.bundle import (
-    DEFAULT_BUNDLE,
-    METADATA,
-    bundle_metadata,
-    checked_device,
-    config_errors,
-    find_bundle,
-    read_config,
-)
+from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
-from sdseg_monai.io.segments import PHOTOGRAPHS, Segment, read_modality, read_segments
+from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
 from sdseg_monai.io.warnings import ImageWarning
 from sdseg_monai.networks.codes import score_margin
+from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
@@ -64,21 +57,21 @@ class Segmenter:
     def __init__(
         self, bundle: str | Path = DEFAULT_BUNDLE, weights: Path | None = None, **options: Unpack[ModelOptions]
     ) -> None:
-        root = find_bundle(bundle)
-        self.config = root / "configs" / "inference.json"
+        opened = Bundle.open(bundle)
+        self.config = opened.config_file("inference")
         overlays, device = as_paths("overlays", options.get("overlays", ())), options.get("device")
         with config_errors(self.config):
-            parser = read_config(self.config, root, overlays)
+            parser = opened.config("inference", overlays)
             if device is not None:
                 parser["device"] = checked_device(device)
             missing = [key for key in CONFIG_KEYS if key not in parser]
             if missing:
                 raise InputError(f"{self.config}: no {', '.join(missing)}, expected a bundle of this kind")
-            self._load_network(parser, root, weights)
+            self._load_network(parser, opened.root, weights)
             self.inferer = parser.get_parsed_content("inferer")
             self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
             self._inverse, self._classify = split_postprocessing(parser)
-        self.segments, self.modality = _read_metadata(root, self.num_classes, changed=bool(overlays))
+        self.segments, self.modality = _read_metadata(opened, self.num_classes, changed=bool(overlays))
         self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=options.get("seed"), batch_size=options.get("batch_size"))
 
@@ -204,11 +197,9 @@ class _LoggedWarnings(list[ImageWarning]):
         logger.warning("%s: %s", self.name, warning.text)
 
 
-def _read_metadata(root: Path, num_classes: int, changed: bool) -> tuple[dict[int, Segment], str]:
+def _read_metadata(bundle: Bundle, num_classes: int, changed: bool) -> tuple[dict[int, Segment], str]:
     """Return segments and modality; what overlays have changed, the metadata may not know."""
-    if not (root / METADATA).is_file():
+    if not bundle.config_file("metadata").is_file():
         return {}, ""
-    with bundle_metadata(root) as metadata:
-        segments = read_segments(metadata)
-        modality = "" if changed else read_modality(metadata)
+    segments, modality = bundle.segments, "" if changed else bundle.modality
     return segments if len(segments) == num_classes - 1 else {}, modality

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import zipfile
 from functools import cache
-from pathlib import Path
-
-from monai.apps.utils import safe_extract_member
+from pathlib import Path, PurePath
 
 from sdseg_monai.errors import InputError
 
@@ -33,8 +32,8 @@ def _unpack(path: Path, modified: int, size: int) -> Path:
             needed = sum(member.file_size for member in archive.infolist())
             if needed > shutil.disk_usage(folder.name).free:
                 raise InputError(f"{path}: would take {needed / 1e9:.1f} GB, more than is free in {folder.name}")
-            for member in archive.infolist():
-                safe_extract_member(member, folder.name)  # checks; MONAI's extractall would write to stdout
+            for name in archive.namelist():
+                _check_member(name)
             archive.extractall(folder.name)
     except Exception as error:  # each way to compress has exceptions of its own
         folder.cleanup()
@@ -43,3 +42,10 @@ def _unpack(path: Path, modified: int, size: int) -> Path:
     root = Path(folder.name)
     inside = [child for child in root.iterdir() if child.is_dir() and child.name != "__MACOSX"]
     return inside[0] if len(inside) == 1 and not (root / "configs").is_dir() else root
+
+
+def _check_member(name: str) -> None:
+    """Refuse a name that leads out of the folder; zipfile would put it somewhere else inside, and makes no links."""
+    path = PurePath(os.path.normpath(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"unsafe path in it: {name}")

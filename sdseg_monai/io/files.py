@@ -41,6 +41,22 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_exists(path: Path) -> None:
+    """Raise :class:`InputError` unless there is a file or folder at ``path`` that may be looked at."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder") from None
+    except OSError as error:  # a name that is too long, a folder that may not be read, a link to itself
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raise :class:`InputError` unless ``folder``, which images are to be read from, is one."""
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder.absolute()}, expected one with volumes")
+
+
 def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Raise :class:`InputError` where an output is an input, or two outputs are one file."""
     # os.path.realpath, unlike Path.resolve, does not mind a link to itself

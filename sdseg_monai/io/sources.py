@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, read_series
-from sdseg_monai.io.files import hash_file
+from sdseg_monai.io.files import check_exists, hash_file
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_suffix
 from sdseg_monai.io.warnings import ImageWarning
@@ -47,13 +47,12 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
         return image
     if not isinstance(image, str | Path):
         raise InputError(f"{type(image).__name__}: expected a path, a nibabel image, or (voxels, affine)")
-    path = _path(image)
+    path = Path(image)
+    check_exists(path)
     if path.is_dir() or _names_dicom(path):
         return choose_series(path, series)
     if series is not None:
-        raise InputError(f"{path}: is no DICOM, of which --series {series} would choose a series")
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+        raise ArgumentError(f"{path}: is no DICOM, of which series={series!r} would choose a series")
     if not path.is_file():  # a pipe or a device would be waited for
         raise InputError(f"{path}: is no ordinary file, expected a volume or a picture")
     if not is_picture(path):
@@ -78,7 +77,8 @@ def list_sources(
     """
     listed = path.suffix.lower() in DATALIST_SUFFIXES and path.is_file()
     if not listed and (dataset_dir is not None or split is not None):
-        raise InputError(f"{path}: --dataset-dir and --split are for a datalist ({', '.join(DATALIST_SUFFIXES)})")
+        suffixes = ", ".join(DATALIST_SUFFIXES)
+        raise ArgumentError(f"{path}: dataset_dir=FOLDER and split=NAME are for a datalist ({suffixes})")
     if listed:
         return _read_datalist(path, path.parent if dataset_dir is None else dataset_dir, split)
     if not path.is_dir() or series is not None:
@@ -88,8 +88,8 @@ def list_sources(
     has_pictures = any(is_picture(file) for file in visible)
     has_slices = any(_has_unknown_name(file) and file.is_file() and is_dicom(file) for file in visible)
     if has_volumes and has_slices:
-        raise InputError(
-            f"{path}: holds DICOM and volume files, expected one kind: choose with --series UID, or give a single file"
+        raise ArgumentError(
+            f"{path}: holds DICOM and volume files, expected one kind: choose with series=UID, or give a single file"
         )
     if not has_volumes and (has_slices or (not has_pictures and has_dicom(path))):
         return [choose_series(path)]  # whatever preview pictures lie beside the slices
@@ -151,17 +151,6 @@ def hash_source(source: Source) -> str:
     return hashlib.sha256("".join(map(hash_file, source.files)).encode()).hexdigest()
 
 
-def _path(image: str | Path) -> Path:
-    path = Path(image)
-    try:
-        path.is_dir() or path.stat()
-    except FileNotFoundError:
-        pass  # told by the caller
-    except OSError as error:  # a name that is too long, a folder that may not be read, a link to itself
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return path
-
-
 def _names_dicom(path: Path) -> bool:
     """Tell whether a file is to be read as DICOM, by its name or, where that says nothing, by its content."""
     named = path.name.lower().endswith(DICOM_SUFFIXES)
@@ -215,7 +204,7 @@ def _read_datalist(path: Path, dataset_dir: Path, split: str | None) -> list[Sou
 
 def _csv_images(path: Path, split: str | None) -> list[str]:
     if split is not None:
-        raise InputError(f"{path}: --split {split}: a CSV file has no splits, expected a JSON datalist")
+        raise ArgumentError(f"{path}: split={split!r}: a CSV file has no splits, expected a JSON datalist")
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if rows and "image" not in rows[0]:
@@ -227,7 +216,7 @@ def _json_images(path: Path, split: str | None, dataset_dir: Path) -> list[str]:
     content = json.loads(path.read_text("utf-8-sig"))
     lists = {name: items for name, items in content.items() if isinstance(items, list) and name in (*SPLITS, split)}
     if split is None and len(lists) > 1:
-        raise InputError(f"{path}: has the lists {', '.join(lists)}: choose one with --split")
+        raise ArgumentError(f"{path}: has the lists {', '.join(lists)}: choose one with split=NAME")
     name = next(iter(lists), "") if split is None else split
     if name not in lists:
         raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists or SPLITS)}")

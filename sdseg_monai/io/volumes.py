@@ -15,7 +15,7 @@ import psutil
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.files import check_is_folder, write_atomically
 from sdseg_monai.io.itk import LPS_TO_RAS, check_itk_file, itk_affine, itk_reason, open_itk
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -65,8 +65,7 @@ def list_volumes(folder: str | Path) -> list[str]:
     Raises:
         InputError: the folder is missing or holds no volume.
     """
-    if not Path(folder).is_dir():
-        raise InputError(f"no folder at {Path(folder).absolute()}, expected one with volumes")
+    check_is_folder(Path(folder))
     names = [p for p in Path(folder).iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES) and p.name[0] != "."]
     if not names:
         raise InputError(f"{folder}: no volumes there, expected files ending in {', '.join(VOLUME_SUFFIXES)}")

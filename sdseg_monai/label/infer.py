@@ -31,7 +31,7 @@ class SegmentTask(InferTask):
 
     def __init__(self, model: ServedModel) -> None:
         options = {"device": device_list(), "seed": "", "batch_size": "", "weights": list(WEIGHTS)}
-        super().__init__(InferType.SEGMENTATION, model.labels, DIMENSION, model.description, options)
+        super().__init__(InferType.SEGMENTATION, model.bundle.labels, DIMENSION, model.bundle.description, options)
         self.model = model
         self._pipeline: Pipeline | None = None
         self._built_for: tuple[Any, ...] = ()
@@ -42,7 +42,7 @@ class SegmentTask(InferTask):
 
     def info(self) -> dict[str, Any]:
         """Return what the viewer shows of the model."""
-        return {**super().info(), "version": self.model.version, "colors": self.model.colours}
+        return {**super().info(), "version": self.model.bundle.version, "colors": self.model.colours}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment ``request["image"]``, a file.
@@ -76,7 +76,7 @@ class SegmentTask(InferTask):
         logger.info("%s: segmented %s in %.1f s", self.model.name, image.name, done - start)
         seconds = {"load": loaded - start, "infer": done - loaded, "total": done - start}
         return str(mask), {
-            "label_names": self.model.labels,
+            "label_names": self.model.bundle.labels,
             "label_colors": self.model.colours,
             "latencies": {name: round(value, 2) for name, value in seconds.items()},
             "warnings": [warning.text for warning in result.warnings],

@@ -8,10 +8,10 @@ from typing import Any
 
 from monailabel.utils.others.generic import name_to_device
 
-from sdseg_monai.bundle import checked_device
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES
 from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
+from sdseg_monai.networks.device import checked_device
 
 WEIGHTS = ("latest", "original")  # in service; those that came with the bundle
 LARGEST_SEED = 2**63 - 1

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.bundle import Bundle
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_folder
 
 SHUTDOWN_SECONDS = 10  # for the answers under way
@@ -50,6 +51,7 @@ def prepare_server(
     for bundle in bundles:
         if "," in bundle:  # which separates them in MONAI Label's options
             raise InputError(f"{bundle}: the name of a bundle's folder holds a comma, rename it")
+        Bundle.open(bundle)  # before MONAI Label is imported
     work_dir = work_dir.resolve()
     check_folder(work_dir)
     listener = _listen(host, port)
@@ -113,14 +115,16 @@ def _stop_background_tasks() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     if not host:  # to the operating system that is every network
-        raise InputError("no --host, expected an address, such as 127.0.0.1")
+        raise ArgumentError("no host=ADDRESS, expected one, such as 127.0.0.1")
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise InputError(f"{host}:{port}: cannot be listened on ({error}), name another --host or --port") from error
+        raise ArgumentError(
+            f"{host}:{port}: cannot be listened on ({error}), name another host=ADDRESS or port=NUMBER"
+        ) from error
     return listener
 
 

@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from sdseg_monai.bundle import config_errors, literal_path, read_config
+from sdseg_monai.bundle import config_errors, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
@@ -53,9 +53,9 @@ class FineTuneTask(TrainTask):
     """
 
     def __init__(self, model: ServedModel) -> None:
-        super().__init__(model.description)
+        super().__init__(model.bundle.description)
         self.model = model
-        self.train_config = model.root / "configs" / "train.json"
+        self.train_config = model.bundle.config_file("train")
 
     def is_valid(self) -> bool:
         """Say whether the bundle can be trained."""
@@ -92,7 +92,7 @@ class FineTuneTask(TrainTask):
         """
         begin, server = time.time(), os.getppid()
         options = self.read_options(request)
-        check_labels(datastore, self.model.segments)
+        check_labels(datastore, self.model.bundle.segments)
         splits = split_cases(datastore.datalist(), options.val_split)
         run = self.model.work_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
         run.mkdir(parents=True)
@@ -100,7 +100,7 @@ class FineTuneTask(TrainTask):
         counts = {name: len(cases) for name, cases in splits.items()}
         logger.info("%s: fine-tuning on %s cases, %s, into %s", self.model.name, counts, options, run)
         overrides = {
-            "bundle_root": literal_path(self.model.root),
+            "bundle_root": literal_path(self.model.bundle.root),
             "dataset_dir": str(run),
             "datalist": str(run / "datalist.json"),
             "ckpt_dir": str(run),
@@ -159,7 +159,7 @@ class FineTuneTask(TrainTask):
         return self.model.work_dir / "train_stats.json"
 
     def _learning_rate(self) -> float:
-        return LEARNING_RATE_FACTOR * float(read_config(self.train_config, self.model.root)["learning_rate"])
+        return LEARNING_RATE_FACTOR * float(self.model.bundle.config("train")["learning_rate"])
 
 
 def _train(config: Path, overrides: dict[str, Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from monai.metrics import compute_dice
 from monai.transforms import Compose
 from tqdm import tqdm
 
-from sdseg_monai.bundle import checked_device, config_errors, find_bundle, read_config
+from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.evaluation import compare_masks, list_labels
 from sdseg_monai.io.files import write_atomically
@@ -27,6 +27,7 @@ from sdseg_monai.io.pictures import image_stem, is_picture
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
 from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
 
@@ -130,24 +131,23 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
         InputError: there is no such bundle, overlay or device, or the bundle has weights neither for the autoencoder of
             its ``train.json`` nor in its ``model.pt``.
     """
-    root = find_bundle(bundle)
-    config = root / "configs" / "train.json"
-    with config_errors(config):
-        parser = read_config(config, root, overlays)
+    files = Bundle.open(bundle)
+    with config_errors(files.config_file("train")):
+        parser = files.config("train", overlays)
         _check_grid(parser["size"], parser["slice_axis"])
         if device is not None:
             parser["device"] = checked_device(device)
         autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
         own = Path(parser.get_parsed_content("autoencoder_weights"))
         # train.json does not say where inference looks, an overlay may
-        named = parser if "checkpoint" in parser else read_config(root / "configs" / "inference.json", root)
+        named = parser if "checkpoint" in parser else files.config("inference")
         inside = Path(named.get_parsed_content("checkpoint"))
         if own.exists():
             fill_autoencoder(autoencoder, own)
         elif inside.is_file():
             fill_from_segmenter(autoencoder, inside)
         else:
-            raise InputError(f"{root}: neither {own} nor {inside} is there, expected a trained mask autoencoder")
+            raise InputError(f"{files.root}: neither {own} nor {inside} is there, expected a trained mask autoencoder")
         height, width = parser.get_parsed_content("size")
         return Audit(
             autoencoder=autoencoder.to(parser.get_parsed_content("device")),

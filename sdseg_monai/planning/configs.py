@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from sdseg_monai.bundle import METADATA, bundles_dir
+from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.planning.fingerprint import Fingerprint
 from sdseg_monai.planning.proposal import Grid, Schedule
 
@@ -115,7 +115,7 @@ def autoencoder_config(train: Mapping[str, Any], network: str) -> dict[str, Any]
 
 def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], name: str) -> dict[str, Any]:
     """Return ``metadata.json``."""
-    meta = shipped_config(GENERAL, METADATA.name)
+    meta = shipped_config(GENERAL, "metadata.json")
     structures = ", ".join(names.values())
     pictures, modality, count = fingerprint.pictures, grid.modality.value, len(names) + 1
     window = "percentiles" if grid.window.value is None else "{} to {}".format(*grid.window.value)

@@ -18,9 +18,9 @@ import psutil
 import torch
 from monai.bundle import ConfigParser
 
-from sdseg_monai.bundle import METADATA, bundles_dir, literal_path
+from sdseg_monai.bundle import bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_new_folder, write_folder
 from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.segments import PHOTOGRAPHS
@@ -161,7 +161,7 @@ def init_bundle(
         "train": config,
         "inference": inference_config(config, grid, fingerprint, folders),
         "train_autoencoder": autoencoder_config(config, grid.network.value),
-        METADATA.stem: metadata(grid, fingerprint, named, _name(output)),
+        "metadata": metadata(grid, fingerprint, named, _name(output)),
     }
     write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if known else None))
     return plan
@@ -177,7 +177,7 @@ def _check_options(modality: str | None, network: str | None, minutes: float) ->
     if network not in (None, *NETWORKS):
         raise InputError(f"network {network!r} is unknown: expected one of {', '.join(NETWORKS)}")
     if not 0 < minutes < float("inf"):
-        raise InputError(f"minutes={minutes}: expected a number above 0")
+        raise ArgumentError(f"minutes={minutes!r}: expected a number above 0")
 
 
 def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int, str]:

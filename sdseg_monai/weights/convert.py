@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monai.bundle import ConfigParser
-
-from sdseg_monai.bundle import config_errors, find_bundle, literal_path
+from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.files import check_new_folder
+from sdseg_monai.io.files import check_exists, check_new_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.export import save_inference
 from sdseg_monai.weights.files import load_weights, save_tensors
@@ -120,11 +118,10 @@ def load_bundle_network(root: Path) -> SDSeg:
     Raises:
         InputError: there is no such bundle, or it has no weights of its network.
     """
-    config = find_bundle(root) / "configs" / "inference.json"
+    bundle = Bundle.open(root)
+    config = bundle.config_file("inference")
     with config_errors(config):
-        parser = ConfigParser()
-        parser.read_config(config)
-        parser["bundle_root"] = literal_path(root)
+        parser = bundle.config("inference")
         network = parser.get_parsed_content("network_def")
         if not isinstance(network, SDSeg):
             raise InputError(f"{config}: network_def is a {type(network).__name__}, expected an SDSeg")
@@ -144,8 +141,7 @@ WRITERS: Mapping[str, Callable[[SDSeg, Path], None]] = {
 
 
 def _check_output(source: Path, output: Path, target_kind: str) -> None:
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
+    check_exists(source)
     if target_kind == "diffusers":
         check_new_folder(output)
     elif output.suffix != ".pt":

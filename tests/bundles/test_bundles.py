@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdseg_monai.bundle import find_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.inference.pipeline import Pipeline
@@ -344,12 +344,12 @@ def test_embedded_datalist_is_the_committed_split():
 
 
 def test_bundles_are_found_by_name_and_folder(tmp_path):
-    assert find_bundle("sdseg") == CONFIGS / "sdseg"
-    assert find_bundle(CONFIGS / "sdseg") == CONFIGS / "sdseg"
+    assert Bundle.open("sdseg").root == CONFIGS / "sdseg"
+    assert Bundle.open(CONFIGS / "sdseg").root == CONFIGS / "sdseg"
     with pytest.raises(InputError, match="expected hippocampus_sdseg, sdseg"):
-        find_bundle("nothing")
+        Bundle.open("nothing")
     with pytest.raises(InputError, match=r"no configs/inference\.json"):
-        find_bundle(tmp_path)
+        Bundle.open(tmp_path)
 
 
 def test_a_bundle_without_weights_refuses(tmp_path):

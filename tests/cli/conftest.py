@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from sdseg_monai.bundle import bundles_dir, read_config
+from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.demo.phantom import write_phantom
 
 
@@ -27,7 +27,7 @@ def bundle(request, tmp_path_factory):
     content = json.loads(config.read_text())
     config.write_text(json.dumps({**content, "num_classes": request.param, "size": [32, 32]}))
     torch.manual_seed(0)
-    network = read_config(config, root).get_parsed_content("network_def")
+    network = Bundle(root).config("inference").get_parsed_content("network_def")
     network.scale_factor.fill_(0.1)
     (root / "models").mkdir()
     torch.save(network.state_dict(), root / "models" / "model.pt")

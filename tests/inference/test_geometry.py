@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from sdseg_monai.bundle import find_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.evaluation import evaluate_folders, mean_metrics
 from sdseg_monai.inference.pipeline import Pipeline
 
@@ -21,7 +21,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def case(hippocampus):
-    datalist = json.loads((find_bundle("hippocampus_sdseg") / "configs" / "datalist.json").read_text())
+    datalist = json.loads(Bundle.open("hippocampus_sdseg").config_file("datalist").read_text())
     return nib.load(hippocampus / datalist["test"][0]["image"])
 
 
@@ -101,7 +101,7 @@ def test_dtype(pipeline, case, reference, tmp_path, dtype):
 
 @pytest.mark.slow
 def test_the_reported_test_dice_is_reproduced(pipeline, hippocampus, tmp_path):
-    root = find_bundle("hippocampus_sdseg")
+    root = Bundle.open("hippocampus_sdseg").root
     cases = json.loads((root / "configs" / "datalist.json").read_text())["test"]
     for item in cases:
         path = hippocampus / item["image"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from sdseg_monai.bundle import bundles_dir, read_config
+from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.inference.pipeline import Pipeline
 
@@ -18,8 +18,7 @@ SPACING = np.diag([2.0, 1.0, 1.5, 1.0])
 
 def clean(labels, **knobs):
     """Return ``labels`` [X, Y, Z] after the shipped overlay's steps."""
-    root = bundles_dir() / "hippocampus_sdseg"
-    parser = read_config(root / "configs" / "inference.json", root, [CLEAN])
+    parser = Bundle.open("hippocampus_sdseg").config("inference", [CLEAN])
     parser.update(knobs)
     steps = parser.get_parsed_content("mask_cleaning", instantiate=True)
     item = {"pred": MetaTensor(torch.from_numpy(labels)[None].float(), affine=torch.from_numpy(SPACING))}

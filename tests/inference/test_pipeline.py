@@ -13,7 +13,7 @@ import torch
 
 import sdseg_monai
 from sdseg_monai import Pipeline, SegmentationResult, segment
-from sdseg_monai.bundle import find_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.cli import main
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.archives import unpack_bundle
@@ -208,7 +208,7 @@ def test_options_that_cannot_be(volume, options, message):
 
 
 def test_a_bundle_may_be_a_zip(volume, result, tmp_path):
-    root = find_bundle("hippocampus_sdseg")
+    root = Bundle.open("hippocampus_sdseg").root
     for prefix in ("", "hippocampus_sdseg_v1/"):
         path = tmp_path / f"bundle{len(prefix)}.zip"
         with zipfile.ZipFile(path, "w") as archive:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sdseg_monai import segment
-from sdseg_monai.bundle import find_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.cli import main
 from tests.makers.dicom import write_mr_series
 from tests.makers.volumes import write_case
@@ -157,7 +157,7 @@ def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
 
 
 def test_another_config_is_not_resumed(volume, tmp_path, capsys):
-    shutil.copytree(find_bundle("hippocampus_sdseg"), tmp_path / "b", ignore=shutil.ignore_patterns("logs"))
+    shutil.copytree(Bundle.open("hippocampus_sdseg").root, tmp_path / "b", ignore=shutil.ignore_patterns("logs"))
     command = ["segment", str(volume.parent / "folder"), "-o", str(tmp_path / "out"), "--bundle", str(tmp_path / "b")]
     (volume.parent / "folder").mkdir()
     shutil.copy(volume, volume.parent / "folder")

@@ -30,11 +30,12 @@ def test_installed_bundles_with_weights_are_offered(tmp_path):
     assert list(open_models([], tmp_path)) == [NAME]
     model = open_models([], tmp_path)[NAME]
     hippocampus = ("5366008", "SCT", "Hippocampus")
-    assert model.segments == {
+    assert model.bundle.segments == {
         1: Segment("Anterior hippocampus", (230, 159, 0), hippocampus),
         2: Segment("Posterior hippocampus", (0, 114, 178), hippocampus),
     }
-    assert model.labels == {"Anterior hippocampus": 1, "Posterior hippocampus": 2} and model.modality == "MR"
+    assert model.bundle.labels == {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
+    assert model.bundle.modality == "MR"
     assert model.signals == ["flips"], "a model that starts from zeros has no seeds to compare"
 
 
@@ -52,8 +53,8 @@ def test_metadata_names_each_segment(name, tmp_path):
     formats = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text())["network_data_format"]
     model = ServedModel.open(name, tmp_path)
     assert formats["outputs"]["pred"]["channel_def"] == formats["post_processed_outputs"]["pred"]["channel_def"]
-    assert all(segment.code for segment in model.segments.values())
-    assert len(set(model.labels)) == len(set(map(tuple, model.colours.values()))) == len(model.segments)
+    assert all(segment.code for segment in model.bundle.segments.values())
+    assert len(set(model.bundle.labels)) == len(set(map(tuple, model.colours.values()))) == len(model.bundle.segments)
 
 
 def test_tuned_weights_come_first(bundle, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata
 
-from sdseg_monai.bundle import describe_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.segmenter import Segmenter
@@ -90,7 +90,7 @@ def test_what_is_written_twice_is_equal(made):
 def test_metadata_and_weights_are_those_of_an_untrained_bundle(made, metadata_schema):
     plan, num_classes = made
     verify_metadata(plan.output / "configs" / "metadata.json", str(metadata_schema))
-    described = describe_bundle(plan.output)
+    described = Bundle.open(plan.output).describe()
     assert list(described["labels"].values()) == list(range(1, num_classes)) and described["weights"] is None
     kept = audit_folder(load_audit(plan.output, "cpu"), plan.fingerprint.cases[0].label.parent, progress=False)
     assert {row.label for row in kept} <= set(range(1, num_classes)) and max(row.dice for row in kept) > 0.7
@@ -159,7 +159,7 @@ def test_names_in_the_labels_headers_are_taken_where_they_agree(tmp_path):
     plan = init_bundle(images, labels, tmp_path / "one", seconds_per_slice=SPEED, progress=False)
     assert plan.names == {1: "head", 2: "class 2"}
     plan = init_bundle(images, labels, tmp_path / "two", names={2: "rump"}, seconds_per_slice=SPEED, progress=False)
-    assert plan.names == {1: "head", 2: "rump"} and describe_bundle(tmp_path / "two")["labels"] == {
+    assert plan.names == {1: "head", 2: "rump"} and Bundle.open(tmp_path / "two").describe()["labels"] == {
         "head": 1,
         "rump": 2,
     }

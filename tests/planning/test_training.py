@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdseg_monai.bundle import describe_bundle
+from sdseg_monai.bundle import Bundle
 from sdseg_monai.data.datalist import SPLITS
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.planning import init_bundle
@@ -48,7 +48,7 @@ def test_a_volume_bundle_trains_moves_and_segments(kind, tmp_path):
     result = Pipeline(moved, device="cpu")(images / "case0.nii.gz")
     assert result.labels.shape == nib.load(images / "case0.nii.gz").shape and result.labels.max() < num_classes
     assert len(result.scores) == num_classes - 1
-    assert describe_bundle(moved)["weights"]["file"] == str(moved / "models" / "model.pt")
+    assert Bundle.open(moved).describe()["weights"]["file"] == str(moved / "models" / "model.pt")
 
 
 @pytest.mark.slow

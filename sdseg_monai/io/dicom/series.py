@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.stack import LARGEST_OFFSET, LARGEST_TILT, check_memory, read_stack
 from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
@@ -128,8 +128,8 @@ def choose_series(source: Path, uid: str | None = None) -> Series:
     if len(chosen) > 1 and uid is not None:
         raise InputError(f"{source}: series {uid} is of several patients or studies, give the folder of one of them")
     if uid is None:
-        raise InputError(f"{source}: {len(found)} image series, choose one with --series UID: {listed}")
-    raise InputError(f"{source}: no image series {uid}, expected --series UID with one of: {listed}")
+        raise ArgumentError(f"{source}: {len(found)} image series, choose one with series=UID: {listed}")
+    raise ArgumentError(f"{source}: no image series {uid}, expected series=UID with one of: {listed}")
 
 
 def read_series(series: Series) -> Volume:

@@ -73,7 +73,7 @@ def _open_dicom(client: Any, models: list[ServedModel], cache_dir: Path) -> Dico
     if not settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI:
         raise InputError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI=false: DICOM is read as NIfTI here, leave it true")
     filters = _filters(models)
-    segments = [model.segments for model in models]
+    segments = [model.bundle.segments for model in models]
     try:
         store = DicomDatastore(client, filters, segments, cache_dir, settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME)
     except (OSError, ValueError) as error:
@@ -92,7 +92,7 @@ def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
     wanted = getattr(settings, name)
     if wanted != type(settings).model_fields[name].default:
         return [wanted]
-    modalities = {model.modality for model in models}
+    modalities = {model.bundle.modality for model in models}
     return [{}] if "" in modalities else [{"Modality": modality} for modality in sorted(modalities)]
 
 

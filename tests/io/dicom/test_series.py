@@ -70,7 +70,7 @@ class TestFinding:
             make_series(tmp_path / f"in/{seed}", seed=seed, SeriesDescription=f"T{seed} \x1b[31m")
         one, other = find_series(tmp_path / "in")
         for uid in (None, "1.2.3"):
-            with pytest.raises(InputError, match="--series UID") as caught:
+            with pytest.raises(InputError, match="series=UID") as caught:
                 choose_series(tmp_path / "in", uid)
             for series in (one, other):
                 assert f"{series.uid} (MR, 'T{series.description[1]} [31m', 6 slices)" in str(caught.value)

@@ -1,0 +1,24 @@
+"""Where networks compute."""
+
+from __future__ import annotations
+
+import torch
+
+from sdseg_monai.errors import InputError
+
+
+def checked_device(name: str) -> torch.device:
+    """Return the device of that name, on which a tensor could be made.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {name!r} cannot be used ({reason}), expected cpu, or cuda where there is some"
+        ) from error
+    return device
