@@ -24,7 +24,7 @@ from sdseg_monai.weights import (
     save_tensors,
 )
 from sdseg_monai.weights.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
-from sdseg_monai.weights.export import save_inference
+from sdseg_monai.weights.files import save_inference
 from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from tests.compvis import size_of, tiny_official
 from tests.conftest import ROOT, make_network, write_case

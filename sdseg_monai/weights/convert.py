@@ -12,8 +12,8 @@ from sdseg_monai.bundle import config_errors, find_bundle, literal_path
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_new_folder
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.weights.export import save_inference
-from sdseg_monai.weights.files import load_weights, save_tensors
+from sdseg_monai.weights.autoencoder import replace_mask_decoder
+from sdseg_monai.weights.files import load_weights, mask_encoder_names, save_inference, save_tensors
 from sdseg_monai.weights.folder import (
     OPTIONS,
     PARTS,
@@ -22,8 +22,6 @@ from sdseg_monai.weights.folder import (
     save_diffusers_folder,
     schedule_config,
 )
-from sdseg_monai.weights.inference import mask_encoder_names
-from sdseg_monai.weights.mask_decoder import replace_mask_decoder
 from sdseg_monai.weights.official import OFFICIAL_HEADS, import_official
 
 SOURCE_KINDS = ("official", "bundle", "diffusers")
@@ -72,7 +70,7 @@ def convert(
         num_heads: heads of an official U-Net's attention; None for 8.
         raw: take an official U-Net's raw weights instead of the averaged ones.
         mask_decoder: file of a distilled mask decoder, see
-            :func:`~sdseg_monai.weights.mask_decoder.replace_mask_decoder`; None to keep the source's.
+            :func:`~sdseg_monai.weights.autoencoder.replace_mask_decoder`; None to keep the source's.
 
     Raises:
         InputError: the source cannot be used, or the output cannot be written or exists.

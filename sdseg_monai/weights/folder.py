@@ -19,7 +19,7 @@ from sdseg_monai.io.files import write_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights.checkpoints import read_checkpoint
-from sdseg_monai.weights.inference import mask_encoder_names
+from sdseg_monai.weights.files import mask_encoder_names
 from sdseg_monai.weights.transfer import check_state, plain, shapes_of, to_float32
 
 INDEX = "model_index.json"

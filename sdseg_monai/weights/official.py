@@ -18,13 +18,16 @@ from sdseg_monai.weights.keymaps import (
     AUTOENCODER_PREFIX,
     UNET_PREFIX,
     VISION_ENCODER_PREFIX,
+    Shapes,
     Source,
     autoencoder_source,
+    axis,
+    describe_layout,
     ema_name,
+    encoder_sizes,
+    unet_sizes,
     unet_source,
 )
-from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.sizes import Shapes, axis, encoder_sizes, unet_sizes
 from sdseg_monai.weights.transfer import (
     ImportReport,
     check_sources,

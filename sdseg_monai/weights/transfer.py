@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.weights.keymaps import Source
-from sdseg_monai.weights.sizes import Shapes
+from sdseg_monai.weights.keymaps import Shapes, Source
 
 T = TypeVar("T")
 

@@ -11,11 +11,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet
+from sdseg_monai.weights.autoencoder import find_pretrained
 from sdseg_monai.weights.checkpoints import read_checkpoint
-from sdseg_monai.weights.keymaps import UNET_PREFIX, Source, unet_source
-from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.pretrained import find_pretrained
-from sdseg_monai.weights.sizes import sd_unet_sizes, unet_sizes
+from sdseg_monai.weights.keymaps import UNET_PREFIX, Source, describe_layout, sd_unet_sizes, unet_sizes, unet_source
 from sdseg_monai.weights.transfer import (
     ImportReport,
     check_sources,
