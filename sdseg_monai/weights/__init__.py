@@ -21,7 +21,7 @@ from sdseg_monai.weights.files import (
 from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from sdseg_monai.weights.official import Imported, import_official, load_official
 from sdseg_monai.weights.transfer import ImportReport
-from sdseg_monai.weights.unet import load_sd_unet, load_unet
+from sdseg_monai.weights.unet import load_unet
 
 __all__ = [
     "RANDOM",
@@ -36,7 +36,6 @@ __all__ = [
     "load_autoencoder",
     "load_diffusers_folder",
     "load_official",
-    "load_sd_unet",
     "load_teacher",
     "load_unet",
     "load_weights",

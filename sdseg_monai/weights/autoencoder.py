@@ -226,7 +226,7 @@ def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -
 
 def _load_diffusers(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str) -> None:
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
-    pretrained = find_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source, "vae")
+    pretrained = _read_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source)
     # the number of groups and the rest of OPTIONS change no shape, so that strict loading would not notice them
     sizes, expected = (_sizes(model, TINY_SIZES if is_tiny else SIZES) for model in (pretrained, autoencoder))
     if sizes != expected:
@@ -245,36 +245,34 @@ def _sizes(model: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: plain(model.config[key]) for key in keys}
 
 
-def find_pretrained(kind: Any, source: str, subfolder: str) -> Any:
-    """Return the model of diffusers' class ``kind`` at ``source`` in float32, alone or under ``subfolder``.
+def _read_pretrained(kind: Any, source: str) -> Any:
+    """Return the model of diffusers' class ``kind`` at ``source`` in float32, alone or as a pipeline's ``vae``.
 
     Args:
         kind: a diffusers model class.
         source: folder, from which nothing leads to the network, or hub id.
-        subfolder: where a pipeline has the model.
 
     Raises:
         InputError: there is none, or its file lacks tensors of it, has others, or has values that are not finite.
     """
     is_local = Path(source).is_dir()
-    folders = [subfolder, None]
+    subfolders = ["vae", None]
     if is_local:
-        folders = [subfolder if Path(source, subfolder).is_dir() else None]
+        subfolders = ["vae" if Path(source, "vae").is_dir() else None]
     failure: Exception = ValueError(source)
-    for folder in folders:
+    for subfolder in subfolders:
         try:
             model, info = kind.from_pretrained(
-                source, subfolder=folder, output_loading_info=True, local_files_only=is_local
+                source, subfolder=subfolder, output_loading_info=True, local_files_only=is_local
             )
         except Exception as error:  # a damaged file fails in as many ways as it has readers
             failure = error
         else:
             _check_whole(source, model, info)
             return model.float()
-    what = "autoencoder" if subfolder == "vae" else "U-Net"
     raise InputError(
-        f"{source}: no {what} there ({reason(failure)}), expected a file, a diffusers folder or a hub id that can be "
-        "reached"
+        f"{source}: no autoencoder there ({reason(failure)}), expected a file, a diffusers folder or a hub id that can "
+        "be reached"
     ) from failure
 
 
