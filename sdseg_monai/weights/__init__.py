@@ -1,5 +1,6 @@
 """Weights in and out: plain tensors only, strict, atomic."""
 
+from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.autoencoder import (
     RANDOM,
     check_codes,
@@ -18,10 +19,11 @@ from sdseg_monai.weights.files import (
     save_inference,
     save_tensors,
 )
-from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from sdseg_monai.weights.official import Imported, import_official, load_official
 from sdseg_monai.weights.transfer import ImportReport
 from sdseg_monai.weights.unet import load_unet
+
+load_diffusers_folder, save_diffusers_folder = SDSeg.from_pretrained, SDSeg.save_pretrained
 
 __all__ = [
     "RANDOM",

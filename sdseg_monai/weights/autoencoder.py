@@ -13,19 +13,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
-from sdseg_monai.weights.checkpoints import read_checkpoint, reason
+from sdseg_monai.networks.pretrained import plain
+from sdseg_monai.networks.states import check_state, reason, refuse_unexpected, shapes_of, to_float32
+from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import MASK_ENCODER, load_weights, mask_encoder_names, read_tensors
 from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source, axis, describe_layout, encoder_sizes
-from sdseg_monai.weights.transfer import (
-    check_sources,
-    check_state,
-    plain,
-    refuse_unexpected,
-    shapes_of,
-    strip_prefix,
-    take_tensors,
-    to_float32,
-)
+from sdseg_monai.weights.transfer import check_sources, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 

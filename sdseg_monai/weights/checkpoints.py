@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.networks.states import read_safetensors, reason
 
 CALLBACKS = ("ModelCheckpoint", "EarlyStopping", "LearningRateMonitor", "Timer")
 CALLBACK_MODULES = ("model_checkpoint", "early_stopping", "lr_monitor", "timer")
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a checkpoint")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected a checkpoint with a state dict")
@@ -57,13 +57,6 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         if not is_plain(tensor):
             raise InputError(f"{path}: {name} is no plain tensor (sparse, nested or without values of its own)")
     return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except Exception as error:  # the library has its own exceptions, and torch's for an unknown dtype
-        raise InputError(f"{path}: not a readable safetensors file ({reason(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -92,7 +85,7 @@ def load_torch_file(path: Path, stand_ins: Sequence[Any] = (), mmap: bool = Fals
 
     Raises:
         Exception: the file is damaged or names an object that is not known. The restricted unpickler meets a damaged
-            file in as many ways as there are bytes: catch them all, and take :func:`reason`.
+            file in as many ways as there are bytes: catch them all, and take their :func:`reason`.
     """
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
@@ -101,11 +94,6 @@ def load_torch_file(path: Path, stand_ins: Sequence[Any] = (), mmap: bool = Fals
                 raise ValueError(f"the checksum of {damaged} is wrong")
     with torch.serialization.safe_globals(list(stand_ins)):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
-
-
-def reason(error: Exception) -> str:
-    """Return the first sentence of what went wrong; torch's next one advises to switch the protection off."""
-    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def is_plain(tensor: torch.Tensor) -> bool:

@@ -13,7 +13,8 @@ from torch import nn
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.weights.checkpoints import is_plain, load_torch_file, reason
+from sdseg_monai.networks.states import reason
+from sdseg_monai.weights.checkpoints import is_plain, load_torch_file
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sdseg_monai.errors import InputError
-
-Shapes = Mapping[str, Sequence[int]]
+from sdseg_monai.networks.states import Shapes
 
 LAYOUTS = (  # the first whose parts all occur in some name
     (("model.diffusion_model.", "cond_stage_model.encoder.", "first_stage_model."), "an official SDSeg checkpoint"),

@@ -12,13 +12,13 @@ import torch
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
+from sdseg_monai.networks.states import Shapes, refuse_unexpected, shapes_of
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.keymaps import (
     AUTOENCODER_PREFIX,
     UNET_PREFIX,
     VISION_ENCODER_PREFIX,
-    Shapes,
     Source,
     autoencoder_source,
     axis,
@@ -28,15 +28,7 @@ from sdseg_monai.weights.keymaps import (
     unet_sizes,
     unet_source,
 )
-from sdseg_monai.weights.transfer import (
-    ImportReport,
-    check_sources,
-    make_report,
-    refuse_unexpected,
-    shapes_of,
-    strip_prefix,
-    take_tensors,
-)
+from sdseg_monai.weights.transfer import ImportReport, check_sources, make_report, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -9,18 +9,11 @@ import torch
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet
+from sdseg_monai.networks.pretrained import plain
+from sdseg_monai.networks.states import refuse_unexpected, shapes_of
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.keymaps import UNET_PREFIX, Source, describe_layout, unet_sizes, unet_source
-from sdseg_monai.weights.transfer import (
-    ImportReport,
-    check_sources,
-    make_report,
-    plain,
-    refuse_unexpected,
-    shapes_of,
-    strip_prefix,
-    take_tensors,
-)
+from sdseg_monai.weights.transfer import ImportReport, check_sources, make_report, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 
