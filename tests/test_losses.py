@@ -122,7 +122,7 @@ def test_the_loss_looks_at_the_target_of_the_step_and_not_at_the_label():
 def test_autoencoder_loss_rewards_the_codes_of_several_classes():
     network, codes = make_network(num_classes=3).autoencoder, class_codes(3)
     mask = torch.randint(3, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0)).float()
-    output = network(mask_to_image(mask, codes), torch.tensor([1, 2]))
+    output = network(mask_to_image(mask, codes), seeds=torch.tensor([1, 2]))
     loss = MaskAutoencoderLoss(0.0, num_classes=3)
     perfect = output._replace(reconstruction=mask_to_image(mask, codes))
     swapped = output._replace(reconstruction=mask_to_image((3 - mask) % 3, codes))  # 1 and 2
@@ -133,7 +133,7 @@ def test_autoencoder_loss_rewards_the_codes_of_several_classes():
 def test_autoencoder_loss_rewards_reconstruction_and_a_narrow_posterior():
     network = make_network().autoencoder
     mask = (torch.rand(2, 1, 16, 16) > 0.5).float()
-    output = network((2 * mask - 1).expand(-1, 3, -1, -1), torch.tensor([1, 2]))
+    output = network((2 * mask - 1).expand(-1, 3, -1, -1), seeds=torch.tensor([1, 2]))
     perfect = output._replace(reconstruction=(2 * mask - 1).expand(-1, 3, -1, -1))
     assert MaskAutoencoderLoss(0.0)(perfect, mask) < MaskAutoencoderLoss(0.0)(output, mask)
     assert MaskAutoencoderLoss(1.0)(perfect, mask) > MaskAutoencoderLoss(0.0)(perfect, mask)

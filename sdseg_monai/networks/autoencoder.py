@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderTiny, DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import DecoderOutput, DecoderTiny, DiagonalGaussianDistribution
 from torch import nn
 
 from sdseg_monai.seeding import seeded_normal
@@ -92,6 +92,17 @@ class MaskAutoencoder(AutoencoderKL):
         self.downsampling = 2 ** (levels - 1)
 
     @property
+    def diffusers_class(self) -> type[AutoencoderKL] | None:
+        """Diffusers' class that computes the same; None with a distilled decoder."""
+        return AutoencoderKL if self.config.decoder_channels is None else None
+
+    @classmethod
+    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constructor arguments that a config of diffusers' class stands for."""
+        names = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+        return {name: config[name] for name in names}
+
+    @property
     def decoding_parts(self) -> nn.ModuleDict:
         """What decodes."""
         if self.post_quant_conv is None:
@@ -103,14 +114,31 @@ class MaskAutoencoder(AutoencoderKL):
         posterior = self.encode(mask_image).latent_dist
         return posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
 
-    def forward(self, mask_image: torch.Tensor, seeds: torch.Tensor) -> AutoencoderOutput:
-        """Encode, sample the posterior and decode, for training the autoencoder itself.
+    def forward(
+        self,
+        sample: torch.Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+        *,
+        seeds: torch.Tensor | None = None,
+    ) -> AutoencoderOutput | DecoderOutput | tuple[torch.Tensor]:
+        """Encode and decode as diffusers' class does, or, given ``seeds``, as a training step of the autoencoder.
 
         Args:
-            mask_image: [B, 3, H, W], -1 background and +1 foreground; H and W multiples of ``downsampling``.
-            seeds: [B], int64, one seed per sample for the posterior's noise.
+            sample: mask image, [B, 3, H, W], in [-1, 1]; H and W multiples of ``downsampling``.
+            sample_posterior: decode a sample of the posterior, drawn with ``generator``, and not its mean.
+            return_dict: return an output with ``sample``, not a tuple.
+            generator: of the posterior's noise.
+            seeds: [B], int64, one seed per sample for the posterior's noise, in the place of the three before.
+
+        Returns:
+            The decoded mask image [B, 3, H, W], about [-1, 1], not clamped, as ``sample`` or alone in a tuple; in a
+            training step an :class:`AutoencoderOutput`.
         """
-        posterior = self.encode(mask_image).latent_dist
+        if seeds is None:
+            return super().forward(sample, sample_posterior, return_dict, generator)
+        posterior = self.encode(sample).latent_dist
         noise = seeded_normal(seeds, posterior.mean.shape[1:]).to(posterior.mean)
         latent = posterior.mean + posterior.std * noise  # [B, latent_channels, h, w]
         return AutoencoderOutput(self.decode(latent).sample, posterior)
@@ -149,6 +177,22 @@ class TinyMaskAutoencoder(AutoencoderTiny):
         self.register_to_config(block_out_channels=encoder)  # diffusers puts the decoder's there
         self.latent_channels = latent_channels
         self.downsampling = 2 ** (len(encoder) - 1)
+
+    @property
+    def diffusers_class(self) -> type[AutoencoderTiny]:
+        """Diffusers' class that computes the same."""
+        return AutoencoderTiny
+
+    @classmethod
+    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constructor arguments that a config of diffusers' class stands for."""
+        encoder, decoder = config["encoder_block_out_channels"], config["decoder_block_out_channels"]
+        return {
+            "block_out_channels": encoder,
+            "num_blocks": config["num_encoder_blocks"],
+            "latent_channels": config["latent_channels"],
+            "decoder_channels": None if decoder == encoder else decoder[0],
+        }
 
     @property
     def decoding_parts(self) -> nn.ModuleDict:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -62,6 +63,21 @@ class CrossAttentionUNet(UNet2DConditionModel):
             dropout=dropout,
         )
         self.conv_out = Float32Conv2d(block_out_channels[0], out_channels, kernel_size=3, padding=1)
+
+    @property
+    def diffusers_class(self) -> type[UNet2DConditionModel]:
+        """Diffusers' class that computes the same."""
+        return UNet2DConditionModel
+
+    @classmethod
+    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constructor arguments that a config of diffusers' class stands for."""
+        names = ("in_channels", "out_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")
+        return {
+            **{name: config[name] for name in (*names, "norm_num_groups", "dropout")},
+            "attention_levels": [kind == "CrossAttnDownBlock2D" for kind in config["down_block_types"]],
+            "num_heads": config["attention_head_dim"],
+        }
 
     def predict(
         self,

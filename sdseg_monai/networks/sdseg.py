@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
@@ -12,6 +13,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image, score_from_mask_image
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
+from sdseg_monai.networks.pretrained import load_folder, save_folder
 from sdseg_monai.networks.unet import DenoisingUNet
 from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
 from sdseg_monai.schedule import NoiseSchedule, PredictionType
@@ -111,6 +113,34 @@ class SDSeg(nn.Module):
         codes = class_codes(2 if self.class_conditional else self.num_classes)  # a class-conditional pass is binary
         # in the state dict where there are several classes, so that weights for other classes do not load
         self.register_buffer("class_codes", codes, persistent=len(codes) > 2)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> SDSeg:
+        """Return the network that :meth:`save_pretrained` wrote, in float32 on the CPU, in evaluation mode.
+
+        Nothing in the folder is executed, and every tensor and every option is accounted for. Folders of version
+        0.4.0, whose parts are not diffusers' classes, are read too.
+
+        Raises:
+            InputError: a file is missing or damaged, or the tensors are not those of the configs.
+        """
+        return load_folder(cls, Path(folder))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the network to a new folder, which appears whole or not at all.
+
+        ``model_index.json`` names the class of each part and holds the options, the schedule and ``scale_factor``. Each
+        part is a subfolder: ``autoencoder``, ``vision_encoder`` and ``unet``. Where a class of diffusers computes the
+        same, the subfolder is what that class loads by its own ``from_pretrained``, with ``scale_factor`` as the
+        autoencoder's ``scaling_factor``. Any other part (a vision encoder, a distilled :class:`MaskDecoder`, a U-Net
+        whose heads have other numbers of channels at other levels) has its weights under a name that diffusers does not
+        look for: it refuses the part, where it would otherwise load what it knows of it.
+
+        Raises:
+            InputError: the folder exists and is not empty, or cannot be written; the network lacks its mask encoder or
+                its latent scale.
+        """
+        save_folder(self, Path(folder))
 
     @property
     def trained_parts(self) -> nn.ModuleDict:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -57,6 +58,10 @@ class DenoisingUNet(UNet2DModel):
         num_class_embeds: int | None = None,
     ) -> None:
         check_attention(block_out_channels, attention_levels, num_heads)
+        # diffusers fixes the channels of a head, the official code the number of heads: both can be told where every
+        # attention has as many channels
+        channels = {*attending_channels(block_out_channels, attention_levels)}
+        head_channels = channels.pop() // num_heads if len(channels) == 1 else None
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -67,6 +72,7 @@ class DenoisingUNet(UNet2DModel):
             downsample_type="resnet",
             upsample_type="resnet",
             resnet_time_scale_shift="scale_shift",
+            attention_head_dim=head_channels,  # None: one head each
             norm_num_groups=norm_num_groups,
             attn_norm_num_groups=norm_num_groups,  # else the middle attention silently loses its norm
             norm_eps=1e-5,
@@ -74,10 +80,27 @@ class DenoisingUNet(UNet2DModel):
             num_class_embeds=num_class_embeds,
         )
         for module in self.modules():
-            if isinstance(module, Attention):  # diffusers fixes the head dimension, the official code their number
+            if isinstance(module, Attention):
                 module.heads = num_heads
                 module.scale = (module.inner_dim // num_heads) ** -0.5
         self.conv_out = Float32Conv2d(block_out_channels[0], out_channels, kernel_size=3, padding=1)
+
+    @property
+    def diffusers_class(self) -> type[UNet2DModel] | None:
+        """Diffusers' class that computes the same; None where heads have other numbers of channels at other levels."""
+        is_same = self.config.attention_head_dim is not None or self.config.num_heads == 1
+        return UNet2DModel if is_same else None
+
+    @classmethod
+    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constructor arguments that a config of diffusers' class stands for."""
+        names = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
+        head_channels = config["attention_head_dim"]
+        return {
+            **{name: config[name] for name in (*names, "dropout", "num_class_embeds")},
+            "attention_levels": [kind == "AttnDownBlock2D" for kind in config["down_block_types"]],
+            "num_heads": 1 if head_channels is None else config["block_out_channels"][-1] // head_channels,
+        }
 
     def predict(
         self,
@@ -107,7 +130,12 @@ def check_attention(block_out_channels: Sequence[int], attention_levels: Sequenc
             f"attention_levels has {len(attention_levels)} entries for the {len(block_out_channels)} levels of "
             "block_out_channels: give one per level"
         )
-    attending = [c for c, a in zip(block_out_channels, attention_levels, strict=True) if a]
-    for channels in (*attending, block_out_channels[-1]):  # the middle attends at the last level's channels
+    for channels in attending_channels(block_out_channels, attention_levels):
         if num_heads < 1 or channels % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide the {channels} channels of an attention level")
+
+
+def attending_channels(block_out_channels: Sequence[int], attention_levels: Sequence[bool]) -> list[int]:
+    """Return the channels of every attention; the middle attends at the last level's."""
+    levels = [c for c, attends in zip(block_out_channels, attention_levels, strict=True) if attends]
+    return [*levels, block_out_channels[-1]]

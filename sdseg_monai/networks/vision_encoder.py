@@ -27,6 +27,8 @@ class VisionEncoder(ModelMixin, ConfigMixin):
     Source: 34,163,628 parameters at the default size.
     """
 
+    diffusers_class = None  # diffusers has no encoder alone
+
     @register_to_config
     def __init__(
         self,
@@ -66,6 +68,8 @@ class TinyVisionEncoder(ModelMixin, ConfigMixin):
         num_blocks: residual blocks of each level.
         latent_channels: Z.
     """
+
+    diffusers_class = None
 
     @register_to_config
     def __init__(

@@ -1,5 +1,6 @@
 """Weights in and out: plain tensors only, strict, atomic."""
 
+from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.autoencoder import (
     RANDOM,
     check_codes,
@@ -7,16 +8,22 @@ from sdseg_monai.weights.autoencoder import (
     fill_from_segmenter,
     load_autoencoder,
     load_teacher,
+    replace_mask_decoder,
 )
 from sdseg_monai.weights.checkpoints import read_checkpoint
-from sdseg_monai.weights.export import save_inference
-from sdseg_monai.weights.files import load_weights, read_tensors, save_tensors
-from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
-from sdseg_monai.weights.inference import drop_mask_encoder, inference_state
-from sdseg_monai.weights.mask_decoder import replace_mask_decoder
+from sdseg_monai.weights.files import (
+    drop_mask_encoder,
+    inference_state,
+    load_weights,
+    read_tensors,
+    save_inference,
+    save_tensors,
+)
 from sdseg_monai.weights.official import Imported, import_official, load_official
 from sdseg_monai.weights.transfer import ImportReport
-from sdseg_monai.weights.unet import load_sd_unet, load_unet
+from sdseg_monai.weights.unet import load_unet
+
+load_diffusers_folder, save_diffusers_folder = SDSeg.from_pretrained, SDSeg.save_pretrained
 
 __all__ = [
     "RANDOM",
@@ -31,7 +38,6 @@ __all__ = [
     "load_autoencoder",
     "load_diffusers_folder",
     "load_official",
-    "load_sd_unet",
     "load_teacher",
     "load_unet",
     "load_weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,18 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
+from sdseg_monai.networks.pretrained import plain
+from sdseg_monai.networks.states import check_state, reason, refuse_unexpected, shapes_of, to_float32
 from sdseg_monai.weights.checkpoints import read_checkpoint
-from sdseg_monai.weights.files import load_weights, read_tensors
-from sdseg_monai.weights.inference import MASK_ENCODER
-from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source
-from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.pretrained import find_pretrained
-from sdseg_monai.weights.sizes import axis, encoder_sizes
-from sdseg_monai.weights.transfer import (
-    check_sources,
-    check_state,
-    plain,
-    refuse_unexpected,
-    shapes_of,
-    strip_prefix,
-    take_tensors,
-    to_float32,
-)
+from sdseg_monai.weights.files import MASK_ENCODER, load_weights, mask_encoder_names, read_tensors
+from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source, axis, describe_layout, encoder_sizes
+from sdseg_monai.weights.transfer import check_sources, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
+FIRST_LAYER = "decoder.layers.0.weight"  # of a distilled decoder
 LATENT_EDGE = 16  # of the masks on which an autoencoder shows whether it knows its classes; tiny ones mislead
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 OPTIONS = ("act_fn", "shift_factor")
@@ -130,6 +121,42 @@ def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path
         raise InputError(f"{path}: {error}") from error
 
 
+def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
+    """Give ``network`` the decoder of a file that ``distill_decoder.json`` wrote.
+
+    Nothing else changes: the file's encoder must be the network's, bit for bit, because a decoder means nothing to the
+    latents of another.
+
+    Args:
+        network: with its mask encoder.
+        path: the file.
+
+    Returns:
+        The number of the old decoder's tensors.
+
+    Raises:
+        InputError: the file cannot be read, has no such decoder or is of another autoencoder; the network is an
+            inference export without its mask encoder.
+    """
+    if not mask_encoder_names(network.state_dict()):
+        raise InputError("the network has no mask encoder (an inference export), so that no decoder can be told to fit")
+    old = network.autoencoder
+    first = read_tensors(path).get(FIRST_LAYER)
+    if not isinstance(first, torch.Tensor) or first.ndim != 4:
+        raise InputError(f"{path}: no distilled decoder ({FIRST_LAYER}), expected what distill_decoder.json wrote")
+    sizes = {name: old.config[name] for name in inspect.signature(type(old)).parameters}
+    autoencoder = type(old)(**{**sizes, "decoder_channels": len(first)})
+    load_weights(autoencoder, path)
+    found = autoencoder.state_dict()
+    replaced = {f"{part}.{name}" for part, module in old.decoding_parts.items() for name in module.state_dict()}
+    for name, tensor in old.state_dict().items():
+        if name not in replaced and not torch.equal(tensor, found[name]):
+            raise InputError(f"{path}: its {name} is not the network's: the decoder of another autoencoder")
+    network.autoencoder = autoencoder.requires_grad_(False).eval()
+    network.autoencoder.decoding_parts.requires_grad_(network.train_decoder)
+    return len(replaced)
+
+
 @torch.no_grad()
 def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
     """Refuse an autoencoder from which a mask of one class comes back as another; it was trained on fewer.
@@ -192,7 +219,7 @@ def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -
 
 def _load_diffusers(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str) -> None:
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
-    pretrained = find_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source, "vae")
+    pretrained = _read_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source)
     # the number of groups and the rest of OPTIONS change no shape, so that strict loading would not notice them
     sizes, expected = (_sizes(model, TINY_SIZES if is_tiny else SIZES) for model in (pretrained, autoencoder))
     if sizes != expected:
@@ -209,3 +236,46 @@ def _load_diffusers(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: 
 
 def _sizes(model: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: plain(model.config[key]) for key in keys}
+
+
+def _read_pretrained(kind: Any, source: str) -> Any:
+    """Return the model of diffusers' class ``kind`` at ``source`` in float32, alone or as a pipeline's ``vae``.
+
+    Args:
+        kind: a diffusers model class.
+        source: folder, from which nothing leads to the network, or hub id.
+
+    Raises:
+        InputError: there is none, or its file lacks tensors of it, has others, or has values that are not finite.
+    """
+    is_local = Path(source).is_dir()
+    subfolders = ["vae", None]
+    if is_local:
+        subfolders = ["vae" if Path(source, "vae").is_dir() else None]
+    failure: Exception = ValueError(source)
+    for subfolder in subfolders:
+        try:
+            model, info = kind.from_pretrained(
+                source, subfolder=subfolder, output_loading_info=True, local_files_only=is_local
+            )
+        except Exception as error:  # a damaged file fails in as many ways as it has readers
+            failure = error
+        else:
+            _check_whole(source, model, info)
+            return model.float()
+    raise InputError(
+        f"{source}: no autoencoder there ({reason(failure)}), expected a file, a diffusers folder or a hub id that can "
+        "be reached"
+    ) from failure
+
+
+def _check_whole(source: str, model: Any, info: dict[str, Any]) -> None:
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):  # diffusers would only log them
+        if info[key]:
+            name = min(map(str, info[key]))
+            raise InputError(f"{source}: {key.replace('_', ' ')}: {name}, expected the tensors of its config.json")
+    try:
+        for name, tensor in model.state_dict().items():
+            to_float32(name, tensor)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error

@@ -1,17 +1,17 @@
-"""Reading checkpoints of others: Lightning .ckpt, plain torch files and safetensors, without running what they hold."""
+"""Torch's own files, and checkpoints of others (Lightning .ckpt, safetensors), read without running what they hold."""
 
 from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.weights.torch_files import is_plain, load_torch_file, reason
+from sdseg_monai.networks.states import read_safetensors, reason
 
 CALLBACKS = ("ModelCheckpoint", "EarlyStopping", "LearningRateMonitor", "Timer")
 CALLBACK_MODULES = ("model_checkpoint", "early_stopping", "lr_monitor", "timer")
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a checkpoint")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected a checkpoint with a state dict")
@@ -57,13 +57,6 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         if not is_plain(tensor):
             raise InputError(f"{path}: {name} is no plain tensor (sparse, nested or without values of its own)")
     return tensors
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except Exception as error:  # the library has its own exceptions, and torch's for an unknown dtype
-        raise InputError(f"{path}: not a readable safetensors file ({reason(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -80,3 +73,31 @@ def _read_torch(path: Path) -> Any:
                 f"{path}: names the Python object {refused[1]}, which is not loaded; expected tensors and plain values"
             ) from error
         raise InputError(f"{path}: not a checkpoint, or damaged ({reason(error)})") from error
+
+
+def load_torch_file(path: Path, stand_ins: Sequence[Any] = (), mmap: bool = False) -> Any:
+    """Return the content of ``path``, tensors on the CPU.
+
+    Args:
+        path: what ``torch.save`` wrote.
+        stand_ins: pairs of a harmless class and the name in the file that it is to stand for.
+        mmap: map the tensors instead of reading them; for files that nothing writes meanwhile.
+
+    Raises:
+        Exception: the file is damaged or names an object that is not known. The restricted unpickler meets a damaged
+            file in as many ways as there are bytes: catch them all, and take their :func:`reason`.
+    """
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
+    with torch.serialization.safe_globals(list(stand_ins)):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether ``tensor`` is dense and each of its numbers stands in the file, not one for a whole axis."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

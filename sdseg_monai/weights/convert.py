@@ -10,18 +10,9 @@ from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_exists, check_new_folder
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.weights.export import save_inference
-from sdseg_monai.weights.files import load_weights, save_tensors
-from sdseg_monai.weights.folder import (
-    OPTIONS,
-    PARTS,
-    load_diffusers_folder,
-    part_config,
-    save_diffusers_folder,
-    schedule_config,
-)
-from sdseg_monai.weights.inference import mask_encoder_names
-from sdseg_monai.weights.mask_decoder import replace_mask_decoder
+from sdseg_monai.networks.pretrained import PARTS, options_of, part_config, schedule_config
+from sdseg_monai.weights.autoencoder import replace_mask_decoder
+from sdseg_monai.weights.files import load_weights, mask_encoder_names, save_inference, save_tensors
 from sdseg_monai.weights.official import OFFICIAL_HEADS, import_official
 
 SOURCE_KINDS = ("official", "bundle", "diffusers")
@@ -61,7 +52,7 @@ def convert(
 
     Args:
         source: an official Lightning checkpoint, a bundle's folder, or a folder that
-            :func:`~sdseg_monai.weights.folder.save_diffusers_folder` wrote. A bundle's configs are code: convert only
+            :meth:`SDSeg.save_pretrained` wrote. A bundle's configs are code: convert only
             what you trust.
         output: a file ending in ``.pt`` (bundle: the ``models/model.pt`` of one; inference), or a new folder
             (diffusers).
@@ -70,7 +61,7 @@ def convert(
         num_heads: heads of an official U-Net's attention; None for 8.
         raw: take an official U-Net's raw weights instead of the averaged ones.
         mask_decoder: file of a distilled mask decoder, see
-            :func:`~sdseg_monai.weights.mask_decoder.replace_mask_decoder`; None to keep the source's.
+            :func:`~sdseg_monai.weights.autoencoder.replace_mask_decoder`; None to keep the source's.
 
     Raises:
         InputError: the source cannot be used, or the output cannot be written or exists.
@@ -86,7 +77,7 @@ def convert(
         imported = import_official(source, num_heads=heads, use_ema=not raw)
         network, counts = imported.network, imported.report.counts()
     else:
-        network = load_bundle_network(source) if source_kind == "bundle" else load_diffusers_folder(source)
+        network = load_bundle_network(source) if source_kind == "bundle" else SDSeg.from_pretrained(source)
         counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
     if mask_decoder is not None:
         replaced = replace_mask_decoder(network, mask_decoder)
@@ -109,7 +100,7 @@ def network_config(network: SDSeg) -> dict[str, Any]:
         part = part_config(getattr(network, name))
         config[name] = {"_target_": f"sdseg_monai.networks.{part.pop('_class_name')}", **part}
     schedule = {"_target_": "sdseg_monai.schedule.NoiseSchedule", **schedule_config(network.schedule)}
-    return {**config, "schedule": schedule, **{name: getattr(network, name) for name in OPTIONS}}
+    return {**config, "schedule": schedule, **options_of(network)}
 
 
 def load_bundle_network(root: Path) -> SDSeg:
@@ -135,7 +126,7 @@ def _save_model(network: SDSeg, path: Path) -> None:
 
 WRITERS: Mapping[str, Callable[[SDSeg, Path], None]] = {
     "bundle": _save_model,
-    "diffusers": save_diffusers_folder,
+    "diffusers": SDSeg.save_pretrained,
     "inference": save_inference,
 }
 

@@ -1,11 +1,29 @@
-"""Which tensor of a CompVis checkpoint fills which tensor of ours: names only, no tensors."""
+"""What a checkpoint is, told by names and shapes alone: its layout, its sizes, and which tensor fills which of ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+from sdseg_monai.errors import InputError
+from sdseg_monai.networks.states import Shapes
+
+LAYOUTS = (  # the first whose parts all occur in some name
+    (("model.diffusion_model.", "cond_stage_model.encoder.", "first_stage_model."), "an official SDSeg checkpoint"),
+    (("model.diffusion_model.", ".transformer_blocks."), "a CompVis Stable Diffusion checkpoint"),
+    (("model.diffusion_model.",), "a CompVis latent diffusion checkpoint"),
+    (("autoencoder.", "vision_encoder.", "unet.", "scale_factor"), "a model.pt of this package"),
+    (("vision_encoder.", "unet."), "a training checkpoint of this package"),
+    (("down_blocks.", "transformer_blocks."), "a diffusers UNet2DConditionModel"),
+    (("time_embedding.", "down_blocks."), "a diffusers UNet2DModel"),
+    (("encoder.down_blocks.", "decoder.up_blocks."), "an autoencoder of diffusers or this package"),
+    (("encoder.down_blocks.", "decoder.layers."), "an autoencoder of this package with a distilled decoder"),
+    (("encoder.layers.", "decoder.layers."), "a TAESD (AutoencoderTiny)"),
+    (("encoder.down.", "decoder.up."), "a CompVis autoencoder (kl-f8, Stable Diffusion's VAE)"),
+)
+
+NORM_NUM_GROUPS = 32  # CompVis code knows no other; no shape tells
 UNET_PREFIX = "model.diffusion_model."
 AUTOENCODER_PREFIX = "first_stage_model."
 VISION_ENCODER_PREFIX = "cond_stage_model."
@@ -109,3 +127,86 @@ def autoencoder_source(name: str, levels: int) -> Source:
 def ema_name(name: str) -> str:
     """Return the name under ``model_ema`` of ``name``, a parameter of ``model``: without its dots."""
     return "model_ema." + name.replace(".", "")
+
+
+def describe_layout(names: Iterable[str]) -> str:
+    """Return a few words that say which layout ``names`` look like."""
+    names = list(names)
+    for parts, description in LAYOUTS:
+        if all(any(part in name for name in names) for part in parts):
+            return description
+    return "no layout known here"
+
+
+def unet_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Return the constructor arguments of :class:`DenoisingUNet` but for ``num_heads``, which no shape tells.
+
+    Args:
+        shapes: of the tensors of a guided-diffusion style U-Net with residual up- and downsampling.
+
+    Raises:
+        InputError: they are not of such a network.
+    """
+    blocks = 1 + max((int(n.split(".")[1]) for n in shapes if re.match(r"output_blocks\.\d+\.", n)), default=-1)
+    levels = 1 + len({n.split(".")[1] for n in shapes if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.", n)})
+    if blocks <= levels or blocks % levels:
+        raise InputError(
+            f"its U-Net has {blocks} output blocks in {levels} levels, expected as many in each, two or more"
+        )
+    firsts = [1 + level * blocks // levels for level in range(levels)]  # each level's first input block
+    channels = [axis(shapes, f"input_blocks.{first}.0.out_layers.0.weight", 0, rank=1) for first in firsts]
+    embedding = axis(shapes, f"input_blocks.{firsts[0]}.0.emb_layers.1.weight", 0, rank=2)
+    if embedding != 2 * channels[0]:
+        raise InputError(
+            f"its U-Net's time embedding has {embedding} channels, expected {2 * channels[0]} (scale-shift)"
+        )
+    return {
+        "in_channels": axis(shapes, "input_blocks.0.0.weight", 1, rank=4),
+        "out_channels": axis(shapes, "out.2.weight", 0, rank=4),
+        "block_out_channels": channels,
+        "attention_levels": [any(n.startswith(f"input_blocks.{first}.1.") for n in shapes) for first in firsts],
+        "layers_per_block": blocks // levels - 1,
+        "norm_num_groups": NORM_NUM_GROUPS,
+        "num_class_embeds": axis(shapes, "label_emb.weight", 0, rank=2) if "label_emb.weight" in shapes else None,
+    }
+
+
+def encoder_sizes(shapes: Shapes, latent_channels: int) -> dict[str, Any]:
+    """Return the constructor arguments of :class:`MaskAutoencoder` or :class:`VisionEncoder`.
+
+    Args:
+        shapes: of the tensors of a CompVis encoder, under ``encoder.``.
+        latent_channels: half of what it puts out.
+
+    Raises:
+        InputError: they are not of such an encoder.
+    """
+    found = [re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", name) for name in shapes]
+    pairs = {(int(match[1]), int(match[2])) for match in found if match}
+    if not pairs:
+        raise InputError("it has no encoder of CompVis' layout (encoder.down.*)")
+    levels, layers = (1 + max(numbers) for numbers in zip(*pairs, strict=True))
+    if len(pairs) != levels * layers:
+        raise InputError(f"its encoder has {len(pairs)} blocks, expected {layers} in each of {levels} levels")
+    return {
+        "block_out_channels": [
+            axis(shapes, f"encoder.down.{i}.block.0.norm2.weight", 0, rank=1) for i in range(levels)
+        ],
+        "layers_per_block": layers,
+        "latent_channels": latent_channels,
+        "norm_num_groups": NORM_NUM_GROUPS,
+    }
+
+
+def axis(shapes: Shapes, name: str, index: int, rank: int) -> int:
+    """Return the length of one axis of the tensor ``name``, which has ``rank`` of them.
+
+    Raises:
+        InputError: there is no such tensor, or it has another number of axes.
+    """
+    if name not in shapes:
+        raise InputError(f"{name} is missing")
+    shape = tuple(shapes[name])
+    if len(shape) != rank:
+        raise InputError(f"{name} has shape {shape}, expected {rank} axes")
+    return int(shape[index])

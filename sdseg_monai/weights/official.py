@@ -12,6 +12,7 @@ import torch
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet, MaskAutoencoder, SDSeg, VisionEncoder
+from sdseg_monai.networks.states import Shapes, refuse_unexpected, shapes_of
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.keymaps import (
@@ -20,20 +21,14 @@ from sdseg_monai.weights.keymaps import (
     VISION_ENCODER_PREFIX,
     Source,
     autoencoder_source,
+    axis,
+    describe_layout,
     ema_name,
+    encoder_sizes,
+    unet_sizes,
     unet_source,
 )
-from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.sizes import Shapes, axis, encoder_sizes, unet_sizes
-from sdseg_monai.weights.transfer import (
-    ImportReport,
-    check_sources,
-    make_report,
-    refuse_unexpected,
-    shapes_of,
-    strip_prefix,
-    take_tensors,
-)
+from sdseg_monai.weights.transfer import ImportReport, check_sources, make_report, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 

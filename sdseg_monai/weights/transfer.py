@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.networks.states import Shapes, refuse_missing, to_float32
 from sdseg_monai.weights.keymaps import Source
-from sdseg_monai.weights.sizes import Shapes
 
 T = TypeVar("T")
 
@@ -54,25 +54,13 @@ def check_sources(available: Shapes, sources: Mapping[str, Source], shapes: Mapp
     Raises:
         InputError: one is missing or misshapen; it names the first.
     """
-    missing = sorted({source.name for source in sources.values()} - available.keys())
-    if missing:
-        raise InputError(f"{missing[0]} is missing{_and_others(missing)}, expected every tensor of the network")
+    refuse_missing(available, (source.name for source in sources.values()))
     for target, source in sources.items():
         found, expected = tuple(available[source.name]), tuple(shapes[target])
         if source.qkv_part is not None:
             expected = (3 * expected[0], *expected[1:])
         if found[: len(expected)] != expected or any(length != 1 for length in found[len(expected) :]):
             raise InputError(f"{source.name} has shape {found}, expected {expected}")
-
-
-def check_state(available: Shapes, shapes: Shapes) -> None:
-    """Check that a file's tensors are those of a network, neither more nor fewer, under its own names.
-
-    Raises:
-        InputError: one is missing, misshapen or too many; it names the first.
-    """
-    check_sources(available, {name: Source(name) for name in shapes}, shapes)
-    refuse_unexpected(available, shapes)
 
 
 def take_tensors(
@@ -102,41 +90,6 @@ def take_tensors(
     return taken
 
 
-def to_float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return ``tensor`` in float32, itself if it is that.
-
-    Raises:
-        InputError: it is not of finite floating-point numbers.
-    """
-    if not tensor.is_floating_point():
-        raise InputError(f"{name} is of {tensor.dtype}, expected floating-point numbers")
-    tensor = tensor.float()
-    if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
-        raise InputError(f"{name} has values that are not finite, expected finite weights")
-    return tensor
-
-
-def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors of ``state``."""
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
 def strip_prefix(items: Mapping[str, T], prefix: str) -> dict[str, T]:
     """Return those of ``items`` whose names begin with ``prefix``, under the rest of their names."""
     return {name.removeprefix(prefix): item for name, item in items.items() if name.startswith(prefix)}
-
-
-def refuse_unexpected(names: Iterable[str], expected: Iterable[str]) -> None:
-    """Raise :class:`InputError` if there are ``names`` beyond ``expected``."""
-    unexpected = sorted(set(names) - set(expected))
-    if unexpected:
-        raise InputError(f"{unexpected[0]} is not part of the network{_and_others(unexpected)}: another architecture")
-
-
-def plain(value: Any) -> Any:
-    """Return ``value`` with tuples as lists, as JSON has them."""
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _and_others(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} others)" if len(names) > 1 else ""

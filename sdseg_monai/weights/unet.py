@@ -1,4 +1,4 @@
-"""Pretrained U-Nets: LDM-8 (LSUN churches) for ours, Stable Diffusion 1.x for diffusers' own."""
+"""The pretrained U-Net that the paper starts from: LDM-8 (LSUN churches)."""
 
 from __future__ import annotations
 
@@ -6,32 +6,17 @@ import logging
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DenoisingUNet
+from sdseg_monai.networks.pretrained import plain
+from sdseg_monai.networks.states import refuse_unexpected, shapes_of
 from sdseg_monai.weights.checkpoints import read_checkpoint
-from sdseg_monai.weights.keymaps import UNET_PREFIX, Source, unet_source
-from sdseg_monai.weights.layouts import describe_layout
-from sdseg_monai.weights.pretrained import find_pretrained
-from sdseg_monai.weights.sizes import sd_unet_sizes, unet_sizes
-from sdseg_monai.weights.transfer import (
-    ImportReport,
-    check_sources,
-    check_state,
-    make_report,
-    plain,
-    refuse_unexpected,
-    shapes_of,
-    strip_prefix,
-    take_tensors,
-    to_float32,
-)
+from sdseg_monai.weights.keymaps import UNET_PREFIX, Source, describe_layout, unet_sizes, unet_source
+from sdseg_monai.weights.transfer import ImportReport, check_sources, make_report, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 
-SD_HEADS = 8
 SIZES = ("out_channels", "block_out_channels", "attention_levels", "layers_per_block", "norm_num_groups")
 
 
@@ -85,65 +70,10 @@ def take_unet(unet: DenoisingUNet, state: dict[str, torch.Tensor]) -> tuple[dict
     return tensors, make_report(state, used, missing)
 
 
-def load_sd_unet(source: str | Path, *, in_channels: int = 8) -> UNet2DConditionModel:
-    """Return Stable Diffusion 1.x's U-Net for latent-to-latent fine-tuning, in float32.
-
-    Its first convolution is widened with zeros, so that [noisy latent, image latent] starts as the pretrained network
-    on the first (Marigold instead repeats the weights and halves them). It is another model than SDSeg's: 860 M
-    parameters, cross-attention on a text embedding, and a schedule from 0.00085 to 0.012, not 0.0015 to 0.0155: give
-    :class:`NoiseSchedule` those.
-
-    Args:
-        source: CompVis ``.ckpt`` or ``.safetensors`` file, or a diffusers folder or hub id, of the U-Net alone or of a
-            pipeline that has it under ``unet``.
-        in_channels: input channels to widen to.
-
-    Raises:
-        InputError: there is no such U-Net, it lacks a tensor, or it has more input channels already.
-    """
-    if Path(source).suffix in (".ckpt", ".safetensors"):
-        state = read_checkpoint(source)
-        try:
-            model = convert_sd_unet(state)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
-    else:
-        model = find_pretrained(UNet2DConditionModel, str(source), "unet")
-    if model.config.in_channels > in_channels:
-        raise InputError(f"{source}: has {model.config.in_channels} input channels, expected at most {in_channels}")
-    narrow = model.conv_in
-    model.conv_in = torch.nn.Conv2d(in_channels, narrow.out_channels, narrow.kernel_size, padding=narrow.padding)
-    model.conv_in.load_state_dict({"weight": widen(narrow.weight.detach(), in_channels), "bias": narrow.bias.detach()})
-    model.register_to_config(in_channels=in_channels)
-    return model.eval()
-
-
 def widen(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
     """Return the convolution's weight [O, I, k, k] with zeros for the input channels from I to ``in_channels``."""
     padding = weight.new_zeros(len(weight), in_channels - weight.shape[1], *weight.shape[2:])
     return torch.cat([weight, padding], dim=1)
-
-
-def convert_sd_unet(state: dict[str, torch.Tensor]) -> UNet2DConditionModel:
-    """Return the U-Net of a CompVis Stable Diffusion 1.x checkpoint in diffusers' class, by diffusers' own converter.
-
-    Raises:
-        InputError: there is no such U-Net in it, or it lacks a tensor.
-    """
-    _, part = _find_unet(state)
-    if not any(".transformer_blocks." in name for name in part):
-        raise InputError(f"looks like {describe_layout(state)}, expected Stable Diffusion's U-Net")
-    sizes = sd_unet_sizes(shapes_of(part))
-    try:
-        with torch.device("meta"):
-            model = UNet2DConditionModel(**sizes, attention_head_dim=SD_HEADS)
-    except ValueError as error:
-        raise InputError(f"its sizes fit no Stable Diffusion 1.x U-Net ({error})") from error
-    converted = convert_ldm_unet_checkpoint({UNET_PREFIX + name: tensor for name, tensor in part.items()}, sizes)
-    check_state(shapes_of(converted), shapes_of(model.state_dict()))
-    tensors = {name: to_float32(name, tensor).clone() for name, tensor in converted.items()}
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model
 
 
 def _find_unet(state: dict[str, torch.Tensor]) -> tuple[str, dict[str, torch.Tensor]]:

@@ -13,9 +13,9 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.weights import (
     load_weights,
     read_tensors,
+    save_diffusers_folder,
 )
 from sdseg_monai.weights.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_network
-from sdseg_monai.weights.folder import save_diffusers_folder
 from tests.makers.compvis import tiny_official
 from tests.makers.networks import make_network
 from tests.makers.places import ROOT

@@ -11,9 +11,10 @@ from sdseg_monai.networks import CrossAttentionUNet, SDSeg, TinyMaskAutoencoder,
 from sdseg_monai.schedule import NoiseSchedule
 from sdseg_monai.weights import (
     drop_mask_encoder,
+    load_diffusers_folder,
     load_official,
+    save_diffusers_folder,
 )
-from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
 from tests.makers.compvis import tiny_official
 from tests.makers.networks import make_network
 from tests.weights.conversions import equal_states
@@ -44,9 +45,9 @@ class TestFolder:
         assert other.unet.mid_block.attentions[0].heads == 8
         assert torch.equal(official.schedule.sqrt_alphas_cumprod, other.schedule.sqrt_alphas_cumprod)
         assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == sorted(
-            ["model_index.json"]
-            + [f"{p}/{f}" for p in ("autoencoder", "unet", "vision_encoder")
-               for f in ("config.json", "diffusion_pytorch_model.safetensors")]
+            ["model_index.json", "autoencoder/diffusion_pytorch_model.safetensors"]
+            + [f"{p}/sdseg_monai.safetensors" for p in ("unet", "vision_encoder")]
+            + [f"{p}/config.json" for p in ("autoencoder", "unet", "vision_encoder")]
         )  # fmt: skip
 
     def test_of_tiny_autoencoders(self, tmp_path):
@@ -140,7 +141,7 @@ class TestFolder:
             index["schedule"]["beta_end"] = 2.0 if change == "schedule" else index["schedule"]["beta_end"]
             index["scale_factor"] = float("nan") if change == "scale" else 0.5
             (folder / "model_index.json").write_text(json.dumps(index))
-            options["num_heads"] = 3 if change == "size" else options["num_heads"]
+            options["attention_head_dim"] = 3 if change == "size" else options["attention_head_dim"]
             options["layers_per_block"] = 2 if change == "other sizes" else 1
             options |= {"colour": 1} if change == "unknown" else {}
             config.write_text(json.dumps(options))

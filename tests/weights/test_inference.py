@@ -10,7 +10,7 @@ from sdseg_monai.weights import (
     read_tensors,
     save_tensors,
 )
-from sdseg_monai.weights.export import save_inference
+from sdseg_monai.weights.files import save_inference
 from tests.makers.compvis import size_of
 from tests.makers.networks import make_network
 

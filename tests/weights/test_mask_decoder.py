@@ -9,14 +9,15 @@ import torch
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.weights import (
+    load_diffusers_folder,
     load_weights,
     read_checkpoint,
     read_tensors,
     replace_mask_decoder,
+    save_diffusers_folder,
     save_tensors,
 )
-from sdseg_monai.weights.export import save_inference
-from sdseg_monai.weights.folder import load_diffusers_folder, save_diffusers_folder
+from sdseg_monai.weights.files import save_inference
 from tests.makers.networks import make_network
 from tests.weights.conversions import equal_states, run
 

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
 from sdseg_monai.weights import import_official, load_official, load_weights, read_checkpoint
-from sdseg_monai.weights.export import save_inference
-from sdseg_monai.weights.inference import inference_state
+from sdseg_monai.weights.files import inference_state, save_inference
 from sdseg_monai.weights.official import check_ema_names, plan_official
 from tests.makers.compvis import official, size_of, tiny_official
 from tests.makers.places import SHARED

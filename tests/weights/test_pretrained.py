@@ -1,11 +1,10 @@
-"""Pretrained weights of others: kl-f8 and SD's autoencoder, TAESD, LSUN churches' and SD's U-Nets."""
+"""Pretrained weights of others: kl-f8 and SD's autoencoder, TAESD, LSUN churches' U-Net."""
 
-import json
 import math
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -18,9 +17,9 @@ from sdseg_monai.networks import (
     TinyVisionEncoder,
     VisionEncoder,
 )
-from sdseg_monai.weights import load_autoencoder, load_sd_unet, load_unet
+from sdseg_monai.weights import load_autoencoder, load_unet
 from sdseg_monai.weights.autoencoder import take_compvis
-from sdseg_monai.weights.unet import convert_sd_unet, take_unet
+from sdseg_monai.weights.unet import take_unet
 from tests.makers import compvis
 from tests.makers.places import SHARED
 
@@ -222,66 +221,3 @@ class TestChurchesUNet:
         state = self.make_state()
         del state["model.diffusion_model.middle_block.1.qkv.weight"]
         fails(lambda: load_unet(make_unet(), write(path, state)), "middle_block.1.qkv.weight is missing")
-
-
-class TestStableDiffusionUNet:
-    @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-    def test_compvis_file(self, tmp_path, prefix):
-        state = compvis.random_state(compvis.sd_unet(**SD_UNET), prefix)
-        model = load_sd_unet(write(tmp_path / "a.ckpt", state))
-        assert model.config.in_channels == 8 and model.config.block_out_channels == [32, 64]
-        assert torch.equal(model.conv_in.weight[:, :4], state[prefix + "input_blocks.0.0.weight"])
-        assert not model.conv_in.weight[:, 4:].any()
-        name = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-        assert torch.equal(model.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight, state[prefix + name])
-        assert model.mid_block.attentions[0].transformer_blocks[0].attn1.heads == 8
-        self.check_extra_inputs_have_no_influence(model)
-
-    def check_extra_inputs_have_no_influence(self, model):
-        latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 2, 16)
-        with torch.inference_mode():
-            first = model(latent, 5, text).sample
-            latent[:, 4:] = 0
-            assert torch.equal(first, model(latent, 5, text).sample) and torch.isfinite(first).all()
-
-    @pytest.mark.parametrize("subfolder", ["", "unet"])
-    def test_diffusers_folder(self, tmp_path, subfolder):
-        source = UNet2DConditionModel(
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=16,
-        )
-        source.save_pretrained(tmp_path / subfolder)
-        model = load_sd_unet(tmp_path)
-        self.check_extra_inputs_have_no_influence(model)
-        latent, text = torch.randn(1, 8, 8, 8), torch.randn(1, 2, 16)
-        with torch.inference_mode():
-            torch.testing.assert_close(model(latent, 5, text).sample, source.eval()(latent[:, :4], 5, text).sample)
-        path = tmp_path / subfolder / "diffusion_pytorch_model.safetensors"
-        state = load_file(path)
-        del state["conv_out.bias"]
-        save_file(state, path, metadata={"format": "pt"})
-        fails(lambda: load_sd_unet(tmp_path), "missing keys: conv_out.bias")
-
-    def test_full_size_names_and_shapes(self):
-        shapes = dict(compvis.sd_unet())
-        assert sum(math.prod(shape) for shape in shapes.values()) == 859_520_964
-        with torch.device("meta"):
-            model = convert_sd_unet({name: torch.zeros(shape) for name, shape in shapes.items()})
-        assert sum(p.numel() for p in model.parameters()) == 859_520_964
-        assert model.config.cross_attention_dim == 768
-
-    def test_bad_files(self, tmp_path):
-        path = tmp_path / "a.ckpt"
-        state = compvis.random_state(compvis.sd_unet(**SD_UNET))
-        fails(lambda: load_sd_unet(write(path, state), in_channels=3), "has 4 input channels, expected at most 3")
-        del state["out.2.bias"]
-        fails(lambda: load_sd_unet(write(path, state)), "conv_out.bias is missing")
-        fails(
-            lambda: load_sd_unet(write(path, compvis.random_state(compvis.unet(**UNET)))), "expected Stable Diffusion's"
-        )
-        fails(lambda: load_sd_unet(tmp_path), "no U-Net there")
-        (tmp_path / "config.json").write_text(json.dumps({}))
-        fails(lambda: load_sd_unet(tmp_path), "no U-Net there")
