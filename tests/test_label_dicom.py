@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 
 from tests.conftest import SHARED
-from tests.datastore_process import PYTHON, DatastoreProcess, Refused
+from tests.datastore_process import DatastoreProcess, Refused
 from tests.dicom import HAS_ORTHANC, NO_ORTHANC, OrthancServer, free_port, write_mr_series
 from tests.label_server import needs_label_env
 
@@ -388,7 +387,7 @@ class TestNames:
         attribute = {"SegmentLabel": "own", "labelID": 9}
         (entry,) = store("describe", [2], [{"name": "SPLEEN", "segmentAttribute": attribute}], [{1: "x", 5: "spleen"}])
         assert entry["segmentAttribute"]["SegmentLabel"] == "own"
-        assert entry["segmentAttribute"]["labelID"] == 2  # or dcmqi would not find it
+        assert entry["segmentAttribute"]["labelID"] == 2  # the mask's value
         assert entry["segmentAttribute"]["recommendedDisplayRGBValue"] == [1, 2, 3]  # the model's, by its name
 
 
@@ -583,13 +582,13 @@ class TestDicomFolder:
         finally:
             store("set", "MONAI_LABEL_DICOMWEB_CACHE_PATH", "")
 
-    def test_dcmqi_must_be_there(self, dicom, store, tmp_path):
-        store("path", "/nowhere")
+    def test_highdicom_must_be_there(self, dicom, store, tmp_path):
+        store("hide", "highdicom")
         try:
-            with pytest.raises(Refused, match="pip install dcmqi"):
+            with pytest.raises(Refused, match="DICOM needs highdicom, which is not installed: pip install"):
                 store("open", tmp_path / "dicom", tmp_path / "cache")
         finally:
-            store("path", f"{PYTHON.parent}:{os.environ['PATH']}")
+            store("show", "highdicom")
 
     def test_a_modality_without_series_is_told(self, dicom, store, tmp_path):
         store("open", tmp_path / "dicom", tmp_path / "cache", "PT")

@@ -25,7 +25,7 @@ class FrameGrid:
     """Where the frames of a file lie.
 
     Attributes:
-        order: indices of the frames along their normal, [Z].
+        order: indices of the frames against their normal, [Z], as highdicom has them.
         shape: columns, rows and frames.
         affine: [4, 4] to RAS+ millimetres.
     """
@@ -43,7 +43,7 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
         name: what messages and the volume are called.
 
     Returns:
-        Real values (HU in CT), [X, Y, Z] as columns, rows and frames along their normal.
+        Real values (HU in CT), [X, Y, Z] as columns, rows and frames against their normal.
 
     Raises:
         InputError: there are several files, it is damaged, its frames form no box, it has several values per voxel or
@@ -100,7 +100,7 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
         )
         if not is_plane(cosines[0]) or not (edges > 0).all():
             raise ValueError("directions that are not at right angles, or pixels without a size")
-        order = slice_order(cosines[0], positions)
+        order = slice_order(cosines[0], positions)[::-1]
         positions = positions[order]
         check_box(cosines, positions, edges, name)
     except Exception as error:  # missing, no numbers, not as many as there should be, or no box
@@ -111,7 +111,8 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
     row, column = cosines[0].reshape(2, 3)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * edges[0, 1], column * edges[0, 0]
-    affine[:3, 2] = (positions[-1] - positions[0]) / (count - 1)
+    normal = np.cross(row, column)
+    affine[:3, 2] = normal * ((positions[-1] - positions[0]) @ normal / (count - 1))
     affine[:3, 3] = positions[0]
     return FrameGrid(order, (int(image.Columns), int(image.Rows), count), LPS_TO_RAS @ affine)
 
