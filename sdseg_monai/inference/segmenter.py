@@ -70,7 +70,7 @@ class Segmenter:
             self._load_network(parser, opened.root, weights)
             self.inferer = parser.get_parsed_content("inferer")
             self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
-            self._inverse, self._classify = split_postprocessing(parser)
+            self._inverse, self._classify = split_postprocessing(parser, self.config)
         self.segments, self.modality = _read_metadata(opened, self.num_classes, changed=bool(overlays))
         self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=options.get("seed"), batch_size=options.get("batch_size"))
@@ -161,7 +161,7 @@ class Segmenter:
         )
 
 
-def split_postprocessing(parser: ConfigParser) -> tuple[Compose, Compose]:
+def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, Compose]:
     """Return the steps of a config's ``postprocessing`` that lead back to the image's grid, and those that follow.
 
     The second begin with the step that makes classes of scores, ``mask_from_score``, and leave out ``save_mask``.
@@ -180,7 +180,7 @@ def split_postprocessing(parser: ConfigParser) -> tuple[Compose, Compose]:
             classify = [step for step in steps[index:] if step is not save_mask and not isinstance(step, SaveMaskd)]
             return Compose(steps[:index]), Compose(classify)
     raise InputError(
-        f"the config's postprocessing has no step {MASK_FROM_SCORE}, expected one that makes classes of scores, as "
+        f"{config}: its postprocessing has no step {MASK_FROM_SCORE}, expected one that makes classes of scores, as "
         "MONAI's AsDiscreted does"
     )
 

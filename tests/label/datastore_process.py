@@ -68,7 +68,7 @@ def serve() -> None:
 
     dicom_folder.SCAN_SECONDS = 0  # tests do not wait
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # dcmqi writes to stdout
+    os.dup2(2, 1)  # MONAI Label writes to stdout
     warnings: list[str] = []
 
     class Collector(logging.Handler):
@@ -99,7 +99,8 @@ def serve() -> None:
         "open": open_store,
         "set": lambda name, value: setattr(settings, name, value),
         "limit": limit_file_size,
-        "path": lambda value: os.environ.update(PATH=value),
+        "hide": lambda module: sys.modules.update({module: None}),
+        "show": lambda module: sys.modules.pop(module),
         "describe": describe,
         "check_labels": lambda count: check_labels(store, dict(list(segments.items())[:count])),
     }

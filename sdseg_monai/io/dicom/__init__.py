@@ -1,7 +1,8 @@
-"""DICOM series in and DICOM SEG out; all but reading slices needs the extra ``sdseg-monai[dicom]``."""
+"""DICOM series in and DICOM SEG out; all but reading slices needs the extra ``sdseg-monai[dicom]`` or ``[label]``."""
 
+from sdseg_monai.io.dicom.instances import has_dicom, is_dicom
 from sdseg_monai.io.dicom.seg import DICOM_SUFFIX, is_whole_seg, read_seg, write_seg
-from sdseg_monai.io.dicom.series import Series, choose_series, find_series, has_dicom, is_dicom, read_series
+from sdseg_monai.io.dicom.series import Series, choose_series, find_series, read_series
 
 __all__ = [
     "DICOM_SUFFIX",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
-from sdseg_monai.io.dicom.series import Series, is_multi_frame, open_frames
+from sdseg_monai.io.dicom.frames import frame_grid, open_multi_frame
+from sdseg_monai.io.dicom.series import Series, is_multi_frame
 from sdseg_monai.io.dicom.stack import slice_order
 from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.files import write_atomically
@@ -36,12 +38,38 @@ PATIENT = [
 # fmt: on
 
 
-def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[int, Segment]) -> None:
-    """Write a mask of a series as DICOM SEG, of the kind BINARY, uncompressed: what viewers read today.
+Code = tuple[str, str, str]  # value, scheme, meaning
 
-    It refers to the slices, lies on their grid and takes over patient and study. All ``segments`` are described, also
-    those without a voxel, and values that they lack as ``Label 7`` or ``unsure``; they are numbered from 1 in the order
-    of their values. Frames without a voxel are left out; of an empty mask one slice stays, a frame for each segment.
+
+@dataclass(frozen=True)
+class SegmentTerms:
+    """What a DICOM SEG says of one of its segments.
+
+    Attributes:
+        label: SegmentLabel, in ASCII, at most 64 characters.
+        colour: red, green, blue in 0..255.
+        property_type: SegmentedPropertyType.
+        property_category: SegmentedPropertyCategory.
+        description: SegmentDescription, none where empty.
+        algorithm_type: AUTOMATIC, SEMIAUTOMATIC (a person has seen it) or MANUAL.
+        algorithm_name: SegmentAlgorithmName.
+        anatomic_region: AnatomicRegion.
+    """
+
+    label: str
+    colour: tuple[int, int, int]
+    property_type: Code
+    property_category: Code = ANATOMY
+    description: str = ""
+    algorithm_type: str = "AUTOMATIC"
+    algorithm_name: str = PROGRAM
+    anatomic_region: Code | None = None
+
+
+def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[int, Segment]) -> None:
+    """Write a model's mask of a series as DICOM SEG, see :func:`write_terms`.
+
+    All ``segments`` are described, also those without a voxel, and values that they lack as ``Label 7`` or ``unsure``.
 
     Args:
         path: file to write; it appears under its name only when it is complete.
@@ -53,23 +81,43 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
         InputError: ``labels`` are not uint8 or not of the series' shape, there is neither a segment nor a voxel, files
             of the series are gone, damaged or without UIDs, ``path`` cannot be written, highdicom is not installed.
     """
-    highdicom, config = require("highdicom"), require("pydicom.config")
     if labels.dtype != np.uint8:
         raise InputError(f"labels of type {labels.dtype}, expected uint8")
+    names = {UNSURE: UNSURE_SEGMENT, **segments}
     values = sorted({*segments, *np.unique(labels).tolist()} - {0})
+    terms = {value: _terms(value, names.get(value) or Segment("", UNKNOWN_COLOUR, None)) for value in values}
+    write_terms(path, labels, series, terms)
+
+
+def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[int, SegmentTerms]) -> None:
+    """Write a mask of a series as DICOM SEG, of the kind BINARY, uncompressed: what viewers read today.
+
+    It refers to the slices, lies on their grid and takes over patient and study. Segments are numbered from 1 in the
+    order of their values. Frames without a voxel are left out; of an empty mask one slice stays, a frame for each
+    segment.
+
+    Args:
+        path: file to write; it appears under its name only when it is complete.
+        labels: on the grid of :func:`~sdseg_monai.io.dicom.series.read_series`, [X, Y, Z], whole numbers, 0 for the
+            background.
+        series: that was segmented; only its headers are read.
+        terms: what the SEG says of each value.
+
+    Raises:
+        InputError: ``labels`` are not of the series' shape, ``terms`` are empty, files of the series are gone, damaged
+            or without UIDs, ``path`` cannot be written, highdicom is not installed.
+        KeyError: a value has no terms.
+    """
+    highdicom, config = require("highdicom"), require("pydicom.config")
+    values = sorted(terms)
     if not values:
         raise InputError("the mask is empty and no segment is known, expected one to describe in a DICOM SEG")
-    numbers = np.zeros(256, np.uint8)
-    numbers[values] = range(1, len(values) + 1)
-    names = {UNSURE: UNSURE_SEGMENT, **segments}
-    described = [
-        _describe(number, value, names.get(value) or Segment("", UNKNOWN_COLOUR, None))
-        for number, value in enumerate(values, 1)
-    ]
+    numbers = _numbered(labels, values)
+    descriptions = [_describe(number, terms[value]) for number, value in enumerate(values, 1)]
     with config.disable_value_validation(), warnings.catch_warnings():  # what the slices say is taken over as it is
         warnings.simplefilter("ignore")  # they quote the patient's name
         place = _place_frames if is_multi_frame(series) else _place_slices
-        frames = place(np.ascontiguousarray(numbers[labels].T), series)
+        frames = place(np.ascontiguousarray(numbers.T), series)
         source = frames["source_images"][0]
         patient = [source[keyword] for keyword in PATIENT if keyword in source]
         for keyword in PATIENT:  # highdicom would refuse odd ones and quote them
@@ -79,7 +127,7 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
             seg = highdicom.seg.Segmentation(
                 **frames,
                 segmentation_type="BINARY",
-                segment_descriptions=described,
+                segment_descriptions=descriptions,
                 series_instance_uid=highdicom.UID(),
                 series_number=SERIES_NUMBER,
                 series_description=DESCRIPTION,
@@ -89,15 +137,15 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
                 manufacturer_model_name=PROGRAM,
                 software_versions=__version__,
                 device_serial_number=__version__,  # of software that is the version
-                specific_character_set="ISO_IR 192",  # UTF-8
                 content_label="SEGMENTATION",
                 content_description=DESCRIPTION,
-                omit_empty_frames=bool(labels.any()),
+                omit_empty_frames=bool(numbers.any()),
             )
+            seg.SpecificCharacterSet = source.SpecificCharacterSet
             for element in patient:
                 seg.add(element)
             seg.ContentCreatorName = None  # must be there, may be empty
-            write_atomically(path, lambda temporary: seg.save_as(temporary, enforce_file_format=True))
+            write_atomically(path, lambda temporary: seg.save_as(temporary))  # with the file meta of highdicom
         except InputError:
             raise
         except Exception as error:  # odd headers fail in many ways, with the patient's data in the message
@@ -155,21 +203,45 @@ def _label(segment: Segment, value: int) -> str:
     return plain_text(segment.name) or f"{UNKNOWN_LABEL}{value}"
 
 
-def _describe(number: int, value: int, segment: Segment) -> Any:
-    highdicom, codes = require("highdicom"), require("pydicom.sr.codedict").codes
+def _terms(value: int, segment: Segment) -> SegmentTerms:
     label = _label(segment, value)
     code, scheme, meaning = segment.code or UNKNOWN_STRUCTURE
-    return highdicom.seg.SegmentDescription(
+    return SegmentTerms(label, segment.colour, property_type=(code, scheme, plain_text(meaning) or label))
+
+
+def _numbered(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Return the numbers of the segments in place of their ``values``, which rise."""
+    present, positions = np.unique(labels, return_inverse=True)
+    number_of = {0: 0} | {value: number for number, value in enumerate(values, 1)}
+    numbers = np.array([number_of[int(value)] for value in present], np.uint8 if len(values) < 256 else np.uint16)
+    return numbers[positions.reshape(labels.shape)]
+
+
+def _describe(number: int, terms: SegmentTerms) -> Any:
+    highdicom, codes = require("highdicom"), require("pydicom.sr.codedict").codes
+    concept = highdicom.sr.CodedConcept
+    description = highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=label,
-        segmented_property_category=highdicom.sr.CodedConcept(*ANATOMY),
-        segmented_property_type=highdicom.sr.CodedConcept(code, scheme, plain_text(meaning) or label),
-        algorithm_type="AUTOMATIC",
+        segment_label=terms.label,
+        segmented_property_category=concept(*terms.property_category),
+        segmented_property_type=concept(*terms.property_type),
+        algorithm_type=terms.algorithm_type,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            PROGRAM, family=codes.cid7162.ArtificialIntelligence, version=__version__
+            terms.algorithm_name, family=codes.cid7162.ArtificialIntelligence, version=__version__
         ),
-        display_color=highdicom.color.CIELabColor.from_rgb(*segment.colour),
+        anatomic_regions=terms.anatomic_region and [concept(*terms.anatomic_region)],
     )
+    if terms.description:
+        description.SegmentDescription = terms.description
+    description.RecommendedDisplayCIELabValue = _lab(terms.colour)
+    return description
+
+
+def _lab(colour: Sequence[int]) -> list[int]:
+    from skimage.color import rgb2lab  # at use: all that only reads DICOM does without it
+
+    lab = np.clip(rgb2lab(np.array(colour) / 255), [0, -128, -128], [100, 127, 127])
+    return list(require("highdicom").color.CIELabColor(*lab.tolist()).value)
 
 
 def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
@@ -202,16 +274,21 @@ def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
 
 
 def _place_frames(voxels: np.ndarray, series: Series) -> dict[str, Any]:
-    """Return ``voxels`` [Z, Y, X] in the place of a multi-frame file's, as highdicom takes them."""
-    _, geometry = open_frames(series)
-    _check_shape(voxels, geometry.spatial_shape, series)
+    """Return ``voxels`` [Z, Y, X] in the order of a multi-frame file's frames, as highdicom takes them."""
+    highdicom = require("highdicom")
+    open_multi_frame(series.files, f"series {series.uid}")
     header = _read_header(series.files[0], series)
+    grid = frame_grid(header, f"series {series.uid}")
+    _check_shape(voxels, grid.shape[::-1], series)
     shared, first = header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence[0]
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):  # the same in all frames of a box
         if keyword not in shared:
             setattr(shared, keyword, first[keyword].value)
-    volume = geometry.with_array(voxels)
-    return {"source_images": [header], "pixel_array": volume if voxels.any() else volume[:1]}
+    if voxels.any():
+        return {"source_images": [header], "pixel_array": voxels[np.argsort(grid.order)]}
+    place = header.PerFrameFunctionalGroupsSequence[grid.order[0]].PlanePositionSequence[0].ImagePositionPatient
+    first = highdicom.PlanePositionSequence("PATIENT", place)
+    return {"source_images": [header], "pixel_array": voxels[:1], "plane_positions": [first]}
 
 
 def _decimal(number: float) -> Any:
@@ -231,6 +308,7 @@ def _read_header(path: Path, series: Series) -> Dataset:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         header.decode()  # of the slice's own character set
+        header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which the SEG takes over
         for keyword in ("SOPClassUID", "SOPInstanceUID"):
             if not header.get(keyword):
                 setattr(header, keyword, header.file_meta[f"MediaStorage{keyword}"].value)

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import SimpleITK as sitk
 
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.dicom.extra import require
-from sdseg_monai.io.dicom.stack import LARGEST_OFFSET, LARGEST_TILT, check_memory, read_stack
-from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
+from sdseg_monai.io.dicom.frames import read_frames
+from sdseg_monai.io.dicom.instances import Instance, UnusableFile, read_instance, visible_files
+from sdseg_monai.io.dicom.stack import read_stack
 from sdseg_monai.io.files import hash_file
-from sdseg_monai.io.itk import LPS_TO_RAS, itk_affine
+from sdseg_monai.io.itk import itk_affine
 from sdseg_monai.io.volumes import Volume, checked_volume
 from sdseg_monai.io.warnings import ImageWarning
 
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
-logger = logging.getLogger(__name__)
-
-MAGIC, MAGIC_START = b"DICM", 128  # of every DICOM file, after its preamble
-SUFFIX = ".dcm"  # of most, but files are known by their content
 UID = r"\d[\d.]{0,63}"
-TOLERANCE = {"rtol": LARGEST_OFFSET, "perpendicular_tol": LARGEST_TILT**2 / 2}  # a cosine's distance from 1
-# fmt: off
-HEADER = [
-    "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
-    "SeriesDescription", "Rows", "Columns", "NumberOfFrames",
-]
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,7 @@ class Series:
         number: that the scanner gave it; None where it gave none.
         frames: number of slices, in all files.
         files: each instance once, sorted by path.
-        warnings: what of its folder was left out, and what is odd about its files.
+        warnings: about files that were left out and slices with one SOPInstanceUID.
     """
 
     uid: str
@@ -68,48 +50,17 @@ class Series:
         return f"{self.uid} ({self.modality}, {self.description!r}, {self.frames} slices)"
 
 
-@dataclass(frozen=True)
-class _Instance:
-    """What the header of an image says; UIDs may be empty or none."""
-
-    path: Path
-    uid: str
-    patient: str
-    study_uid: str
-    series_uid: str
-    modality: str
-    description: str
-    number: int | None
-    frames: int
-
-
-def has_dicom(folder: Path) -> bool:
-    """Tell whether any visible file anywhere below ``folder`` is DICOM, by its content; stops at the first."""
-    return any(is_dicom(path) for path in _visible_files(folder))
-
-
 def find_series(source: Path) -> list[Series]:
     """Return the image series of the DICOM files anywhere below a folder, or of one file, by study and number.
 
     Files are known by their content. Hidden ones, DICOMDIRs and objects that are no images (SEG, SR, RTSTRUCT, PR, KO
-    and such) are left out, damaged ones with a warning. Where de-identification has emptied the UIDs, the files of one
-    folder are a series. Only headers are read.
+    and such) are left out; of damaged ones the series warn that have files in the same folder, or else all. Only
+    headers are read. What is a series, and its UIDs: see :func:`group_series`.
 
     Raises:
         InputError: there is no such file or folder, or pydicom is not installed.
     """
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder, expected DICOM")
-    groups: dict[tuple[str, str, str | Path], list[_Instance]] = {}
-    seen: dict[str, Path] = {}
-    for path in sorted(_visible_files(source)) if source.is_dir() else [source]:
-        instance = _read_instance(path)
-        if instance is None or _is_copy(path, seen.setdefault(instance.uid, path)):
-            continue
-        key = (instance.patient, instance.study_uid, instance.series_uid or path.parent)
-        groups.setdefault(key, []).append(instance)
-    series = map(_make_series, groups.values())
-    return sorted(series, key=lambda one: (one.study_uid, one.number is None, one.number or 0, one.uid))
+    return _search(source)[0]
 
 
 def choose_series(source: Path, uid: str | None = None) -> Series:
@@ -118,18 +69,47 @@ def choose_series(source: Path, uid: str | None = None) -> Series:
     Raises:
         InputError: there is none, or several and no ``uid``: the message lists them.
     """
-    found = find_series(source)
-    if not found:
-        raise InputError(f"{source}: no DICOM images there, expected a series of slices")
-    chosen = [series for series in found if uid in (None, series.uid)]
-    if len(chosen) == 1:
-        return chosen[0]
-    listed = "; ".join(map(str, found))
-    if len(chosen) > 1 and uid is not None:
+    all_series, reasons = _search(source)
+    if not all_series:
+        raise InputError(f"{source}: no DICOM images there, expected a series of slices{_listed(reasons)}")
+    matches = [series for series in all_series if uid in (None, series.uid)]
+    if len(matches) == 1:
+        return matches[0]
+    listed = "; ".join(map(str, all_series))
+    if len(matches) > 1 and uid is not None:
         raise InputError(f"{source}: series {uid} is of several patients or studies, give the folder of one of them")
     if uid is None:
-        raise ArgumentError(f"{source}: {len(found)} image series, choose one with series=UID: {listed}")
+        raise ArgumentError(f"{source}: {len(all_series)} image series, choose one with series=UID: {listed}")
     raise ArgumentError(f"{source}: no image series {uid}, expected series=UID with one of: {listed}")
+
+
+def group_series(instances: Iterable[Instance]) -> list[Series]:
+    """Return the series that instances form: the one rule, for the command and the label server alike.
+
+    Instances of one patient, StudyInstanceUID and SeriesInstanceUID are a series; where de-identification has emptied
+    the last, those in one folder. In place of a UID that is empty or spoilt stands one made up of what is there, or
+    else of the smallest SOPInstanceUID of the series. So it is the same wherever the folder lies and whoever asks, and
+    it changes only when an instance with a smaller SOPInstanceUID arrives.
+
+    Copies of a file count once. An instance with the SOPInstanceUID of another but other content stays, with a warning:
+    careless anonymisers make all the same.
+
+    Raises:
+        InputError: two files of one SOPInstanceUID cannot be compared, since one is gone.
+    """
+    paths: dict[str, Path] = {}
+    groups: dict[tuple[str, str, str | Path], list[Instance]] = {}
+    warnings: dict[Path, ImageWarning] = {}
+    for instance in instances:
+        path, first = instance.path, paths.setdefault(instance.uid, instance.path)
+        if first != path:
+            if _is_copy(path, first):
+                continue
+            text = f"{path}: has the SOPInstanceUID of {first} but is another slice"
+            warnings[path] = ImageWarning("same_uid", text)
+        key = (instance.patient, instance.study_uid, instance.series_uid or path.parent)
+        groups.setdefault(key, []).append(instance)
+    return [_make_series(group, warnings) for group in groups.values()]
 
 
 def read_series(series: Series) -> Volume:
@@ -140,11 +120,11 @@ def read_series(series: Series) -> Volume:
 
     Raises:
         InputError: a file is gone or damaged, or the slices form no box: see
-            :func:`~sdseg_monai.io.dicom.stack.read_stack`; a voxel is not finite.
+            :func:`~sdseg_monai.io.dicom.stack.read_stack`; there are several multi-frame files; a voxel is not finite.
     """
     name = f"series {series.uid}"
     if is_multi_frame(series):
-        return _read_frames(series)
+        return read_frames(series.files, name)
     image = read_stack(series.files, name)
     return checked_volume(sitk.GetArrayViewFromImage(image).T.copy(), itk_affine(image), name)
 
@@ -154,134 +134,62 @@ def is_multi_frame(series: Series) -> bool:
     return series.frames > len(series.files)
 
 
-def open_frames(series: Series) -> Any:
-    """Return the multi-frame file of a series as ``highdicom.Image``, and its grid, a ``highdicom.VolumeGeometry``.
-
-    Raises:
-        InputError: there are several files, it is damaged, its frames form no box, or highdicom is not installed.
-    """
-    highdicom, config = require("highdicom"), require("pydicom.config")
-    name = f"series {series.uid}"
-    if len(series.files) > 1:
-        raise InputError(f"{name}: {len(series.files)} multi-frame files, expected one of them")
-    try:
-        with config.disable_value_validation():
-            image = highdicom.imread(series.files[0], lazy_frame_retrieval=True)
-            geometry = image.get_volume_geometry(allow_duplicate_positions=False, **TOLERANCE)
-    except Exception as error:  # pydicom and highdicom raise whatever a damaged element leads to
-        raise InputError(f"{name}: not a readable multi-frame file ({_reason(error)})") from error
-    if geometry is None:
-        raise InputError(f"{name}: its frames form no box, expected one stack, evenly spaced, none missing or twice")
-    return image, geometry
+def _search(source: Path) -> tuple[list[Series], dict[Path, str]]:
+    """Return the series of :func:`find_series`, and why files were left out."""
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder, expected DICOM")
+    instances: list[Instance] = []
+    reasons: dict[Path, str] = {}
+    for path in sorted(visible_files(source)) if source.is_dir() else [source]:
+        try:
+            instance = read_instance(path)
+        except UnusableFile as error:
+            reasons[path] = str(error)
+            continue
+        if instance is not None and instance.is_image:
+            instances.append(instance)
+    all_series = _with_warnings(group_series(instances), reasons)
+    return sorted(all_series, key=_study_and_number), reasons
 
 
-def _read_frames(series: Series) -> Volume:
-    name = f"series {series.uid}"
-    image, geometry = open_frames(series)
-    check_memory(math.prod(geometry.spatial_shape), name)
-    try:
-        volume = image.get_volume(
-            **TOLERANCE,
-            dtype=np.float32,
-            apply_real_world_transform=False,  # HU are the modality's
-            apply_presentation_lut=False,
-            apply_palette_color_lut=False,
-            apply_icc_profile=False,
+def _study_and_number(series: Series) -> tuple[str, bool, int, str]:
+    return series.study_uid, series.number is None, series.number or 0, series.uid
+
+
+def _with_warnings(all_series: Sequence[Series], reasons: Mapping[Path, str]) -> list[Series]:
+    """Have series warn of files left out: those with files in the same folder, where there are none all of them."""
+    folders = [{file.parent for file in series.files} for series in all_series]
+    all_folders = set[Path]().union(*folders)
+    with_warnings = []
+    for series, own in zip(all_series, folders, strict=True):
+        left_out = (
+            ImageWarning("left_out", f"{reason}, left out")
+            for path, reason in reasons.items()
+            if path.parent in own or path.parent not in all_folders
         )
-    except Exception as error:  # decoders have exceptions of their own
-        raise InputError(f"{name}: its frames cannot be read as one volume ({_reason(error)})") from error
-    affine = LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]  # highdicom's axes are slices, rows, columns
-    return checked_volume(np.ascontiguousarray(volume.array.T), affine, name)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if not any(part[0] == "." for part in path.relative_to(folder).parts) and path.is_file():
-            yield path
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell by its content whether a file is DICOM."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAGIC_START + len(MAGIC))[MAGIC_START:] == MAGIC
-    except OSError as error:  # it may not be read, or has gone since it was listed
-        logger.warning("%s: cannot be read (%s), left out", path, error.strerror)
-        return False
-
-
-def _read_instance(path: Path) -> _Instance | None:
-    """Return what a DICOM file says of its image; None where it is no DICOM, no image, or damaged."""
-    if not is_dicom(path):
-        if path.suffix.lower() == SUFFIX:
-            logger.warning("%s: not DICOM by its content, left out", path)
-        return None
-    pydicom, config = require("pydicom"), require("pydicom.config")
-    try:
-        with config.disable_value_validation():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER)
-            sop_class = (
-                header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or pydicom.uid.UID("")
-            )
-            has_voxels = bool(_number(header, "Rows") and _number(header, "Columns"))
-            instance = _Instance(
-                path,
-                _text(header, "SOPInstanceUID") or _text(header.file_meta, "MediaStorageSOPInstanceUID") or str(path),
-                _text(header, "PatientID"),
-                _text(header, "StudyInstanceUID"),
-                _text(header, "SeriesInstanceUID"),
-                plain_text(_text(header, "Modality")),
-                plain_text(_text(header, "SeriesDescription")),
-                _number(header, "SeriesNumber"),
-                _number(header, "NumberOfFrames") or 1,
-            )
-    except Exception as error:  # pydicom raises whatever a damaged element leads to, with its value in the message
-        logger.warning("%s: not a readable DICOM file (%s), left out", path, type(error).__name__)
-        return None
-    if instance.modality in NOT_IMAGES or sop_class == pydicom.uid.MediaStorageDirectoryStorage:
-        return None
-    if has_voxels:
-        return instance
-    if not instance.modality or sop_class.name.endswith("Image Storage"):  # it has both, were it whole
-        logger.warning("%s: its header is not complete, left out", path)
-    return None
+        with_warnings.append(replace(series, warnings=(*series.warnings, *left_out)))
+    return with_warnings
 
 
 def _is_copy(path: Path, first: Path) -> bool:
-    """Tell whether a file is a copy of the ``first`` of its SOPInstanceUID; careless anonymisers make all the same."""
-    if path == first:
-        return False
-    copy = hash_file(path) == hash_file(first)
-    if not copy:
-        logger.warning("%s: has the SOPInstanceUID of %s but is another slice", path, first)
-    return copy
+    try:
+        return hash_file(path) == hash_file(first)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
-def _text(header: Dataset, keyword: str) -> str:
-    return str(header.get(keyword) or "").strip("\0 ")
-
-
-def _number(header: Dataset, keyword: str) -> int | None:
-    with suppress(ValueError, TypeError):  # not a number, or several
-        return int(header.get(keyword))
-    return None
-
-
-def _make_series(instances: Sequence[_Instance]) -> Series:
+def _make_series(instances: Sequence[Instance], warnings: Mapping[Path, ImageWarning]) -> Series:
     first = instances[0]
-    some = min(instance.uid for instance in instances)
+    smallest = min(instance.uid for instance in instances)
     return Series(
-        uid=_valid_uid(first.series_uid, "SeriesInstanceUID", some),
-        study_uid=_valid_uid(first.study_uid, "StudyInstanceUID", some),
+        uid=_valid_uid(first.series_uid, "SeriesInstanceUID", smallest),
+        study_uid=_valid_uid(first.study_uid, "StudyInstanceUID", smallest),
         modality=first.modality,
         description=first.description,
         number=first.number,
         frames=sum(instance.frames for instance in instances),
         files=tuple(instance.path for instance in instances),
+        warnings=tuple(warnings[instance.path] for instance in instances if instance.path in warnings),
     )
 
 
@@ -290,3 +198,10 @@ def _valid_uid(uid: str, keyword: str, instance: str) -> str:
     if re.fullmatch(UID, uid):
         return uid
     return str(require("pydicom.uid").generate_uid(entropy_srcs=[keyword, uid or instance]))
+
+
+def _listed(reasons: Mapping[Path, str]) -> str:
+    if not reasons:
+        return ""
+    first = next(iter(reasons.values()))
+    return f"; {len(reasons)} files were left out, the first: {first}" if len(reasons) > 1 else f"; left out: {first}"

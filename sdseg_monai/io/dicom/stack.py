@@ -48,7 +48,7 @@ def read_stack(files: Sequence[Path], name: str) -> sitk.Image:
             for key in (ORIENTATION, POSITION)
         )
         order = slice_order(cosines[0], positions)
-        _check_positions(cosines, positions[order], name)
+        check_box(cosines, positions[order], np.array([header.GetSpacing()[:2] for header in headers]), name)
         reader = sitk.ImageSeriesReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileNames([str(files[index]) for index in order])
@@ -71,6 +71,39 @@ def slice_order(cosines: np.ndarray, positions: np.ndarray) -> np.ndarray:
         positions: of each slice's first voxel, [N, 3], in millimetres.
     """
     return np.argsort(positions @ np.cross(cosines[:3], cosines[3:]), kind="stable")
+
+
+def is_plane(cosines: np.ndarray) -> bool:
+    """Tell whether direction cosines are two directions at right angles."""
+    axes = cosines.reshape(-1, 3)
+    return len(axes) == 2 and bool(np.abs(axes @ axes.T - np.eye(2)).max() <= LARGEST_TILT)
+
+
+def check_box(cosines: np.ndarray, positions: np.ndarray, edges: np.ndarray, name: str) -> None:
+    """Check that several slices form a box.
+
+    Args:
+        cosines: directions of their rows and columns, [N, 6].
+        positions: of their first voxels, in order along their normal, [N, 3], in millimetres.
+        edges: of their pixels, [N, 2], in millimetres.
+        name: what messages call them.
+
+    Raises:
+        InputError: they form none: they differ in the size of pixels or in direction, one is missing or there twice, or
+            they are sheared.
+    """
+    if np.ptp(edges, axis=0).max() > LARGEST_TILT * edges.min():
+        raise InputError(f"{name}: its slices' pixels are of several sizes, expected one stack")
+    if np.ptp(cosines, axis=0).max() > LARGEST_TILT:
+        raise InputError(f"{name}: its slices lie in several directions, expected one stack")
+    last = len(positions) - 1
+    step = (positions[-1] - positions[0]) / last
+    spacing = np.linalg.norm(step)
+    offset = np.abs(positions - positions[0] - np.outer(range(last + 1), step)).max()
+    if offset >= LARGEST_OFFSET * spacing:
+        raise InputError(f"{name}: its slices are not evenly spaced, expected one stack, none missing")
+    if np.linalg.norm(np.cross(np.cross(cosines[0, :3], cosines[0, 3:]), step / spacing)) > LARGEST_TILT:
+        raise InputError(f"{name}: its slices are sheared (tilted gantry), expected a box")
 
 
 def check_memory(voxels: int, name: str) -> None:
@@ -98,9 +131,6 @@ def _check_sizes(headers: Sequence[sitk.ImageFileReader], name: str) -> None:
         raise InputError(f"{name}: {len(headers)} multi-frame files, expected one of them")
     if headers[0].GetNumberOfComponents() != 1:
         raise InputError(f"{name}: {headers[0].GetNumberOfComponents()} values per voxel, expected one")
-    edges = np.array([header.GetSpacing()[:2] for header in headers])
-    if np.ptp(edges, axis=0).max() > LARGEST_TILT * edges.min():
-        raise InputError(f"{name}: its slices' pixels are of several sizes, expected one stack")
     check_memory(math.prod(headers[0].GetSize()) * len(headers), name)
 
 
@@ -109,8 +139,7 @@ def _check_geometry(header: sitk.ImageFileReader, name: str) -> None:
     spacing, cosines, position = (_numbers(header, key) for key in (SPACING, ORIENTATION, POSITION))
     if len(spacing) != 2 or not (spacing > 0).all():
         raise InputError(f"{name}: a slice without the size of its pixels (PixelSpacing), expected it in mm")
-    axes = cosines.reshape(-1, 3)
-    if len(axes) != 2 or np.abs(axes @ axes.T - np.eye(2)).max() > LARGEST_TILT or len(position) != 3:
+    if not is_plane(cosines) or len(position) != 3:
         raise InputError(
             f"{name}: a slice that does not say how it lies in the patient (ImageOrientationPatient, "
             "ImagePositionPatient), expected two directions at right angles and a point"
@@ -127,17 +156,3 @@ def _numbers(header: sitk.ImageFileReader, key: str) -> np.ndarray:
     except ValueError:
         return np.zeros(0)
     return numbers if len(numbers) in (1, 2) or len(numbers) % 3 == 0 else np.zeros(0)
-
-
-def _check_positions(cosines: np.ndarray, positions: np.ndarray, name: str) -> None:
-    """Check that slices with these ``cosines`` [N, 6], and ``positions`` [N, 3] in order, form a box."""
-    if np.ptp(cosines, axis=0).max() > LARGEST_TILT:
-        raise InputError(f"{name}: its slices lie in several directions, expected one stack")
-    last = len(positions) - 1
-    step = (positions[-1] - positions[0]) / last
-    spacing = np.linalg.norm(step)
-    offset = np.abs(positions - positions[0] - np.outer(range(last + 1), step)).max()
-    if offset >= LARGEST_OFFSET * spacing:
-        raise InputError(f"{name}: its slices are not evenly spaced, expected one stack, none missing")
-    if np.linalg.norm(np.cross(np.cross(cosines[0, :3], cosines[0, 3:]), step / spacing)) > LARGEST_TILT:
-        raise InputError(f"{name}: its slices are sheared (tilted gantry), expected a box")

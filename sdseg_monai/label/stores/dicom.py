@@ -20,11 +20,13 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.dicom.stack import read_stack
+from sdseg_monai.io.dicom import Series, choose_series, read_series
 from sdseg_monai.io.dicom.terms import NOT_IMAGES
 from sdseg_monai.io.files import write_folder
+from sdseg_monai.io.volumes import write_volume
 from sdseg_monai.label.stores.dicom_seg import Segments, read_seg, write_seg
 from sdseg_monai.label.stores.volumes import VolumeDatastore
 
@@ -112,8 +114,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             if not (path.is_file() and image_id in self._datastore.objects):
                 with tempfile.TemporaryDirectory() as folder:
                     volume = Path(folder) / path.name
-                    image = read_stack(sorted(slices.iterdir()), f"series {image_id}")
-                    sitk.WriteImage(image, str(volume))
+                    image = read_series(self._cached_series(image_id))
+                    write_volume(volume, image.array, image)
                     with self._server():
                         info = self._dicom_info(image_id)
                     self._put_image(image_id, volume, info)
@@ -169,12 +171,12 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         """Return a DICOM SEG of a mask of an image, see :func:`write_seg`; it is the caller's to remove.
 
         Raises:
-            InputError: there is no such image, the mask is empty, ``label_info`` is no list of objects, or dcmqi cannot
-                convert the mask.
+            InputError: there is no such image, the mask is empty, ``label_info`` is no list of objects, or the slices'
+                headers lack what a SEG needs.
         """
         if not self.get_image_uri(image_id):
             raise InputError(f"{image_id!r}: there is no such series here that a DICOM SEG could refer to")
-        return write_seg(mask, Path(self._datastore.image_path()) / image_id, label_info, self._models)
+        return write_seg(mask, self._cached_series(image_id), label_info, self._models)
 
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
         if tag == DefaultLabelTag.FINAL:
@@ -219,6 +221,13 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
                 return
             self._drop_label(image_id)
 
+    def _cached_series(self, image_id: str) -> Series:
+        """Return the series as its slices in the cache form it."""
+        series = choose_series(Path(self._datastore.image_path()) / image_id, image_id)
+        for warning in series.warnings:
+            logger.warning("series %s: %s", image_id, warning.text)
+        return series
+
     def _drop_label(self, image_id: str) -> None:
         path = LocalDatastore.get_label_uri(self, image_id, DefaultLabelTag.FINAL)
         if path:
@@ -237,6 +246,10 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         with self._server():
             if self._fetch_by_frame:
                 dicom_web_download_series(study, series, str(folder), self._client, True)
+                for file in folder.iterdir():  # MONAI Label writes bare elements, which are no DICOM files yet
+                    slice_ = pydicom.dcmread(file, force=True)
+                    slice_.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+                    slice_.save_as(file, write_like_original=False)
                 return
             for index, instance in enumerate(self._client.retrieve_series(study, series)):
                 instance.save_as(folder / f"{index:05}.dcm")  # not by its UID, in which there may be anything

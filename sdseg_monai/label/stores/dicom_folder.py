@@ -11,39 +11,43 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.misc import is_dicom
-from pydicom.uid import MediaStorageDirectoryStorage, generate_uid
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.dicom.instances import Instance, UnusableFile, read_instance, visible_files
+from sdseg_monai.io.dicom.series import Series, group_series
 from sdseg_monai.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 SCAN_SECONDS = 1.0  # a file that arrives is seen after this at the latest
-UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 # fmt: off
-HEADER = [
-    *UIDS, "SOPClassUID", "Modality", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID",
-    "AccessionNumber", "StudyDate", "StudyTime", "StudyDescription", "SeriesNumber", "SeriesDate", "SeriesTime",
-    "SeriesDescription", "BodyPartExamined", "ProtocolName", "Manufacturer",
+KEYWORDS = [
+    "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate", "StudyTime",
+    "StudyDescription", "SeriesDate", "SeriesTime", "BodyPartExamined", "ProtocolName", "Manufacturer",
 ]
 # fmt: on
 
 
-_Header = tuple[tuple[int, int], Dataset | None]  # time and size of the file when it was read; None: no instance
+@dataclass(frozen=True)
+class _File:
+    """What was read of a file: the instance, none where it holds none that can be used."""
+
+    stamp: tuple[int, int]  # time and size
+    instance: Instance | None
 
 
 class DicomFolder:
-    """The series of the DICOM files anywhere below ``folder``; files are known by content, hidden ones left out.
+    """The series of the DICOM files anywhere below ``folder``, those that ``sdseg segment`` finds there among them.
 
-    Where de-identification has emptied the UIDs, files of one folder are a series. Methods are named and answer as
-    those of dicomweb-client's ``DICOMwebClient``.
+    What is a series, and its UIDs: see :func:`~sdseg_monai.io.dicom.series.group_series`. What the slices warn of is
+    logged, as no client could show it. Methods are named and answer as those of dicomweb-client's ``DICOMwebClient``.
 
     Args:
         folder: with the files.
@@ -52,25 +56,25 @@ class DicomFolder:
 
     def __init__(self, folder: Path, leave_out: Path) -> None:
         self.folder = folder.resolve()
-        self._leave_out = leave_out
+        self._leave_out = leave_out.resolve()
         self.base_url = self.folder.as_uri()
         self._lock = threading.Lock()
-        self._headers: dict[Path, _Header] = {}
+        self._files: dict[Path, _File] = {}
+        self._series: list[Series] = []
         self._scanned = -math.inf
 
     def search_for_series(self, search_filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """Return what is known of each series whose header has these values, with ``*`` and ``?`` as wildcards."""
-        wanted = (search_filters or {}).items()
-        series: dict[str, list[Dataset]] = {}
-        for header in self._instances().values():
-            if all(fnmatchcase(str(header.get(keyword, "")), str(value)) for keyword, value in wanted):
-                series.setdefault(header.SeriesInstanceUID, []).append(header)
+        files, all_series = self._scan()
+        conditions = (search_filters or {}).items()
         answers = []
-        for headers in series.values():
-            answer = Dataset()
-            answer.update(headers[0])
-            answer.NumberOfSeriesRelatedInstances = len(headers)
-            answers.append(answer.to_json_dict())
+        for series in all_series:
+            header = Dataset()
+            header.update(files[series.files[0]].header)
+            header.StudyInstanceUID, header.SeriesInstanceUID = series.study_uid, series.uid
+            header.NumberOfSeriesRelatedInstances = len(series.files)
+            if all(fnmatchcase(str(header.get(keyword, "")), str(value)) for keyword, value in conditions):
+                answers.append(header.to_json_dict(suppress_invalid_tags=True))
         return answers
 
     def retrieve_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Dataset]:
@@ -81,7 +85,7 @@ class DicomFolder:
         """Return the instances of a series without their voxels, as DICOM's JSON."""
         return [
             instance.to_json_dict()
-            for instance in self._read(study_instance_uid, series_instance_uid, stop_before_pixels=True)
+            for instance in self._read(study_instance_uid, series_instance_uid, headers_only=True)
         ]
 
     def retrieve_instance(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Dataset:
@@ -106,73 +110,63 @@ class DicomFolder:
         self._scanned = -math.inf
         return Dataset()  # of failures; there is none
 
-    def _read(self, *uids: str, stop_before_pixels: bool = False) -> list[Dataset]:
-        """Return the instances of a study, a series in it or an instance in that."""
-        instances: list[Dataset] = []
-        for path, header in self._instances().items():
-            if all(header[keyword].value == uid for keyword, uid in zip(UIDS, uids, strict=False)):
-                try:
-                    instance = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-                    instances.append(self._identified(instance, path))
-                except Exception as error:  # pydicom raises whatever a damaged element leads to
-                    raise InputError(f"{path}: not a readable DICOM file ({error})") from error
-        return instances
+    def _read(self, study: str, series: str, sop: str | None = None, headers_only: bool = False) -> list[Dataset]:
+        """Return the instances of a series, or the one of that SOPInstanceUID, with the UIDs of the series."""
+        instances, all_series = self._scan()
+        datasets: list[Dataset] = []
+        for path in (
+            path for item in all_series if (item.study_uid, item.uid) == (study, series) for path in item.files
+        ):
+            if sop is not None and instances[path].uid != sop:
+                continue
+            try:
+                dataset = pydicom.dcmread(path, stop_before_pixels=headers_only)
+                for keyword in ("SOPClassUID", "SOPInstanceUID"):
+                    if not dataset.get(keyword):
+                        setattr(dataset, keyword, dataset.file_meta.get(f"MediaStorage{keyword}"))
+            except Exception as error:  # pydicom raises whatever a damaged element leads to
+                raise InputError(f"{path}: not a readable DICOM file ({error})") from error
+            dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
+            datasets.append(dataset)
+        return datasets
 
-    def _instances(self) -> dict[Path, Dataset]:
-        """Return the header of each instance; of two files of one instance the first counts."""
+    def _scan(self) -> tuple[dict[Path, Instance], list[Series]]:
+        """Return the instances by their files, and the series that they form: those of images, then the others."""
         with self._lock:
             if time.monotonic() - self._scanned > SCAN_SECONDS:
-                self._headers = dict(self._scan(self._headers))
+                files = dict(self._read_files())
+                if files != self._files:
+                    instances = [file.instance for file in files.values() if file.instance is not None]
+                    images = [instance for instance in instances if instance.is_image]
+                    others = [instance for instance in instances if not instance.is_image]
+                    logged = {warning for series in self._series for warning in series.warnings}
+                    self._series = [*group_series(images), *group_series(others)]
+                    for warning in {warning for series in self._series for warning in series.warnings} - logged:
+                        logger.warning("%s", warning.text)
+                self._files = files
                 self._scanned = time.monotonic()
-            unique: dict[str, tuple[Path, Dataset]] = {}
-            for path, (_, header) in self._headers.items():
-                if header is not None:
-                    unique.setdefault(header.SOPInstanceUID, (path, header))
-            return dict(unique.values())
+            return {path: file.instance for path, file in self._files.items() if file.instance}, self._series
 
-    def _scan(self, known: Mapping[Path, _Header]) -> Iterator[tuple[Path, _Header]]:
-        for path in _visible_files(self.folder, self._leave_out):
+    def _read_files(self) -> Iterator[tuple[Path, _File]]:
+        for path in sorted(visible_files(self.folder)):
+            if path.is_relative_to(self._leave_out):
+                continue
             try:
                 status = path.stat()
-                stamp = (status.st_mtime_ns, status.st_size)
-                last = known.get(path)
-                yield path, last if last and last[0] == stamp else (stamp, self._read_header(path))
             except OSError as error:  # it may have gone since it was listed
-                logger.warning("%s: cannot be read (%s)", path, error.strerror)
-
-    def _read_header(self, path: Path) -> Dataset | None:
-        """Return what a file says of its series, None where it is no DICOM file or a DICOMDIR."""
-        if not is_dicom(path):
-            return None
-        try:
-            header = self._identified(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER)), path)
-            header.to_json_dict()  # reads the values
-        except Exception as error:  # pydicom raises whatever a damaged element leads to
-            logger.warning("%s: not a readable DICOM file (%s)", path, error)
-            return None
-        return None if header.SOPClassUID == MediaStorageDirectoryStorage else header
-
-    def _identified(self, dataset: Dataset, path: Path) -> Dataset:
-        """Fill in UIDs that de-identification has emptied, the same each time, wherever ``folder`` is moved."""
-        dataset.SOPClassUID = dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID
-        dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
-            if not dataset.get(keyword):
-                source = str(path.parent.relative_to(self.folder))
-                setattr(dataset, keyword, generate_uid(entropy_srcs=[keyword, source]))
-        return dataset
+                logger.warning("%s: cannot be read (%s), left out", path, error.strerror)
+                continue
+            stamp = (status.st_mtime_ns, status.st_size)
+            known = self._files.get(path)
+            yield path, known if known and known.stamp == stamp else _File(stamp, _read_instance(path))
 
 
-def _visible_files(folder: Path, leave_out: Path) -> list[Path]:
-    """Return the files anywhere below ``folder``, sorted, without hidden ones and those of the folder ``leave_out``."""
-    folder, leave_out = folder.resolve(), leave_out.resolve()
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if not any(part[0] == "." for part in path.relative_to(folder).parts)
-        and not path.is_relative_to(leave_out)
-        and path.is_file()
-    ]
+def _read_instance(path: Path) -> Instance | None:
+    try:
+        return read_instance(path, KEYWORDS)
+    except UnusableFile as error:
+        logger.warning("%s, left out", error)
+        return None
 
 
 def _writer(dataset: Dataset) -> Callable[[Path], None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import numpy as np
 import pydicom_seg
 import SimpleITK as sitk
-from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from pydicom.dataset import Dataset
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.dicom import DICOM_SUFFIX, Series
+from sdseg_monai.io.dicom.seg import Code, SegmentTerms, write_terms
 from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.segments import UNKNOWN_COLOUR, Segment
 from sdseg_monai.io.volumes import read_volume
@@ -21,17 +24,15 @@ from sdseg_monai.label.named import entries_by_value, entry_name
 
 logger = logging.getLogger(__name__)
 
-PROGRAM = "itkimage2segimage"  # of dcmqi; MONAI Label calls it
-
 Segments = Mapping[int, Segment]  # by the mask's value
 
 
-def write_seg(mask: Path, series: Path, label_info: object, models: Iterable[Segments]) -> Path:
-    """Write ``mask``, a volume on the grid of the slices in the folder ``series``, as DICOM SEG.
+def write_seg(mask: Path, series: Series, label_info: object, models: Iterable[Segments]) -> Path:
+    """Write ``mask``, a volume on the grid of ``series``, as DICOM SEG of the segments that it holds.
 
     Args:
         mask: volume file of whole numbers.
-        series: folder with the slices; the SEG refers to them and takes over patient and study.
+        series: that was segmented; the SEG refers to its slices and takes over patient and study.
         label_info: what the viewer says of the segments, see :func:`describe_segments`.
         models: segments of each served model.
 
@@ -39,16 +40,49 @@ def write_seg(mask: Path, series: Path, label_info: object, models: Iterable[Seg
         The file, which is the caller's to remove.
 
     Raises:
-        InputError: the mask is empty, ``label_info`` is no list of objects, or dcmqi cannot convert the mask.
+        InputError: the mask is empty, ``label_info`` is no list of objects, or the slices' headers lack what a SEG
+            needs.
     """
-    values = [int(value) for value in np.unique(read_volume(mask).array) if value != 0]
+    labels = read_volume(mask).array.astype(np.int64)
+    values = [int(value) for value in np.unique(labels) if value != 0]
     if not values:
         raise InputError("the label is empty: it holds no voxel to make a DICOM SEG of")
-    info = describe_segments(values, label_info, models)
-    seg = Path(nifti_to_dicom_seg(str(series), str(mask), info))
-    if not seg.is_file():
-        raise InputError(f"{PROGRAM} cannot make a DICOM SEG of the label; the server's log has its reason")
-    return seg
+    entries = describe_segments(values, label_info, models)
+    try:
+        terms = {value: _terms(entry["segmentAttribute"]) for value, entry in zip(values, entries, strict=True)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"label_info: an entry cannot be used ({error!r})") from error
+    handle, name = tempfile.mkstemp(suffix=DICOM_SUFFIX)
+    os.close(handle)
+    path = Path(name)
+    try:
+        write_terms(path, labels, series, terms)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _terms(attribute: Mapping[str, Any]) -> SegmentTerms:
+    """Return what a SEG says of a segment, out of dcmqi's terms."""
+    red, green, blue = (int(level) for level in attribute["recommendedDisplayRGBValue"])
+    if not all(0 <= level <= 255 for level in (red, green, blue)):
+        raise ValueError(f"a colour of {red}, {green}, {blue}, expected 0 to 255")
+    region = attribute.get("AnatomicRegionSequence")
+    return SegmentTerms(
+        label=plain_text(str(attribute["SegmentLabel"])),
+        colour=(red, green, blue),
+        property_type=_triple(attribute["SegmentedPropertyTypeCodeSequence"]),
+        property_category=_triple(attribute["SegmentedPropertyCategoryCodeSequence"]),
+        description=plain_text(str(attribute["SegmentDescription"])),
+        algorithm_type=str(attribute["SegmentAlgorithmType"]),
+        algorithm_name=plain_text(str(attribute["SegmentAlgorithmName"])),
+        anatomic_region=None if region is None else _triple(region),
+    )
+
+
+def _triple(code: Mapping[str, str]) -> Code:
+    return str(code["CodeValue"]), str(code["CodingSchemeDesignator"]), plain_text(str(code["CodeMeaning"]))
 
 
 def describe_segments(values: Sequence[int], label_info: object, models: Iterable[Segments]) -> list[dict[str, Any]]:

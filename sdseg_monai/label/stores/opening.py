@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,11 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.stores.dicom import DicomDatastore
 from sdseg_monai.label.stores.dicom_folder import DicomFolder
-from sdseg_monai.label.stores.dicom_seg import PROGRAM
 from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path)
         cache_dir: for volumes and masks made of DICOM.
 
     Raises:
-        InputError: there is no such folder, it cannot be used, the server does not answer, or dcmqi is not installed.
+        InputError: there is no such folder, it cannot be used, the server does not answer, or highdicom is missing.
     """
     models = list(models)
     cache_dir = Path(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or cache_dir)
@@ -68,8 +67,7 @@ def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path)
 
 
 def _open_dicom(client: Any, models: list[ServedModel], cache_dir: Path) -> DicomDatastore:
-    if shutil.which(PROGRAM) is None:
-        raise InputError(f"{PROGRAM}, which makes DICOM SEGs of labels, is not on PATH: pip install dcmqi")
+    require("highdicom")  # or the first label would be refused
     if not settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI:
         raise InputError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI=false: DICOM is read as NIfTI here, leave it true")
     filters = _filters(models)

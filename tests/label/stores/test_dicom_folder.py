@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import highdicom as hd
@@ -11,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from tests.label.datastore_process import PYTHON, Refused
+from tests.label.datastore_process import Refused
 from tests.label.stores.labels import (
     OBLIQUE,
     ONE_BOX,
@@ -67,7 +66,7 @@ class TestNames:
         attribute = {"SegmentLabel": "own", "labelID": 9}
         (entry,) = store("describe", [2], [{"name": "SPLEEN", "segmentAttribute": attribute}], [{1: "x", 5: "spleen"}])
         assert entry["segmentAttribute"]["SegmentLabel"] == "own"
-        assert entry["segmentAttribute"]["labelID"] == 2  # or dcmqi would not find it
+        assert entry["segmentAttribute"]["labelID"] == 2  # the mask's value
         assert entry["segmentAttribute"]["recommendedDisplayRGBValue"] == [1, 2, 3]  # the model's, by its name
 
 
@@ -258,13 +257,13 @@ class TestDicomFolder:
         finally:
             store("set", "MONAI_LABEL_DICOMWEB_CACHE_PATH", "")
 
-    def test_dcmqi_must_be_there(self, dicom, store, tmp_path):
-        store("path", "/nowhere")
+    def test_highdicom_must_be_there(self, dicom, store, tmp_path):
+        store("hide", "highdicom")
         try:
-            with pytest.raises(Refused, match="pip install dcmqi"):
+            with pytest.raises(Refused, match="DICOM needs highdicom, which is not installed: pip install"):
                 store("open", tmp_path / "dicom", tmp_path / "cache")
         finally:
-            store("path", f"{PYTHON.parent}:{os.environ['PATH']}")
+            store("show", "highdicom")
 
     def test_a_modality_without_series_is_told(self, dicom, store, tmp_path):
         store("open", tmp_path / "dicom", tmp_path / "cache", "PT")

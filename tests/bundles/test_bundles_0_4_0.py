@@ -22,8 +22,9 @@ from sdseg_monai import segment
 from sdseg_monai.demo.phantom import make_phantom, write_phantom
 from sdseg_monai.errors import InputError
 from sdseg_monai.label.models import ServedModel
-from tests.conftest import ROOT, run_process
-from tests.label_server import LabelServer, needs_label_env
+from tests.makers.label_server import LabelServer, needs_label_env
+from tests.makers.places import ROOT
+from tests.makers.processes import run_process
 
 KEPT = ROOT / "tests" / "data" / "bundles_0.4.0"
 SHIPPED = ROOT / "bundles"
@@ -336,7 +337,6 @@ def change_postprocessing(folder: Path, change) -> Path:
     return bundle
 
 
-@pytest.mark.xfail(strict=True, reason="postprocessing parts are found by name")
 @pytest.mark.parametrize(
     "change",
     [
@@ -351,7 +351,6 @@ def test_postprocessing_may_be_nested(change, phantom, real_result, tmp_path):
     check_equal_results(real_result, segment(phantom, bundle=bundle, weights=REAL_WEIGHTS, device="cpu"))
 
 
-@pytest.mark.xfail(strict=True, reason="postprocessing parts are found by name")
 def test_postprocessing_that_makes_no_classes_is_refused_with_what_is_missing(phantom, tmp_path):
     bundle = change_postprocessing(
         tmp_path, lambda steps: [step for step in steps if step["_target_"] != "AsDiscreted"]

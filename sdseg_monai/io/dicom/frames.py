@@ -1,0 +1,138 @@
+"""The slices of one multi-frame file as one volume; needs pydicom alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io.dicom.extra import require
+from sdseg_monai.io.dicom.stack import check_box, check_memory, is_plane, slice_order
+from sdseg_monai.io.itk import LPS_TO_RAS
+from sdseg_monai.io.volumes import Volume, checked_volume
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class FrameGrid:
+    """Where the frames of a file lie.
+
+    Attributes:
+        order: indices of the frames against their normal, [Z], as highdicom has them.
+        shape: columns, rows and frames.
+        affine: [4, 4] to RAS+ millimetres.
+    """
+
+    order: np.ndarray
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+
+def read_frames(files: Sequence[Path], name: str) -> Volume:
+    """Read the multi-frame file of a series.
+
+    Args:
+        files: of the series.
+        name: what messages and the volume are called.
+
+    Returns:
+        Real values (HU in CT), [X, Y, Z] as columns, rows and frames against their normal.
+
+    Raises:
+        InputError: there are several files, it is damaged, its frames form no box, it has several values per voxel or
+            one that is not finite, or pydicom is not installed.
+    """
+    config = require("pydicom.config")
+    with config.disable_value_validation():
+        image = open_multi_frame(files, name)
+        grid = frame_grid(image, name)
+        check_memory(math.prod(grid.shape), name)
+        try:
+            frames = image.pixel_array
+            if frames.ndim != 3:
+                raise InputError(f"{name}: {frames.shape[-1]} values per voxel, expected one")
+            stack = np.stack([_real_values(frames[index], image, index) for index in grid.order])
+        except InputError:
+            raise
+        except Exception as error:  # decoders have exceptions of their own
+            raise InputError(f"{name}: its frames cannot be read as one volume ({_reason(error)})") from error
+    return checked_volume(np.ascontiguousarray(stack.T), grid.affine, name)
+
+
+def open_multi_frame(files: Sequence[Path], name: str) -> Dataset:
+    """Return the one file of a multi-frame series.
+
+    Raises:
+        InputError: there are several, or it is damaged.
+    """
+    if len(files) > 1:
+        raise InputError(f"{name}: {len(files)} multi-frame files, expected one of them")
+    try:
+        return require("pydicom").dcmread(files[0])
+    except InputError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged element leads to
+        raise InputError(f"{name}: not a readable multi-frame file ({_reason(error)})") from error
+
+
+def frame_grid(image: Dataset, name: str) -> FrameGrid:
+    """Return where the frames of a file lie.
+
+    Raises:
+        InputError: they do not say so, or form no box.
+    """
+    count = int(image.NumberOfFrames)
+    try:
+        cosines, positions, edges = (
+            np.array([_macro(image, index, sequence)[keyword].value for index in range(count)], dtype=np.float64)
+            for sequence, keyword in (
+                ("PlaneOrientationSequence", "ImageOrientationPatient"),
+                ("PlanePositionSequence", "ImagePositionPatient"),
+                ("PixelMeasuresSequence", "PixelSpacing"),  # of rows, of columns
+            )
+        )
+        if not is_plane(cosines[0]) or not (edges > 0).all():
+            raise ValueError("directions that are not at right angles, or pixels without a size")
+        order = slice_order(cosines[0], positions)[::-1]
+        positions = positions[order]
+        check_box(cosines, positions, edges, name)
+    except Exception as error:  # missing, no numbers, not as many as there should be, or no box
+        reason = str(error).removeprefix(f"{name}: its slices ") if isinstance(error, InputError) else _reason(error)
+        raise InputError(
+            f"{name}: its frames form no box ({reason}), expected one stack, evenly spaced, none missing or twice"
+        ) from error
+    row, column = cosines[0].reshape(2, 3)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * edges[0, 1], column * edges[0, 0]
+    normal = np.cross(row, column)
+    affine[:3, 2] = normal * ((positions[-1] - positions[0]) @ normal / (count - 1))
+    affine[:3, 3] = positions[0]
+    return FrameGrid(order, (int(image.Columns), int(image.Rows), count), LPS_TO_RAS @ affine)
+
+
+def _macro(image: Dataset, index: int, sequence: str) -> Dataset:
+    """Return what a functional group says of a frame: its own, or that of all frames."""
+    own = image.PerFrameFunctionalGroupsSequence[index]
+    return (own if sequence in own else image.SharedFunctionalGroupsSequence[0])[sequence][0]
+
+
+def _real_values(frame: np.ndarray, image: Dataset, index: int) -> np.ndarray:
+    if "ModalityLUTSequence" in image:
+        return require("pydicom.pixel_data_handlers").apply_modality_lut(frame, image).astype(np.float32)
+    try:
+        transform = _macro(image, index, "PixelValueTransformationSequence")
+    except (KeyError, AttributeError):
+        transform = image
+    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
+    return frame.astype(np.float32) * np.float32(slope or 1) + np.float32(intercept or 0)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
