@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hippocampus import SCORES, score_rows, segment_and_score
-from measuring import gflop, median_and_spread, take_turns
 from monai.bundle import ConfigParser
-from study import parse_options
-from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
+from lab.bundles import SCORES, score_rows, segment_and_score
+from lab.measuring import gflop, median_and_spread, take_turns
+from lab.study import parse_options
+from lab.tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from sdseg_monai.bundle import find_bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hippocampus import BUNDLE
-from judgement import NEAR, Case, auroc, calibration_error, kept_dice, measures, once, rank_of_error
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from scipy.stats import bootstrap
-from tables import ROOT, Table, check_section, commit, hardware, replace_section
 from tqdm import tqdm
 
+from lab.bundles import HIPPOCAMPUS
+from lab.judgement import NEAR, Case, auroc, calibration_error, kept_dice, measures, once, rank_of_error
+from lab.tables import ROOT, Table, check_section, commit, hardware, replace_section
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inference.samples import Ensemble, Flips, Samples, Seeds
@@ -198,8 +198,8 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_dir", required=True)
-    parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--datalist", default=str(HIPPOCAMPUS / "configs" / "datalist.json"))
+    parser.add_argument("--bundle", type=Path, default=HIPPOCAMPUS)
     parser.add_argument("--overlay", type=Path, nargs="+", default=[], help="configs chained after the bundle's")
     parser.add_argument("--weights", type=Path, nargs="+", help="instead of the bundle's; several are an ensemble")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "uncertainty.md")

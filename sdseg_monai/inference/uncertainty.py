@@ -57,13 +57,6 @@ class SampledSegmentation(SegmentationResult):
         rows = zip(sizes["volume_ml"].items(), *ranges, strict=True)
         return {"volume_ml": {name: {"mask": ml, "smallest": low, "largest": high} for (name, ml), low, high in rows}}
 
-    @property
-    def relative_volume_range(self) -> float:
-        """Width of :attr:`volume_range` by the samples' mean, averaged over the classes that occur, else 0."""
-        mean, width = self.sample_volumes.mean(axis=0), np.ptp(self.sample_volumes, axis=0)
-        occurs = mean > 0
-        return float((width[occurs] / mean[occurs]).mean()) if occurs.any() else 0.0
-
 
 def measure_uncertainty(samples: Samples, image: ImageLike) -> SampledSegmentation:
     """Segment one ``image`` several times and compare the results.
