@@ -61,7 +61,7 @@ def main() -> None:
             results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
             rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(segmenter, cases)]
     about = {"data": "MSD Task04 hippocampus", "split": "hippocampus_180_20_20", "seed": 0}
-    about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/hippocampus.py"}
+    about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/embedded.py"}
     (HIPPOCAMPUS / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
     head = ["split", *SCORES, "median s per volume"]
     note = (
