@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from tables import ROOT, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
+from lab.tables import ROOT, commit, hardware, markdown_table, replace_section
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.planning.audit import Audit, Kept, audit_folder, audit_label, by_size, load_audit

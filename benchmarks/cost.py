@@ -16,11 +16,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import gflop, median_and_spread, take_turns
 from monai.bundle import ConfigParser
-from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lab.measuring import gflop, median_and_spread, take_turns
+from lab.tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.losses import SDSegLoss

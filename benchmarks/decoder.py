@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from hippocampus import SCORES, score_rows, segment_and_score
-from measuring import gflop, median_and_spread, take_turns
 from monai.bundle import ConfigParser
-from study import parse_options
-from tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from tqdm import tqdm
 
+from lab.bundles import SCORES, score_rows, segment_and_score
+from lab.measuring import gflop, median_and_spread, take_turns
+from lab.study import parse_options
+from lab.tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from sdseg_monai.bundle import Bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.io.pictures import list_images
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
@@ -84,13 +84,13 @@ def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace
 def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[Any]]:
     """Return a row for each decoder and structure: what the bundle's network scores with it on the validation split."""
     items = read_datalist(Bundle.open(bundle).config_file("datalist"), "validation", dataset_dir, "")
-    segmenter = Segmenter(bundle, device="cpu")
+    pipeline = Pipeline(bundle, device="cpu")
     rows = []
     for decoder in ("its own", "the student's"):
         if rows:
-            replace_mask_decoder(segmenter.network, student)
-        cases, _ = segment_and_score(segmenter, items)
-        rows += [[decoder, *cells] for cells in score_rows(segmenter, cases)]
+            replace_mask_decoder(pipeline.segmenter.network, student)
+        cases, _ = segment_and_score(pipeline, items)
+        rows += [[decoder, *cells] for cells in score_rows(pipeline, cases)]
     return rows
 
 

@@ -12,14 +12,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import budget
-import comparison
-import efficiency
-import figures
-import stability
-from study import Study, add_study_options, open_study, train_all
-from tables import Table, check_section, commit, hardware, replace_section
-
+from lab import budget, comparison, efficiency, figures, stability
+from lab.study import Study, add_study_options, open_study, train_all
+from lab.tables import Table, check_section, commit, hardware, replace_section
 from sdseg_monai.errors import report_input_errors
 
 PARTS = ("train", "comparison", "efficiency", "stability", "figures")

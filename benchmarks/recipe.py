@@ -13,17 +13,17 @@ import argparse
 import shutil
 from typing import Any
 
-import budget
 import numpy as np
 import torch
-from comparison import summary, training_minutes
-from measuring import gflop
 from monai.bundle import ConfigParser
-from recipe_figures import WORST, draw_cost, draw_curves, draw_worst
-from scores import Scores, mean_class_dice, score
-from study import Study, add_study_options, is_trained, last_words, load_volume, open_study, segment, train_all
-from tables import Table, check_section, commit, hardware, replace_section
 
+from lab import budget
+from lab.comparison import summary, training_minutes
+from lab.measuring import gflop
+from lab.recipe_figures import WORST, draw_cost, draw_curves, draw_worst
+from lab.scores import Scores, mean_class_dice, score
+from lab.study import Study, add_study_options, is_trained, last_words, load_volume, open_study, segment, train_all
+from lab.tables import Table, check_section, commit, hardware, replace_section
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.metrics import RESAMPLES
 

@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hippocampus import BUNDLE
-from judgement import NEAR, Case, auroc, calibration_error, kept_dice, measures, once, rank_of_error
 from monai.utils import convert_to_dst_type
 from scipy.ndimage import gaussian_filter
 from scipy.stats import bootstrap
-from tables import ROOT, Table, check_section, commit, hardware, replace_section
 from tqdm import tqdm
 
+from lab.bundles import HIPPOCAMPUS
+from lab.judgement import NEAR, Case, auroc, calibration_error, kept_dice, measures, once, rank_of_error
+from lab.tables import ROOT, Table, check_section, commit, hardware, replace_section
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.inference.strategies import Ensemble, Mirror, Samples, Seeds
-from sdseg_monai.inference.uncertainty import compare_samples
+from sdseg_monai.inference.strategies import Ensemble, Mirror, Sampling, Seeds
 from sdseg_monai.inferers import has_start_noise
 from sdseg_monai.io.volumes import read_volume, voxel_millilitres
 
@@ -37,7 +36,7 @@ NOISES = (0.0, 0.1, 0.2, 0.3)  # standard deviation, of intensities in [-1, 1]
 
 
 def run(
-    segmenter: Segmenter, sources: Mapping[str, Samples], items: Sequence[dict[str, str]], worse: bool = False
+    segmenter: Segmenter, sources: Mapping[str, Sampling], items: Sequence[dict[str, str]], worse: bool = False
 ) -> dict[str, list[Case]]:
     """Segment ``items``, made worse if asked, by every source."""
     cases: dict[str, list[Case]] = {name: [] for name in sources}
@@ -50,7 +49,7 @@ def run(
         counts = np.bincount(label.ravel(), minlength=segmenter.num_classes)[1:]
         volumes = counts * voxel_millilitres(volume.affine)
         for name, samples in sources.items():
-            result = compare_samples(samples, item)
+            result = samples.finish(item, samples.iter_slabs(item["image"]))
             cases[name].append(Case(result, result.entropy, label, volumes, not isinstance(samples, Mirror)))
     return cases
 
@@ -146,7 +145,7 @@ def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) ->
 
 def tables(segmenter: Segmenter, members: Sequence[Segmenter], items: Sequence[dict[str, str]]) -> list[Table]:
     """Measure ``items``."""
-    sources: dict[str, Samples] = {"flips": Mirror(segmenter)}
+    sources: dict[str, Sampling] = {"flips": Mirror(segmenter)}
     if has_start_noise(segmenter.network):
         sources["seeds"] = Seeds(segmenter)
     if len(members) > 1:
@@ -198,8 +197,8 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset_dir", required=True)
-    parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--datalist", default=str(HIPPOCAMPUS / "configs" / "datalist.json"))
+    parser.add_argument("--bundle", type=Path, default=HIPPOCAMPUS)
     parser.add_argument("--overlay", type=Path, nargs="+", default=[], help="configs chained after the bundle's")
     parser.add_argument("--weights", type=Path, nargs="+", help="instead of the bundle's; several are an ensemble")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "uncertainty.md")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from checks import check_labelled_picture
 from common import Dataset, main
-
 from sdseg_monai.errors import InputError
 
 # Last frame of each of the 29 sequences. Source: https://polyp.grand-challenge.org/CVCClinicDB/

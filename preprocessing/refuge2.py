@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from checks import check_same_size, check_values
-from common import Dataset, Item, make_parser, run
 from PIL import Image
 
+from checks import check_same_size, check_values
+from common import Dataset, Item, make_parser, run
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.pictures import read_picture, write_picture_mask

@@ -9,10 +9,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from checks import read_labelled_volume
-from common import Dataset, Item, main
 from monai.transforms import RemoveSmallObjects
 
+from checks import read_labelled_volume
+from common import Dataset, Item, main
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.volumes import read_volume, write_volume
 

@@ -78,7 +78,7 @@ AUTOENCODER_RULES = (
 def unet_source(name: str, layers_per_block: int, attention_levels: Sequence[bool]) -> Source:
     """Return the source of ``name``, a tensor of :class:`DenoisingUNet`, in a guided-diffusion style U-Net.
 
-    Source: official-behaviour 1.5 and 6; checked against the running official code (tests/weights).
+    Source: official-behaviour 1.5 and 6; checked against executed official code in ``tests/weights/test_official.py``.
 
     Raises:
         ValueError: there is no such tensor in that layout.

@@ -8,18 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+import uncertainty
+from lab.judgement import auroc, calibration_error, rank_of_error, relative_volume_range
 from tests.makers.bundles import write_other_weights, write_sdseg
-from tests.makers.places import ROOT
 from tests.makers.volumes import write_case
 
 # of the benchmark
-
-
-@pytest.fixture(scope="module")
-def benchmarks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["two_classes", "three_classes"])
@@ -35,9 +29,7 @@ def other_weights(bundle, tmp_path_factory):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=20))
-def test_the_area_is_the_chance_of_a_higher_value(benchmarks, pairs):
-    from judgement import auroc
-
+def test_the_area_is_the_chance_of_a_higher_value(pairs):
     values, positive = (np.array(column) for column in zip(*pairs, strict=True))
     high, low = values[positive], values[~positive]
     if not (high.size and low.size):
@@ -47,9 +39,7 @@ def test_the_area_is_the_chance_of_a_higher_value(benchmarks, pairs):
     assert auroc(values, positive) == pytest.approx(wins)
 
 
-def test_calibration_and_rank_are_known(benchmarks):
-    from judgement import calibration_error, rank_of_error
-
+def test_calibration_and_rank_are_known():
     right = np.array([True, True, True, False] * 10)
     assert calibration_error(np.full(40, 0.75), right) == pytest.approx(0)
     assert calibration_error(np.ones(40), right) == pytest.approx(0.25)
@@ -60,9 +50,13 @@ def test_calibration_and_rank_are_known(benchmarks):
     assert rank_of_error(np.ones(len(dice)), dice) == 0  # all alike
 
 
-def test_the_benchmark_fills_its_section(bundle, other_weights, benchmarks, tmp_path, monkeypatch):
-    import uncertainty
+def test_the_width_of_a_volume_range_is_relative_to_its_mean():
+    volumes = np.array([[1.0, 0, 4], [2, 0, 4], [3, 0, 4]])
+    assert relative_volume_range(volumes) == pytest.approx((1 + 0) / 2)  # the class in the middle never occurs
+    assert relative_volume_range(np.zeros((2, 2))) == 0
 
+
+def test_the_benchmark_fills_its_section(bundle, other_weights, tmp_path, monkeypatch):
     split = {"validation": ["a", "b", "c"], "test": ["d", "e", "f"]}
     for seed, name in enumerate("abcdef"):
         write_case(tmp_path, name, shape=(20, 5, 18), seed=seed)

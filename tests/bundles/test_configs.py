@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from lab.study import read_study
 from sdseg_monai.networks import CrossAttentionUNet
 from tests.bundles.overlays import (
     CONFIGS,
@@ -55,9 +56,6 @@ MONAI_IDS = {"imports", "bundle_root", "train", "validate", "initialize", "run",
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "studies").glob("*.json")), ids=lambda path: path.stem)
 def test_a_study_names_what_there_is(path, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from study import read_study
-
     study = read_study(path, tmp_path, None, tmp_path, {}, None)
     for run, settings in study.settings.items():
         parser = ConfigParser()

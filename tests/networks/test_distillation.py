@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+import decoder
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.losses import DistillationLoss
@@ -266,9 +267,6 @@ class TestTraining:
 
 def test_certificate(teacher, tmp_path, monkeypatch):
     """Toy weights: the rows are of the masks given, and the costs are in the section that was asked for."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import decoder
-
     torch.manual_seed(0)
     student = MaskAutoencoder(*SIZES, decoder_channels=8)
     student.encoder.load_state_dict(teacher.encoder.state_dict())

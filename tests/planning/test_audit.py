@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch.nn import functional as F
 
+from autoencoder import audit_procedural, table_rows
 from sdseg_monai.cli import main
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import InputError
@@ -298,10 +299,7 @@ class TestCommand:
         assert reports[0] == reports[1]
 
 
-def test_procedural_masks_in_the_benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from autoencoder import audit_procedural, table_rows
-
+def test_procedural_masks_in_the_benchmark():
     exact = SimpleNamespace(autoencoder=Exact(), size=(16, 16), num_classes=3)
     rows = table_rows("masks", audit_procedural(exact, 20))
     assert {row[1] for row in rows} == {1, 2} and all(row[4:] == ["1.0000", "1.0000"] for row in rows)

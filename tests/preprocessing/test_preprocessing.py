@@ -12,21 +12,19 @@ import pytest
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from common import SPLITS, deal_cases, read_split
+from cvc import SEQUENCE_ENDS
+from refuge2 import find_crop, prepare
 from sdseg_monai.data import read_datalist
 from sdseg_monai.io.pictures import read_picture, read_picture_mask
 from sdseg_monai.io.volumes import read_volume
+from sts import clean_label
 from tests.makers.places import ROOT, SHARED
 from tests.makers.processes import run_process
 from tests.makers.volumes import write_case
 
 PREPROCESSING = ROOT / "preprocessing"
 CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
-sys.path.insert(0, str(PREPROCESSING))
-
-from common import SPLITS, deal_cases, read_split  # noqa: E402
-from cvc import SEQUENCE_ENDS  # noqa: E402
-from refuge2 import find_crop, prepare  # noqa: E402
-from sts import clean_label  # noqa: E402
 
 MANIFESTS = sorted(path.stem for path in (PREPROCESSING / "splits").iterdir())
 

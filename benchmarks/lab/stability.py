@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from study import Study, load_volume
-from tables import Table
 from tqdm import tqdm
 
+from lab.study import Study, load_volume
+from lab.tables import Table
 from sdseg_monai.inferers import SliceWiseInferer
 from sdseg_monai.metrics import Lpips, measure_stability
 from sdseg_monai.transforms import extract_slices, resize_slices

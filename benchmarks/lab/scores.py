@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study import Study, load_volume, segment
-from tables import DIRTY, commit, hardware
 from tqdm import tqdm
 
+from lab.study import Study, load_volume, segment
+from lab.tables import DIRTY, commit, hardware
 from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.io.pictures import image_stem
 

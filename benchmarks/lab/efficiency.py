@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from study import Study, load_volume, segment
-from tables import Table
 
+from lab.study import Study, load_volume, segment
+from lab.tables import Table
 from sdseg_monai.evaluation import compare_masks
 
 REVERSE_PROCESSES = ((1, 1), (10, 1), (1, 10))  # steps x samples

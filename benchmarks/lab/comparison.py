@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from study import Study, load_volume, segment
-from tables import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 from tqdm import tqdm
 
+from lab.study import Study, load_volume, segment
+from lab.tables import Table
 from sdseg_monai.evaluation import CaseMetrics, compare_masks, write_csv
 from sdseg_monai.io.pictures import image_stem
 from sdseg_monai.metrics import RESAMPLES, bootstrap_interval

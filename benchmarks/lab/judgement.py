@@ -65,8 +65,15 @@ def measures(case: Case) -> dict[str, float]:
         found["1 - margin at the outline"] = 1 - float(case.result.confidence[case.outline].mean())
     if isinstance(case.result, SampledSegmentation):
         found["disagreement"] = case.result.disagreement
-        found["width of the volume range"] = case.result.relative_volume_range
+        found["width of the volume range"] = relative_volume_range(case.result.sample_volumes)
     return found
+
+
+def relative_volume_range(sample_volumes: np.ndarray) -> float:
+    """Return the width of the samples' volumes [S, C] by their mean, averaged over the classes that occur, else 0."""
+    mean, width = sample_volumes.mean(axis=0), np.ptp(sample_volumes, axis=0)
+    occurs = mean > 0
+    return float((width[occurs] / mean[occurs]).mean()) if occurs.any() else 0.0
 
 
 def once(case: Case) -> Case:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from comparison import logged, training_minutes
 from monai.bundle import ConfigParser
-from study import Study, load_volume
 from tqdm import tqdm
 
+from lab.comparison import logged, training_minutes
+from lab.study import Study, load_volume
 from sdseg_monai.data import VolumeDataset
 
 END = 0.25  # of the epochs

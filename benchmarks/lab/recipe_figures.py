@@ -8,10 +8,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from budget import validation_curve
-from scores import Scores, mean_class_dice
-from study import Study, load_volume, segment
 
+from lab.budget import validation_curve
+from lab.scores import Scores, mean_class_dice
+from lab.study import Study, load_volume, segment
 from sdseg_monai.io.pictures import image_stem
 from sdseg_monai.visualize import picture_panel, slice_panel
 

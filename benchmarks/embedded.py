@@ -10,37 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from comparison import summary
-from tables import ROOT, commit, hardware, markdown_table, replace_section
-from tqdm import tqdm
 
+from lab.bundles import HIPPOCAMPUS, SCORES, score_rows, segment_and_score
+from lab.tables import commit, hardware, markdown_table, replace_section
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
-from sdseg_monai.evaluation import Agreement, CaseMetrics, evaluate_case, summarise
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.evaluation import summarise
+from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.metrics import RESAMPLES
-
-BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
-SCORES = ["cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)"]
-
-
-def segment_and_score(segmenter: Segmenter, items: list[dict[str, str]]) -> tuple[list[CaseMetrics], float]:
-    """Segment and score ``items``; returns the metrics of each case and the median seconds per volume."""
-    cases, seconds = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for item in tqdm(items):
-            output = Path(folder) / Path(item["image"]).name
-            start = time.perf_counter()
-            segmenter.segment(item["image"]).save(output)
-            seconds.append(time.perf_counter() - start)
-            cases.append(evaluate_case(output, Path(item["label"])))
-    return cases, float(np.median(seconds))
 
 
 def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
@@ -56,25 +38,11 @@ def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
     return mirrored
 
 
-def score_rows(segmenter: Segmenter, cases: list[CaseMetrics]) -> list[list[Any]]:
-    """Return a row of :data:`SCORES` for the union and for each class: means with their bootstrap intervals."""
-    structures: dict[str, list[Agreement]] = {"union": list(cases)}
-    for value, segment in segmenter.segments.items():
-        structures[segment.name] = [case.in_class(value) for case in cases]
-    return [[len(cases), name, *row(found)] for name, found in structures.items()]
-
-
-def row(agreements: list[Agreement]) -> list[str]:
-    """Return the cells of the cases' agreement on one structure: means with their bootstrap intervals, the worst."""
-    dice, hd95 = (np.array([getattr(agreement, name) for agreement in agreements]) for name in ("dice", "hd95"))
-    return [summary([dice], digits=4), f"{dice.min():.4f}", summary([hd95])]
-
-
 def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
     """Return the cases of validation and test, from the folder that the command line names."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dataset_dir", required=True)
-    parser.add_argument("--datalist", default=str(BUNDLE / "configs" / "datalist.json"))
+    parser.add_argument("--datalist", default=str(HIPPOCAMPUS / "configs" / "datalist.json"))
     report_input_errors()
     options = parser.parse_args()
     return {split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")}
@@ -83,24 +51,24 @@ def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
 def main() -> None:
     """Run the benchmark."""
     splits = read_splits(__doc__)
-    segmenter = Segmenter(BUNDLE, device="cpu")
+    pipeline = Pipeline(HIPPOCAMPUS, device="cpu")
     results: dict[str, Any] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         splits |= {f"{split}, mirrored": mirror(items, Path(folder, split)) for split, items in splits.items()}
         for split, items in splits.items():
-            cases, seconds = segment_and_score(segmenter, items)
+            cases, seconds = segment_and_score(pipeline, items)
             results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
-            rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(segmenter, cases)]
+            rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(pipeline, cases)]
     about = {"data": "MSD Task04 hippocampus", "split": "hippocampus_180_20_20", "seed": 0}
-    about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/hippocampus.py"}
-    (BUNDLE / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/embedded.py"}
+    (HIPPOCAMPUS / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
     head = ["split", *SCORES, "median s per volume"]
     note = (
         f"Means over the cases, percentile bootstrap ({RESAMPLES} resamples). Data {about['data']}; split "
         f"{about['split']}; seed 0; {about['hardware']}; commit {about['commit']}."
     )
-    replace_section(BUNDLE / "docs" / "README.md", "results", f"{markdown_table(head, rows)}\n\n{note}")
+    replace_section(HIPPOCAMPUS / "docs" / "README.md", "results", f"{markdown_table(head, rows)}\n\n{note}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from tables import ROOT, commit
 from tqdm import tqdm
 
+from lab.tables import ROOT, commit
 from sdseg_monai.data import read_datalist
 from sdseg_monai.weights import load_weights, read_tensors
 

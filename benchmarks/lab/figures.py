@@ -9,9 +9,9 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
-from study import Study, load_volume, segment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lab.study import Study, load_volume, segment
 from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.networks.codes import mask_to_image
 from sdseg_monai.transforms import extract_slices, resize_labels, resize_slices, to_three_channels

@@ -1,0 +1,1 @@
+"""What the benchmarks share: studies and their runs, scores, costs, figures, and tables in documents."""
