@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
     from sdseg_monai.weights.convert import convert
 
-    done = convert(
+    conversion = convert(
         options.source,
         options.output,
         source_kind=options.source_kind,
@@ -52,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
         raw=options.raw,
         mask_decoder=options.mask_decoder,
     )
-    report({"output": str(options.output), **done._asdict()}, options)
+    report({"output": str(options.output), **conversion._asdict()}, options)
     return 0

@@ -66,8 +66,8 @@ class DecoderDistillation(nn.Module):
             ValueError: the teacher in ``state_dict`` is another.
         """
         for name, tensor in self.teacher.state_dict().items():
-            other = state_dict.get(f"teacher.{name}")
-            if other is None or not torch.equal(tensor.cpu(), other.cpu()):
+            loaded = state_dict.get(f"teacher.{name}")
+            if loaded is None or not torch.equal(tensor.cpu(), loaded.cpu()):
                 raise ValueError("it had another teacher")
         return super().load_state_dict(state_dict, *args, **kwargs)
 

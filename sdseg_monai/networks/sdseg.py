@@ -204,8 +204,8 @@ class SDSeg(nn.Module):
         Source: official-behaviour, section 2.
         """
         class_labels = seeded_integers(_keys("class", seeds), self.num_classes).to(mask.device)
-        wanted = class_labels.view(-1, 1, 1, 1)
-        return torch.where(wanted == 0, mask > 0, mask == wanted).to(mask.dtype), class_labels
+        labels = class_labels.view(-1, 1, 1, 1)
+        return torch.where(labels == 0, mask > 0, mask == labels).to(mask.dtype), class_labels
 
     def estimate_latent(
         self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor

@@ -141,20 +141,20 @@ def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
     if not mask_encoder_names(network.state_dict()):
         raise InputError("the network has no mask encoder (an inference export), so that no decoder can be told to fit")
     old = network.autoencoder
-    first = read_tensors(path).get(FIRST_LAYER)
-    if not isinstance(first, torch.Tensor) or first.ndim != 4:
+    first_layer = read_tensors(path).get(FIRST_LAYER)
+    if not isinstance(first_layer, torch.Tensor) or first_layer.ndim != 4:
         raise InputError(f"{path}: no distilled decoder ({FIRST_LAYER}), expected what distill_decoder.json wrote")
     sizes = {name: old.config[name] for name in inspect.signature(type(old)).parameters}
-    autoencoder = type(old)(**{**sizes, "decoder_channels": len(first)})
+    autoencoder = type(old)(**{**sizes, "decoder_channels": len(first_layer)})
     load_weights(autoencoder, path)
-    found = autoencoder.state_dict()
-    replaced = {f"{part}.{name}" for part, module in old.decoding_parts.items() for name in module.state_dict()}
+    state = autoencoder.state_dict()
+    old_names = {f"{part}.{name}" for part, module in old.decoding_parts.items() for name in module.state_dict()}
     for name, tensor in old.state_dict().items():
-        if name not in replaced and not torch.equal(tensor, found[name]):
+        if name not in old_names and not torch.equal(tensor, state[name]):
             raise InputError(f"{path}: its {name} is not the network's: the decoder of another autoencoder")
     network.autoencoder = autoencoder.requires_grad_(False).eval()
     network.autoencoder.decoding_parts.requires_grad_(network.train_decoder)
-    return len(replaced)
+    return len(old_names)
 
 
 @torch.no_grad()
@@ -170,10 +170,10 @@ def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes:
     masks = torch.arange(num_classes).view(-1, 1, 1, 1).expand(-1, 1, edge, edge)
     latent = autoencoder.encode_latent(mask_to_image(masks, codes).to(autoencoder.device, autoencoder.dtype))
     classes = class_logits(autoencoder.decode(latent).sample.cpu(), codes).argmax(dim=1)  # [K, H, W]
-    for value, found in enumerate(classes.flatten(1).mode().values.tolist()):
-        if found != value:
+    for value, decoded in enumerate(classes.flatten(1).mode().values.tolist()):
+        if decoded != value:
             raise InputError(
-                f"{source}: does not know the codes of {num_classes} classes (class {value} comes back as {found}); "
+                f"{source}: does not know the codes of {num_classes} classes (class {value} comes back as {decoded}); "
                 f"train it with train_autoencoder.json --num_classes {num_classes}"
             )
 
@@ -203,12 +203,12 @@ def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -
     Raises:
         InputError: one is missing, misshapen or too many, or the sizes are others.
     """
-    found, targets = shapes_of(state), shapes_of(autoencoder.state_dict())
-    sizes = encoder_sizes(found, axis(found, "post_quant_conv.weight", 0, rank=4))
+    shapes, targets = shapes_of(state), shapes_of(autoencoder.state_dict())
+    sizes = encoder_sizes(shapes, axis(shapes, "post_quant_conv.weight", 0, rank=4))
     if sizes != {key: plain(autoencoder.config[key]) for key in SIZES}:
         raise InputError(f"an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
     sources = {name: autoencoder_source(name, len(sizes["block_out_channels"])) for name in targets}
-    check_sources(found, sources, targets)
+    check_sources(shapes, sources, targets)
     # a loss beside the autoencoder is left over from its training
     refuse_unexpected(
         (name for name in state if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))),

@@ -80,16 +80,16 @@ def convert(
         network = load_bundle_network(source) if source_kind == "bundle" else SDSeg.from_pretrained(source)
         counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
     if mask_decoder is not None:
-        replaced = replace_mask_decoder(network, mask_decoder)
-        counts["used"] -= replaced
-        counts["unused"] += replaced
-    left_out = 0
+        old_tensors = replace_mask_decoder(network, mask_decoder)
+        counts["used"] -= old_tensors
+        counts["unused"] += old_tensors
+    training_tensors = 0
     if target_kind == "inference":
-        left_out = len(mask_encoder_names(network.state_dict()))
+        training_tensors = len(mask_encoder_names(network.state_dict()))
     elif not mask_encoder_names(network.state_dict()):
         raise InputError(f"{source}: holds an inference export without the mask encoder, expected the full weights")
     WRITERS[target_kind](network, output)
-    counts["missing"] += left_out
+    counts["missing"] += training_tensors
     return Conversion(**counts, bytes=_size(output), network_def=network_config(network))
 
 

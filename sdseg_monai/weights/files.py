@@ -67,11 +67,11 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise InputError(f"{path}: {unusable[0]} is no tensor of finite numbers, expected the weights of a network")
     if isinstance(network, SDSeg):
         expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-        left_out = mask_encoder_names(expected)
-        kept = {name: shape for name, shape in expected.items() if name not in left_out}
-        if left_out and {name: tensor.shape for name, tensor in state.items()} == kept:
+        mask_encoder = mask_encoder_names(expected)
+        inference_shapes = {name: shape for name, shape in expected.items() if name not in mask_encoder}
+        if mask_encoder and {name: tensor.shape for name, tensor in state.items()} == inference_shapes:
             drop_mask_encoder(network)
-            logger.info("%s: an inference export, without the %d tensors of the mask encoder", path, len(left_out))
+            logger.info("%s: an inference export, without the %d tensors of the mask encoder", path, len(mask_encoder))
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -131,8 +131,11 @@ def inference_state(network: SDSeg) -> dict[str, torch.Tensor]:
         InputError: a weight is too large for float16.
     """
     state = network.state_dict()
-    kept = {name: state[name] for name in state.keys() - mask_encoder_names(state)}
-    return {name: kept[name].float() if name == "scale_factor" else _to_half(name, kept[name]) for name in sorted(kept)}
+    tensors = {name: state[name] for name in state.keys() - mask_encoder_names(state)}
+    return {
+        name: tensors[name].float() if name == "scale_factor" else _to_half(name, tensors[name])
+        for name in sorted(tensors)
+    }
 
 
 def _to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -86,26 +86,26 @@ def unet_source(name: str, layers_per_block: int, attention_levels: Sequence[boo
     module, _, tensor = name.rpartition(".")
     if module in UNET_ENDS:
         return Source(f"{UNET_ENDS[module]}.{tensor}")
-    found = UNET_BLOCK.fullmatch(module)
-    if found is None:
+    match = UNET_BLOCK.fullmatch(module)
+    if match is None:
         raise ValueError(f"{name}: no tensor of the U-Net")
-    layer = found["layer"]
-    block = _unet_block(found, layers_per_block, attention_levels)
-    if found["kind"] == "attentions" and layer in QKV_PARTS:
+    layer = match["layer"]
+    block = _unet_block(match, layers_per_block, attention_levels)
+    if match["kind"] == "attentions" and layer in QKV_PARTS:
         return Source(f"{block}.qkv.{tensor}", QKV_PARTS[layer])
-    layers = UNET_ATTENTION if found["kind"] == "attentions" else UNET_RESNET
+    layers = UNET_ATTENTION if match["kind"] == "attentions" else UNET_RESNET
     if layer not in layers:
         raise ValueError(f"{name}: no tensor of the U-Net")
     return Source(f"{block}.{layers[layer]}.{tensor}")
 
 
-def _unet_block(found: re.Match[str], layers_per_block: int, attention_levels: Sequence[bool]) -> str:
-    kind, index = found["kind"], int(found["index"])
-    if found["stage"] == "mid":
+def _unet_block(match: re.Match[str], layers_per_block: int, attention_levels: Sequence[bool]) -> str:
+    kind, index = match["kind"], int(match["index"])
+    if match["stage"] == "mid":
         return "middle_block.1" if kind == "attentions" else f"middle_block.{2 * index}"
-    level = int(found["level"])
+    level = int(match["level"])
     first = level * (layers_per_block + 1)  # layers_per_block residual blocks and one that resamples or joins
-    if found["stage"] == "down":
+    if match["stage"] == "down":
         position = 1 + first + (layers_per_block if kind == "downsamplers" else index)
         return f"input_blocks.{position}.{1 if kind == 'attentions' else 0}"
     if kind == "upsamplers":  # the last module of a level's last block, after the attention if there is one
@@ -121,7 +121,7 @@ def autoencoder_source(name: str, levels: int) -> Source:
     for pattern, replacement in AUTOENCODER_RULES:
         name = re.sub(pattern, replacement, name)
     # CompVis counts the decoder's levels from the image, diffusers from the latent
-    return Source(re.sub(r"\.up\.(\d+)\.", lambda found: f".up.{levels - 1 - int(found[1])}.", name))
+    return Source(re.sub(r"\.up\.(\d+)\.", lambda match: f".up.{levels - 1 - int(match[1])}.", name))
 
 
 def ema_name(name: str) -> str:
@@ -181,8 +181,8 @@ def encoder_sizes(shapes: Shapes, latent_channels: int) -> dict[str, Any]:
     Raises:
         InputError: they are not of such an encoder.
     """
-    found = [re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", name) for name in shapes]
-    pairs = {(int(match[1]), int(match[2])) for match in found if match}
+    matches = [re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", name) for name in shapes]
+    pairs = {(int(match[1]), int(match[2])) for match in matches if match}
     if not pairs:
         raise InputError("it has no encoder of CompVis' layout (encoder.down.*)")
     levels, layers = (1 + max(numbers) for numbers in zip(*pairs, strict=True))

@@ -151,11 +151,11 @@ def official_sources(network: SDSeg, *, use_ema: bool) -> dict[str, Source]:
 
 def check_ema_names(unet: Shapes) -> None:
     """Raise :class:`InputError` if two of the U-Net's names are the same without their dots, as averages are named."""
-    seen: dict[str, str] = {}
+    first_names: dict[str, str] = {}
     for name in unet:
-        other = seen.setdefault(ema_name(name), name)
-        if other != name:
-            raise InputError(f"{other} and {name} share one averaged tensor ({ema_name(name)}), expected one each")
+        first_name = first_names.setdefault(ema_name(name), name)
+        if first_name != name:
+            raise InputError(f"{first_name} and {name} share one averaged tensor ({ema_name(name)}), expected one each")
 
 
 def read_schedule(state: dict[str, torch.Tensor]) -> NoiseSchedule:

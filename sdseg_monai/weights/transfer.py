@@ -56,11 +56,11 @@ def check_sources(available: Shapes, sources: Mapping[str, Source], shapes: Mapp
     """
     refuse_missing(available, (source.name for source in sources.values()))
     for target, source in sources.items():
-        found, expected = tuple(available[source.name]), tuple(shapes[target])
+        shape, expected = tuple(available[source.name]), tuple(shapes[target])
         if source.qkv_part is not None:
             expected = (3 * expected[0], *expected[1:])
-        if found[: len(expected)] != expected or any(length != 1 for length in found[len(expected) :]):
-            raise InputError(f"{source.name} has shape {found}, expected {expected}")
+        if shape[: len(expected)] != expected or any(length != 1 for length in shape[len(expected) :]):
+            raise InputError(f"{source.name} has shape {shape}, expected {expected}")
 
 
 def take_tensors(
@@ -80,14 +80,14 @@ def take_tensors(
     Raises:
         InputError: a tensor is not of finite floating-point numbers; it names the first.
     """
-    taken = {}
+    tensors = {}
     for target, source in sources.items():
         tensor = to_float32(source.name, state[source.name])
         if source.qkv_part is not None:
             # [heads, (q, k, v), channels of a head, ...], the order of guided diffusion's "legacy" attention
             tensor = tensor.unflatten(0, (num_heads, 3, -1))[:, source.qkv_part]
-        taken[target] = tensor.reshape(tuple(shapes[target])).clone()
-    return taken
+        tensors[target] = tensor.reshape(tuple(shapes[target])).clone()
+    return tensors
 
 
 def strip_prefix(items: Mapping[str, T], prefix: str) -> dict[str, T]:

@@ -53,8 +53,8 @@ def take_unet(unet: DenoisingUNet, state: dict[str, torch.Tensor]) -> tuple[dict
     sizes, targets = unet_sizes(shapes_of(part)), shapes_of(unet.state_dict())
     in_channels = sizes["in_channels"]
     if any(sizes[key] != plain(unet.config[key]) for key in SIZES) or in_channels > unet.config.in_channels:
-        wanted = {key: sizes[key] for key in SIZES}
-        raise InputError(f"a U-Net of other sizes, set network_def#unet to {wanted}, {in_channels} inputs or more")
+        file_sizes = {key: sizes[key] for key in SIZES}
+        raise InputError(f"a U-Net of other sizes, set network_def#unet to {file_sizes}, {in_channels} inputs or more")
     missing = {"class_embedding.weight"} & targets.keys() if sizes["num_class_embeds"] is None else set()
     sources = {}
     for name in targets.keys() - missing:

@@ -45,8 +45,8 @@ class TestFolder:
         assert other.unet.mid_block.attentions[0].heads == 8
         assert torch.equal(official.schedule.sqrt_alphas_cumprod, other.schedule.sqrt_alphas_cumprod)
         assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == sorted(
-            ["model_index.json", "autoencoder/diffusion_pytorch_model.safetensors"]
-            + [f"{p}/sdseg_monai.safetensors" for p in ("unet", "vision_encoder")]
+            ["model_index.json", "vision_encoder/sdseg_monai.safetensors"]
+            + [f"{p}/diffusion_pytorch_model.safetensors" for p in ("autoencoder", "unet")]
             + [f"{p}/config.json" for p in ("autoencoder", "unet", "vision_encoder")]
         )  # fmt: skip
 
