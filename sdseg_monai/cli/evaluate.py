@@ -41,10 +41,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, write the table and say what the means are."""
-    from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
+    from sdseg_monai.evaluation import evaluate_folders, match_images, summarise, write_csv
     from sdseg_monai.io.files import check_outputs
     from sdseg_monai.io.pictures import list_images
-    from sdseg_monai.report.runs import images_of, report_evaluation
+    from sdseg_monai.report.runs import report_evaluation
 
     if options.images is not None and options.report is None:
         raise InputError(f"{options.images}: --images are for --report, which names the page to write")
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, ".csv", "table")
     if options.report is not None:
         check_output(options.report, ".html", "page")
-    images_of([Path(path) for path in list_images(options.predictions)], options.images)  # before hours are spent
+    match_images([Path(path) for path in list_images(options.predictions)], options.images)  # before hours are spent
     cases = evaluate_folders(
         options.predictions,
         options.labels,

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from sdseg_monai.bundle import checked_device, config_errors, find_bundle, read_config
 from sdseg_monai.errors import InputError, unwrapped_input_errors
-from sdseg_monai.evaluation import compare_masks, list_labels
+from sdseg_monai.evaluation import case_name, compare_masks, list_cases
 from sdseg_monai.io.files import write_atomically
-from sdseg_monai.io.pictures import image_stem, is_picture
+from sdseg_monai.io.label_maps import check_label_map
+from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
@@ -93,7 +94,7 @@ class Audit:
             InputError: the file cannot be used, is an image, or has other classes than the bundle.
         """
         if not is_picture(path):
-            _check_label_map(path)
+            check_label_map(path, read_volume(path).array, most_values=MOST_VALUES)
         elif self.slice_axis != PICTURE_AXIS:
             raise InputError(f"{path}: a picture, but the bundle takes slices of volumes; expected volumes")
         with unwrapped_input_errors(), warnings.catch_warnings():
@@ -111,7 +112,7 @@ class Audit:
         return audit_label(
             self.autoencoder,
             self.read(path),
-            image_stem(path),
+            case_name(path),
             num_classes=self.num_classes,
             size=self.size,
             slice_axis=self.slice_axis,
@@ -172,7 +173,7 @@ def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Kept
         InputError: the folder is missing or empty, two files are of one case, a file cannot be used, or no label has
             any foreground.
     """
-    paths = list_labels(labels)
+    paths = list_cases(labels)
     bar = tqdm(paths.values(), desc="auditing", unit="label", disable=None if progress else True, leave=False)
     kept = [row for path in bar for row in audit.run(path)]
     if not any(row.size for row in kept):
@@ -329,13 +330,3 @@ def write_audit(path: Path, kept: Sequence[Kept]) -> None:
     writer.writerow(["case", "slice", "class", "size", "dice"])
     writer.writerows([r.case, "" if r.slice is None else r.slice, r.label, r.size, f"{r.dice:.8f}"] for r in kept)
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
-
-
-def _check_label_map(path: Path) -> None:
-    array = read_volume(path).array
-    values = np.unique(array)
-    if values[0] < 0 or len(values) > MOST_VALUES or (values != np.rint(values)).any():
-        raise InputError(
-            f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}, expected a label map: whole "
-            f"numbers from 0, {MOST_VALUES} of them or fewer; is it an image?"
-        )
