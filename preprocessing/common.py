@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.datalist import SPLITS
+from sdseg_monai.data.splits import split_by_counts
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 from sdseg_monai.io.files import check_folder
 
@@ -73,8 +73,7 @@ def find_cases(dataset_dir: Path, pattern: str) -> dict[str, str]:
 def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
     """Return the cases of every split.
 
-    Where ``manifest`` holds numbers in place of names, ``cases`` in the order of the SHA-256 of their names are dealt
-    to test, validation and training: a function of the names alone.
+    Where ``manifest`` holds numbers in place of names, :func:`~sdseg_monai.data.splits.split_by_counts` deals them.
 
     Raises:
         InputError: there are more or fewer cases than those numbers say.
@@ -87,9 +86,7 @@ def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
             f"{len(cases)} images found, expected the {expected} of the split {manifest['name']}: complete the "
             "download or name another --split"
         )
-    order = iter(sorted(cases, key=lambda case: hashlib.sha256(os.fsencode(case)).digest()))
-    dealt = {split: sorted(next(order) for _ in range(manifest[split])) for split in reversed(SPLITS)}
-    return {split: dealt[split] for split in SPLITS}
+    return split_by_counts(cases, validation=manifest["validation"], test=manifest["test"])
 
 
 def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[dict[str, list[Item]], list[str]]:

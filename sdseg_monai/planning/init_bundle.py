@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 
 from sdseg_monai.bundle import METADATA, bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
+from sdseg_monai.data.splits import split_by_seed
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_new_folder, write_folder
 from sdseg_monai.io.nifti_labels import read_label_names
@@ -46,7 +47,6 @@ from sdseg_monai.planning.proposal import (
     object_notes,
     propose_grid,
     propose_schedule,
-    split_cases,
     split_notes,
 )
 from sdseg_monai.planning.speed import measure_step
@@ -139,7 +139,7 @@ def init_bundle(
     named = _class_names(fingerprint, names or {})
     cuda = torch.cuda.is_available()
     grid = propose_grid(fingerprint, named, modality=modality, network=network, cuda=cuda)
-    splits = split_cases({case.name: case.voxels for case in fingerprint.cases}, seed)
+    splits = split_by_seed({case.name: case.voxels for case in fingerprint.cases}, seed)
     folders = _folders(images, labels, output)
     config = {**train_config(grid, fingerprint.num_classes, folders), "seed": seed}
     if seconds_per_slice is None:

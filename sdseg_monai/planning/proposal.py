@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.data.splits import missing_classes
 from sdseg_monai.io.segments import PHOTOGRAPHS
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
@@ -25,18 +23,15 @@ THIN = 0.5  # a volume of so many times fewer voxels along one axis is a slab
 CONTEXT_REACH = 3  # times the in-plane spacing, beyond which a neighbour shows something else
 WINDOW_MARGIN = 0.5  # of the foreground's range, on either side
 LEAST_WINDOW = 200  # HU
-VALIDATION_SHARE = TEST_SHARE = 0.15
 VALIDATIONS = 10
 VALIDATION_BUDGET = 0.2  # of the time at most
 STEPS = 400  # that a training needs; below, batches are made smaller
 SMALLEST_BATCH = 4
-DEALS = 20
 MOST_EPOCHS = 1000
 MEASURED_BATCH = 32  # at which the small network's learning rate was chosen
 FORWARD_SHARE = 0.4  # of a training step, what a validation costs
 SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 AXES = ("sagittal", "coronal", "axial")
-SPLITS = ("training", "validation", "test")
 
 
 class Choice(NamedTuple):
@@ -98,43 +93,6 @@ class Schedule:
     def choices(self) -> dict[str, Choice]:
         """All of them by name."""
         return dict(vars(self))
-
-
-def split_cases(classes: Mapping[str, Collection[int]], seed: int) -> dict[str, list[str]]:
-    """Deal cases to training, validation and test, 70/15/15, whatever their order.
-
-    They are dealt in the order of the SHA-256 of seed, deal and name; of several deals the first is taken that leaves
-    fewest splits without a class. Training and validation get one case each at least; of fewer than seven, test none.
-
-    Args:
-        classes: of each case, by its name.
-        seed: of the order.
-
-    Raises:
-        InputError: there is only one case.
-    """
-    if len(classes) < 2:
-        raise InputError(f"{len(classes)} case, expected two or more: one to train on, another to choose the model by")
-    deals = (_deal(sorted(classes, key=lambda name: _digest(seed, deal, name))) for deal in range(DEALS))
-    return min(deals, key=lambda splits: len(_lacking(classes, splits)))
-
-
-def _deal(order: list[str]) -> dict[str, list[str]]:
-    test = int(TEST_SHARE * len(order))
-    validation = max(1, int(VALIDATION_SHARE * len(order)))
-    dealt = (order[test + validation :], order[test : test + validation], order[:test])
-    return {split: sorted(cases) for split, cases in zip(SPLITS, dealt, strict=True)}
-
-
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256(os.fsencode(":".join(map(str, parts)))).digest()
-
-
-def _lacking(classes: Mapping[str, Collection[int]], splits: Mapping[str, Sequence[str]]) -> list[tuple[int, str]]:
-    """Return each class with a split that has cases, but none with that class."""
-    found = {split: {value for name in names for value in classes[name]} for split, names in splits.items() if names}
-    values = sorted({value for each in classes.values() for value in each})
-    return [(value, split) for value in values for split in found if value not in found[split]]
 
 
 def propose_grid(
@@ -252,7 +210,7 @@ def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], name
             f"{len(cases)} cases are too few for a test split: nothing will say how good the model is on others"
         )
     values = sorted({value for case in cases for value in case.voxels})
-    for value, split in _lacking({case.name: case.voxels for case in cases}, splits):
+    for value, split in missing_classes({case.name: case.voxels for case in cases}, splits):
         if value > 0:
             notes.append(f"{names[values.index(value)]}: in no case of {split}; another seed may deal them better")
     seen: dict[str, Case] = {}
