@@ -6,20 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sdseg_monai.io.segments import class_colour
+
 Colour = Sequence[float]  # red, green and blue in [0, 1]
 
 LABEL_COLOUR: Colour = (0.1, 0.8, 0.2)
 PREDICTION_COLOUR: Colour = (0.95, 0.25, 0.2)
-# Okabe and Ito's, which differ to colour-blind eyes too; from the eighth class on they come again
-CLASS_COLOURS: tuple[Colour, ...] = (
-    (0.90, 0.62, 0.00),
-    (0.00, 0.45, 0.70),
-    (0.00, 0.62, 0.45),
-    (0.80, 0.47, 0.65),
-    (0.94, 0.89, 0.26),
-    (0.34, 0.71, 0.91),
-    (0.84, 0.37, 0.00),
-)
 
 
 def slice_panel(
@@ -40,7 +32,7 @@ def slice_panel(
         prediction: [X, Y, Z], likewise.
         slice_axis: axis across which to cut.
         gap: pixels between two pictures.
-        colours: of several classes; None, or where one is missing, for :data:`CLASS_COLOURS` in order.
+        colours: of several classes; where one is missing, it is :func:`~sdseg_monai.io.segments.class_colour`'s.
 
     Returns:
         RGB [H, W, 3], float32 in [0, 1]; right and front, or up, as radiologists have them: the first remaining axis
@@ -108,9 +100,8 @@ def _palette(masks: Sequence[np.ndarray], colours: Mapping[int, Colour]) -> dict
     highest = max(int(mask.max()) for mask in masks)
     if highest < 2:
         return None
-    return {
-        value: colours.get(value, CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)]) for value in range(1, highest + 1)
-    }
+    own = {value: [level / 255 for level in class_colour(value)] for value in range(1, highest + 1)}
+    return {value: colours.get(value, colour) for value, colour in own.items()}
 
 
 def _beside(

@@ -16,10 +16,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.segments import UNSURE, Segment
+from sdseg_monai.io.segments import UNSURE, Rgb, Segment, class_colour
 from sdseg_monai.io.volumes import voxel_millilitres
 from sdseg_monai.report.cases import Picture
-from sdseg_monai.visualize import CLASS_COLOURS
 
 MOST_SLICES = 128
 LONGEST_SIDE, LONGEST_PHOTOGRAPH = 256, 1024  # pixels
@@ -33,8 +32,6 @@ AXES = ("sagittal", "coronal", "axial")  # planes by the axis that they are acro
 PAGE_AXES = ((1, 2), (0, 2), (0, 1))  # of each plane: the axis that runs to the page's left, the one that runs up
 UNSURE_GREYS = ((232, 232, 232), (64, 64, 64))  # its stripes
 FILL, LIGHTER = 0.5, 0.4  # in a still picture: opacity of a filled mask; how much white an outline has
-
-Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,13 @@ class Drawing:
 
 def colours_of(values: Sequence[int], segments: Mapping[int, Segment]) -> dict[int, Rgb]:
     """Return the colour of each value of a mask, 0 to 255."""
-    colours = {}
-    for value in values:
-        if value == UNSURE:
-            colours[value] = UNSURE_GREYS[0]
-        elif value in segments:
-            colours[value] = segments[value].colour
-        else:
-            red, green, blue = (round(255 * part) for part in CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)])
-            colours[value] = (red, green, blue)
-    return colours
+    return {value: _colour_of(value, segments) for value in values}
+
+
+def _colour_of(value: int, segments: Mapping[int, Segment]) -> Rgb:
+    if value == UNSURE:
+        return UNSURE_GREYS[0]
+    return segments[value].colour if value in segments else class_colour(value)
 
 
 def draw(picture: Picture, segments: Mapping[int, Segment]) -> Drawing:
