@@ -58,16 +58,16 @@ def find_cases(dataset_dir: Path, pattern: str) -> dict[str, str]:
         InputError: two files stand for one case.
     """
     before, after = Path(pattern).name.split("{case}")
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in sorted(dataset_dir.glob(pattern.format(case="*"))):
         relative = path.relative_to(dataset_dir)
         case = path.name.removeprefix(before).removesuffix(after)
         if path.name[0] == "." or set(relative.parts) & set(NOT_DATA):
             continue
-        if case in found:
-            raise InputError(f"{dataset_dir}: {found[case]} and {relative} are both case {case}, expected one of them")
-        found[case] = str(relative)
-    return found
+        if case in files:
+            raise InputError(f"{dataset_dir}: {files[case]} and {relative} are both case {case}, expected one of them")
+        files[case] = str(relative)
+    return files
 
 
 def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
@@ -98,12 +98,14 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
     """
     if not dataset_dir.is_dir():
         raise InputError(f"no dataset folder at {dataset_dir.absolute()}")
-    found = [tuple(find_cases(dataset_dir, pattern) for pattern in layout) for layout in dataset.layouts]
-    layout, (images, labels) = max(zip(dataset.layouts, found, strict=True), key=lambda pair: sum(map(len, pair[1])))
+    files_by_layout = [tuple(find_cases(dataset_dir, pattern) for pattern in layout) for layout in dataset.layouts]
+    layout, (images, labels) = max(
+        zip(dataset.layouts, files_by_layout, strict=True), key=lambda pair: sum(map(len, pair[1]))
+    )
     if not images:
         expected = " or ".join(dict.fromkeys(image.format(case="*") for image, _ in dataset.layouts))
         raise InputError(f"{dataset_dir}: no images found, expected {expected}")
-    dealt = deal_cases(read_split(split_name), list(images))
+    splits = deal_cases(read_split(split_name), list(images))
     items = {
         split: [
             {
@@ -112,10 +114,10 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
             }
             for case in cases
         ]
-        for split, cases in dealt.items()
+        for split, cases in splits.items()
     }
-    wanted = {case for cases in dealt.values() for case in cases}
-    return items, [path for case, path in images.items() if case not in wanted]
+    used = {case for cases in splits.values() for case in cases}
+    return items, [path for case, path in images.items() if case not in used]
 
 
 def find_faults(dataset: Dataset, dataset_dir: Path, items: Sequence[Item]) -> list[str]:

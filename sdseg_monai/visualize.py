@@ -39,8 +39,9 @@ def slice_panel(
         runs to the left of the page, the second up.
     """
     others = tuple(axis for axis in range(3) if axis != slice_axis)
-    counted = prediction if label is None else label
-    index = int((counted > 0).sum(axis=others).argmax()) if (counted > 0).any() else counted.shape[slice_axis] // 2
+    leading_mask = prediction if label is None else label
+    areas = (leading_mask > 0).sum(axis=others)
+    index = int(areas.argmax()) if areas.any() else len(areas) // 2
     low, high = np.percentile(image, [1, 99])
     grey = np.clip((_page(image, slice_axis, index) - low) / max(high - low, 1e-6), 0, 1)
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
@@ -128,8 +129,8 @@ def _page(volume: np.ndarray, slice_axis: int, index: int) -> np.ndarray:
 
 
 def _overlay(picture: np.ndarray, mask: np.ndarray, colours: Mapping[int, Colour], opacity: float = 0.45) -> np.ndarray:
-    mixed = picture.copy()
+    coloured = picture.copy()
     for value, colour in colours.items():
         inside = mask == value
-        mixed[inside] = (1 - opacity) * mixed[inside] + opacity * np.asarray(colour, np.float32)
-    return mixed
+        coloured[inside] = (1 - opacity) * coloured[inside] + opacity * np.asarray(colour, np.float32)
+    return coloured

@@ -114,14 +114,14 @@ def propose_grid(
     """
     axis = _slice_axis(fingerprint)
     slices = sum(case.shape[axis.value] for case in fingerprint.cases)
-    chosen = _network(network, slices, cuda)
-    kind = _modality(fingerprint, modality)
+    network_choice = _network(network, slices, cuda)
+    modality_choice = _modality(fingerprint, modality)
     return Grid(
-        network=chosen,
-        modality=kind,
-        window=_window(fingerprint, kind.value),
+        network=network_choice,
+        modality=modality_choice,
+        window=_window(fingerprint, modality_choice.value),
         slice_axis=axis,
-        size=_size(fingerprint, axis.value, chosen.value, cuda),
+        size=_size(fingerprint, axis.value, network_choice.value, cuda),
         context_mm=_context(fingerprint, axis.value),
         mirror=_mirror(fingerprint, axis.value, names),
     )
@@ -148,9 +148,9 @@ def propose_schedule(
         learning_rate: that goes with it.
         scale_rate: whether that falls with the root of the batch.
     """
-    once = validation * seconds_per_slice * FORWARD_SHARE
-    validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / once, 1, VALIDATIONS))
-    affordable = int((60 * minutes - validations * once) / (training * seconds_per_slice))
+    validation_seconds = validation * seconds_per_slice * FORWARD_SHARE
+    validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / validation_seconds, 1, VALIDATIONS))
+    affordable = int((60 * minutes - validations * validation_seconds) / (training * seconds_per_slice))
     epochs = int(np.clip(affordable, 1, MOST_EPOCHS))
     interval = epochs // validations
     if interval == 0 or epochs // interval > validations:
@@ -162,11 +162,12 @@ def propose_schedule(
     batch = min(batch, training)
     steps = epochs * (training // batch)
     rate = learning_rate * math.sqrt(batch / batch_size) if scale_rate else learning_rate
-    seen, expected = epochs * training, (epochs * training * seconds_per_slice + epochs // interval * once) / 60
+    slices = epochs * training
+    expected = (slices * seconds_per_slice + epochs // interval * validation_seconds) / 60
     if affordable < 1:
         why = f"one pass over {training} slices, the least there is, takes longer than {minutes:g} min"
     else:
-        why = f"{seen} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
+        why = f"{slices} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
     return Schedule(
         epochs=Choice(epochs, why),
         val_interval=Choice(interval, f"{epochs // interval} validations, of which the best model is kept"),
@@ -204,7 +205,7 @@ def object_notes(fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid)
 def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], names: Mapping[int, str]) -> list[str]:
     """Return a line for each thing that a split lacks, and for images that stand in two."""
     notes = []
-    where = {name: split for split, dealt in splits.items() for name in dealt}
+    where = {name: split for split, members in splits.items() for name in members}
     if not splits["test"]:
         notes.append(
             f"{len(cases)} cases are too few for a test split: nothing will say how good the model is on others"
@@ -213,12 +214,12 @@ def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], name
     for value, split in missing_classes({case.name: case.voxels for case in cases}, splits):
         if value > 0:
             notes.append(f"{names[values.index(value)]}: in no case of {split}; another seed may deal them better")
-    seen: dict[str, Case] = {}
+    first_by_digest: dict[str, Case] = {}
     for case in cases:
-        other = seen.setdefault(case.digest, case)
-        if where[other.name] != where[case.name]:
+        first = first_by_digest.setdefault(case.digest, case)
+        if where[first.name] != where[case.name]:
             notes.append(
-                f"{case.image.name} in {where[case.name]} is the image {other.image.name} in {where[other.name]}: the "
+                f"{case.image.name} in {where[case.name]} is the image {first.image.name} in {where[first.name]}: the "
                 "scores will flatter, remove one"
             )
     return notes
@@ -278,16 +279,18 @@ def _size(fingerprint: Fingerprint, axis: int, network: str, cuda: bool) -> Choi
 def _context(fingerprint: Fingerprint, axis: int) -> Choice:
     if fingerprint.pictures:
         return Choice(None, "a picture has no neighbours")
-    apart, in_plane = fingerprint.spacing[axis], float(np.max(np.delete(fingerprint.spacing, axis)))
-    if apart > CONTEXT_REACH * in_plane:
-        return Choice(None, f"neighbours lie {apart / in_plane:.1f} pixels away and would show something else")
-    return Choice(round(float(apart), 4), "the next slice on either side shows where along the volume this one lies")
+    slice_spacing, in_plane = fingerprint.spacing[axis], float(np.max(np.delete(fingerprint.spacing, axis)))
+    if slice_spacing > CONTEXT_REACH * in_plane:
+        return Choice(None, f"neighbours lie {slice_spacing / in_plane:.1f} pixels away and would show something else")
+    return Choice(
+        round(float(slice_spacing), 4), "the next slice on either side shows where along the volume this one lies"
+    )
 
 
 def _mirror(fingerprint: Fingerprint, axis: int, names: Mapping[int, str]) -> Choice:
-    sided = [name for name in names.values() if SIDES.search(name)]
-    if sided:
-        return Choice(0.0, f"{sided[0]} names a side, which a mirror image would turn into the other")
+    names_of_sides = [name for name in names.values() if SIDES.search(name)]
+    if names_of_sides:
+        return Choice(0.0, f"{names_of_sides[0]} names a side, which a mirror image would turn into the other")
     if axis == 0 and not fingerprint.pictures:
         return Choice(0.0, "mirrored sagittal slices would have front and back exchanged")
     return Choice(0.5, "no class names a side, so that a mirror image is as good")

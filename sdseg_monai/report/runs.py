@@ -82,7 +82,7 @@ def report_evaluation(
     names: dict[int, str] = {}
     for file in (file for pair in pairs for file in pair if file.name.lower().endswith(NIFTI_SUFFIXES)):
         names |= {value: name for value, name in read_label_names(file).items() if value not in names}
-    told = [
+    report_cases = [
         ReportCase(
             name=case.case,
             status="done",
@@ -97,7 +97,7 @@ def report_evaluation(
         path,
         title=f"Evaluation of {predictions.name}",
         about=about,
-        cases=told,
+        cases=report_cases,
         segments={value: Segment(names[value], colour, None) for value, colour in colours_of(list(names), {}).items()},
         summary=summary,
     )
@@ -156,7 +156,9 @@ def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
 
 
 def _metrics(case: CaseMetrics) -> dict[str, float]:
-    found = {name: getattr(case, name) for name in METRICS}
+    metrics = {name: getattr(case, name) for name in METRICS}
     if len(case.classes) > 1:
-        found |= {f"{name}_{value}": getattr(one, name) for value, one in case.classes.items() for name in METRICS}
-    return found
+        metrics |= {
+            f"{name}_{value}": getattr(agreement, name) for value, agreement in case.classes.items() for name in METRICS
+        }
+    return metrics
