@@ -15,12 +15,12 @@ from tqdm import tqdm
 from lab.tables import ROOT, commit, hardware, markdown_table, replace_section
 from sdseg_monai.data import ProceduralMasks
 from sdseg_monai.errors import report_input_errors
-from sdseg_monai.planning.audit import Audit, Kept, audit_folder, audit_label, by_size, load_audit
+from sdseg_monai.planning.audit import Audit, Reconstruction, audit_folder, audit_label, by_size, load_audit
 
 HELD_OUT_SEED = 1000
 
 
-def audit_procedural(audit: Audit, number: int) -> list[Kept]:
+def audit_procedural(audit: Audit, number: int) -> list[Reconstruction]:
     """Audit so many procedural masks, each a volume of one slice."""
     masks = ProceduralMasks(audit.size[0], number, HELD_OUT_SEED, audit.num_classes)
     return [
@@ -37,10 +37,10 @@ def audit_procedural(audit: Audit, number: int) -> list[Kept]:
     ]
 
 
-def table_rows(name: str, kept: Iterable[Kept]) -> list[list[object]]:
+def table_rows(name: str, reconstructions: Iterable[Reconstruction]) -> list[list[object]]:
     """Return a row for each class and size."""
-    by_class: dict[int, list[Kept]] = {}
-    for row in kept:
+    by_class: dict[int, list[Reconstruction]] = {}
+    for row in reconstructions:
         by_class.setdefault(row.label, []).append(row)
     return [
         [name, label, f"{b.smallest} px and more", b.count, f"{b.dice:.4f}", f"{b.worst:.4f}"]
@@ -61,8 +61,10 @@ def main() -> None:
     audit = load_audit(root)
     rows = table_rows(f"{options.number} procedural masks", audit_procedural(audit, options.number))
     if options.labels:
-        kept = audit_folder(audit, options.labels)
-        rows += table_rows(f"{len({row.case for row in kept})} labels of {options.labels.parent.name}", kept)
+        reconstructions = audit_folder(audit, options.labels)
+        rows += table_rows(
+            f"{len({row.case for row in reconstructions})} labels of {options.labels.parent.name}", reconstructions
+        )
     size = "x".join(map(str, audit.size))
     note = f"{size}; held-out seed {HELD_OUT_SEED}; {hardware()}; commit {commit()}; benchmarks/autoencoder.py."
     table = markdown_table(["masks", "class", "size in a slice", "slices", "mean Dice", "worst Dice"], rows)

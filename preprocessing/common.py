@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.datalist import SPLITS
+from sdseg_monai.data.splits import split_by_counts
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 from sdseg_monai.io.files import check_folder
 
@@ -58,23 +58,22 @@ def find_cases(dataset_dir: Path, pattern: str) -> dict[str, str]:
         InputError: two files stand for one case.
     """
     before, after = Path(pattern).name.split("{case}")
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in sorted(dataset_dir.glob(pattern.format(case="*"))):
         relative = path.relative_to(dataset_dir)
         case = path.name.removeprefix(before).removesuffix(after)
         if path.name[0] == "." or set(relative.parts) & set(NOT_DATA):
             continue
-        if case in found:
-            raise InputError(f"{dataset_dir}: {found[case]} and {relative} are both case {case}, expected one of them")
-        found[case] = str(relative)
-    return found
+        if case in files:
+            raise InputError(f"{dataset_dir}: {files[case]} and {relative} are both case {case}, expected one of them")
+        files[case] = str(relative)
+    return files
 
 
 def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
     """Return the cases of every split.
 
-    Where ``manifest`` holds numbers in place of names, ``cases`` in the order of the SHA-256 of their names are dealt
-    to test, validation and training: a function of the names alone.
+    Where ``manifest`` holds numbers in place of names, :func:`~sdseg_monai.data.splits.split_by_counts` deals them.
 
     Raises:
         InputError: there are more or fewer cases than those numbers say.
@@ -87,9 +86,7 @@ def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
             f"{len(cases)} images found, expected the {expected} of the split {manifest['name']}: complete the "
             "download or name another --split"
         )
-    order = iter(sorted(cases, key=lambda case: hashlib.sha256(os.fsencode(case)).digest()))
-    dealt = {split: sorted(next(order) for _ in range(manifest[split])) for split in reversed(SPLITS)}
-    return {split: dealt[split] for split in SPLITS}
+    return split_by_counts(cases, validation=manifest["validation"], test=manifest["test"])
 
 
 def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[dict[str, list[Item]], list[str]]:
@@ -101,12 +98,14 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
     """
     if not dataset_dir.is_dir():
         raise InputError(f"no dataset folder at {dataset_dir.absolute()}")
-    found = [tuple(find_cases(dataset_dir, pattern) for pattern in layout) for layout in dataset.layouts]
-    layout, (images, labels) = max(zip(dataset.layouts, found, strict=True), key=lambda pair: sum(map(len, pair[1])))
+    files_by_layout = [tuple(find_cases(dataset_dir, pattern) for pattern in layout) for layout in dataset.layouts]
+    layout, (images, labels) = max(
+        zip(dataset.layouts, files_by_layout, strict=True), key=lambda pair: sum(map(len, pair[1]))
+    )
     if not images:
         expected = " or ".join(dict.fromkeys(image.format(case="*") for image, _ in dataset.layouts))
         raise InputError(f"{dataset_dir}: no images found, expected {expected}")
-    dealt = deal_cases(read_split(split_name), list(images))
+    splits = deal_cases(read_split(split_name), list(images))
     items = {
         split: [
             {
@@ -115,10 +114,10 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
             }
             for case in cases
         ]
-        for split, cases in dealt.items()
+        for split, cases in splits.items()
     }
-    wanted = {case for cases in dealt.values() for case in cases}
-    return items, [path for case, path in images.items() if case not in wanted]
+    used = {case for cases in splits.values() for case in cases}
+    return items, [path for case, path in images.items() if case not in used]
 
 
 def find_faults(dataset: Dataset, dataset_dir: Path, items: Sequence[Item]) -> list[str]:

@@ -6,20 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sdseg_monai.io.segments import class_colour
+
 Colour = Sequence[float]  # red, green and blue in [0, 1]
 
 LABEL_COLOUR: Colour = (0.1, 0.8, 0.2)
 PREDICTION_COLOUR: Colour = (0.95, 0.25, 0.2)
-# Okabe and Ito's, which differ to colour-blind eyes too; from the eighth class on they come again
-CLASS_COLOURS: tuple[Colour, ...] = (
-    (0.90, 0.62, 0.00),
-    (0.00, 0.45, 0.70),
-    (0.00, 0.62, 0.45),
-    (0.80, 0.47, 0.65),
-    (0.94, 0.89, 0.26),
-    (0.34, 0.71, 0.91),
-    (0.84, 0.37, 0.00),
-)
 
 
 def slice_panel(
@@ -40,15 +32,16 @@ def slice_panel(
         prediction: [X, Y, Z], likewise.
         slice_axis: axis across which to cut.
         gap: pixels between two pictures.
-        colours: of several classes; None, or where one is missing, for :data:`CLASS_COLOURS` in order.
+        colours: of several classes; where one is missing, it is :func:`~sdseg_monai.io.segments.class_colour`'s.
 
     Returns:
         RGB [H, W, 3], float32 in [0, 1]; right and front, or up, as radiologists have them: the first remaining axis
         runs to the left of the page, the second up.
     """
     others = tuple(axis for axis in range(3) if axis != slice_axis)
-    counted = prediction if label is None else label
-    index = int((counted > 0).sum(axis=others).argmax()) if (counted > 0).any() else counted.shape[slice_axis] // 2
+    leading_mask = prediction if label is None else label
+    areas = (leading_mask > 0).sum(axis=others)
+    index = int(areas.argmax()) if areas.any() else len(areas) // 2
     low, high = np.percentile(image, [1, 99])
     grey = np.clip((_page(image, slice_axis, index) - low) / max(high - low, 1e-6), 0, 1)
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
@@ -108,9 +101,8 @@ def _palette(masks: Sequence[np.ndarray], colours: Mapping[int, Colour]) -> dict
     highest = max(int(mask.max()) for mask in masks)
     if highest < 2:
         return None
-    return {
-        value: colours.get(value, CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)]) for value in range(1, highest + 1)
-    }
+    own = {value: [level / 255 for level in class_colour(value)] for value in range(1, highest + 1)}
+    return {value: colours.get(value, colour) for value, colour in own.items()}
 
 
 def _beside(
@@ -137,8 +129,8 @@ def _page(volume: np.ndarray, slice_axis: int, index: int) -> np.ndarray:
 
 
 def _overlay(picture: np.ndarray, mask: np.ndarray, colours: Mapping[int, Colour], opacity: float = 0.45) -> np.ndarray:
-    mixed = picture.copy()
+    coloured = picture.copy()
     for value, colour in colours.items():
         inside = mask == value
-        mixed[inside] = (1 - opacity) * mixed[inside] + opacity * np.asarray(colour, np.float32)
-    return mixed
+        coloured[inside] = (1 - opacity) * coloured[inside] + opacity * np.asarray(colour, np.float32)
+    return coloured

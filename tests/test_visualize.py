@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from sdseg_monai.visualize import CLASS_COLOURS, LABEL_COLOUR, PREDICTION_COLOUR, picture_panel, slice_panel
+from sdseg_monai.io.segments import class_colour
+from sdseg_monai.visualize import LABEL_COLOUR, PREDICTION_COLOUR, picture_panel, slice_panel
 
 SHAPE = (8, 5, 9)
+COLOURS = {value: np.array(class_colour(value)) / 255 for value in range(1, 27)}
 
 
 def draw(label, prediction, **options):
@@ -40,14 +42,14 @@ def test_one_class_is_green_in_the_label_and_red_in_the_prediction():
 def test_each_of_several_classes_has_its_colour_in_both():
     known = {1: (1.0, 0.0, 0.5)}
     (plain, first, second), (label, prediction) = draw(*masks(3), colours=known)
-    colours = {2: CLASS_COLOURS[1], 3: CLASS_COLOURS[2], **known}
+    colours = {2: COLOURS[2], 3: COLOURS[3], **known}
     assert_drawn(plain, first, label, colours)
     assert_drawn(plain, second, prediction, colours)
 
 
 def test_there_are_colours_for_every_class():
     (plain, first, _), (label, _) = draw(*masks(26))
-    assert_drawn(plain, first, label, dict(enumerate(4 * CLASS_COLOURS, 1)))
+    assert_drawn(plain, first, label, COLOURS)
 
 
 @pytest.mark.parametrize("highest", [1, 2])
@@ -58,4 +60,4 @@ def test_photographs_are_drawn_likewise(highest):
     np.testing.assert_allclose(plain, (image.transpose(1, 2, 0) + 1) / 2, atol=1e-6)
     single = ({1: LABEL_COLOUR}, {1: PREDICTION_COLOUR})
     for drawn, colours in zip((first, second), single, strict=True):
-        assert_drawn(plain, drawn, label, colours if highest == 1 else dict(enumerate(CLASS_COLOURS, 1)))
+        assert_drawn(plain, drawn, label, colours if highest == 1 else COLOURS)

@@ -40,13 +40,13 @@ def run(options: argparse.Namespace) -> int:
         check_outputs(options.labels.iterdir(), [options.output])
         check_output(options.output, ".csv", "table")
     audit = load_audit(options.bundle, options.device, options.overlay)
-    kept = audit_folder(audit, options.labels)
-    for line in loss_warnings(kept):
+    reconstructions = audit_folder(audit, options.labels)
+    for line in loss_warnings(reconstructions):
         note(f"warning: {line}", options)
     table = None
     if options.output is not None:
-        write_audit(options.output, kept)
+        write_audit(options.output, reconstructions)
         table = str(options.output)
     grid = {"weights": audit.weights, "size": audit.size, "slice_axis": audit.slice_axis}
-    report({**summarise_audit(kept), **grid, "table": table}, options)
+    report({**summarise_audit(reconstructions), **grid, "table": table}, options)
     return 0

@@ -48,9 +48,9 @@ def run(options: argparse.Namespace) -> int:
     for folder in folders:
         check_is_folder(folder)
 
-    from sdseg_monai.evaluation import evaluate_folders, summarise, write_csv
+    from sdseg_monai.evaluation import evaluate_folders, match_images, summarise, write_csv
     from sdseg_monai.io.pictures import list_images
-    from sdseg_monai.report.runs import images_of, report_evaluation
+    from sdseg_monai.report.runs import report_evaluation
 
     outputs = [options.output, *([options.report] if options.report else [])]
     for folder in folders:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, ".csv", "table")
     if options.report is not None:
         check_output(options.report, ".html", "page")
-    images_of([Path(path) for path in list_images(options.predictions)], options.images)  # before hours are spent
+    match_images([Path(path) for path in list_images(options.predictions)], options.images)  # before hours are spent
     cases = evaluate_folders(
         options.predictions,
         options.labels,

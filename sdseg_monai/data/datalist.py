@@ -11,9 +11,9 @@ from monai.data import load_decathlon_datalist
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.sources import SPLITS
 
 KEYS = ("image", "label")
-SPLITS = ("training", "validation", "test")
 
 
 def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how_to_get: str) -> list[dict[str, str]]:

@@ -10,9 +10,8 @@ from sdseg_monai.evaluation.agreement import (
     compare_officially,
     evaluate_case,
     evaluate_folders,
-    read_mask,
 )
-from sdseg_monai.evaluation.pairs import list_labels, match_cases
+from sdseg_monai.evaluation.pairs import case_name, list_cases, match_cases, match_images, pair_cases
 from sdseg_monai.evaluation.summary import mean_metrics, summarise, write_csv
 
 __all__ = [
@@ -21,14 +20,16 @@ __all__ = [
     "Agreement",
     "CaseMetrics",
     "Protocol",
+    "case_name",
     "compare_masks",
     "compare_officially",
     "evaluate_case",
     "evaluate_folders",
-    "list_labels",
+    "list_cases",
     "match_cases",
+    "match_images",
     "mean_metrics",
-    "read_mask",
+    "pair_cases",
     "summarise",
     "write_csv",
 ]

@@ -12,11 +12,10 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 from tqdm import tqdm
 
-from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation.pairs import match_cases
-from sdseg_monai.io.pictures import image_stem, is_picture, read_picture_mask
+from sdseg_monai.evaluation.pairs import case_name, match_cases
+from sdseg_monai.io.label_maps import check_label_map, read_mask
 from sdseg_monai.io.segments import UNSURE
-from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume
+from sdseg_monai.io.volumes import check_same_grid
 from sdseg_monai.metrics import TransUNetDice
 
 Protocol = Literal["native", "official"]
@@ -110,15 +109,15 @@ def evaluate_case(
     Raises:
         InputError: a file cannot be used or holds other than whole numbers, or the two lie on different grids.
     """
-    predicted, expected = read_mask(prediction), read_mask(label)
-    check_same_grid(label, expected, prediction, predicted)
-    _check_classes(prediction, predicted.array)
-    _check_classes(label, expected.array)
-    spacing = np.linalg.norm(expected.affine[:3, :3], axis=0).tolist()
-    one, other = (torch.from_numpy(volume.array) for volume in (predicted, expected))  # [X, Y, Z]
+    volumes = read_mask(prediction), read_mask(label)
+    check_same_grid(label, volumes[1], prediction, volumes[0])
+    for path, volume in zip((prediction, label), volumes, strict=True):
+        check_label_map(path, volume.array, most_values=UNSURE, allow_unsure=False)
+    predicted, expected = (torch.from_numpy(volume.array) for volume in volumes)  # [X, Y, Z]
     if protocol == "official":
-        return compare_officially(image_stem(prediction), one, other)
-    return compare_masks(image_stem(prediction), one, other, spacing, tolerance)
+        return compare_officially(case_name(prediction), predicted, expected)
+    spacing = np.linalg.norm(volumes[1].affine[:3, :3], axis=0).tolist()
+    return compare_masks(case_name(prediction), predicted, expected, spacing, tolerance)
 
 
 def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tensor) -> CaseMetrics:
@@ -131,10 +130,10 @@ def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tenso
 
     Source: ``calculate_volume_dice`` in scripts/slice2seg.py, lin-tianyu/Stable-Diffusion-Seg.
     """
-    one, other = (_official_grid(mask) for mask in (predicted, expected))
-    values = sorted({int(value) for mask in (one, other) for value in mask.unique()} - {0})
-    classes = {value: _compare_officially(one == value, other == value) for value in values}
-    union = _compare_officially(one > 0, other > 0)
+    predicted, expected = _official_grid(predicted), _official_grid(expected)
+    values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
+    classes = {value: _compare_officially(predicted == value, expected == value) for value in values}
+    union = _compare_officially(predicted > 0, expected > 0)
     return CaseMetrics(case=case, classes=classes, empty=OFFICIALLY_EMPTY, **vars(union))
 
 
@@ -177,45 +176,20 @@ def compare_masks(
 def _compare(
     predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float] | None, tolerance: float
 ) -> Agreement:
-    found, wanted = int(predicted.sum()), int(expected.sum())  # voxels
-    if not (found or wanted):
+    predicted_size, expected_size = int(predicted.sum()), int(expected.sum())  # voxels
+    if not (predicted_size or expected_size):
         return BOTH_EMPTY
     masks = (predicted[None, None], expected[None, None])
     hd95 = nsd = UNDEFINED
     if spacing is not None:
-        on_surface = {"include_background": True, "spacing": spacing}
-        if found and wanted:
-            hd95 = float(compute_hausdorff_distance(*masks, percentile=95, **on_surface))
-        nsd = float(compute_surface_dice(*masks, [tolerance], **on_surface))
+        surface_options = {"include_background": True, "spacing": spacing}
+        if predicted_size and expected_size:
+            hd95 = float(compute_hausdorff_distance(*masks, percentile=95, **surface_options))
+        nsd = float(compute_surface_dice(*masks, [tolerance], **surface_options))
     return Agreement(
         dice=float(compute_dice(*masks, ignore_empty=False)),
         iou=float(compute_iou(*masks, ignore_empty=False)),
         hd95=hd95,
         nsd=nsd,
-        volume_difference=(found - wanted) / wanted if wanted else UNDEFINED,
+        volume_difference=(predicted_size - expected_size) / expected_size if expected_size else UNDEFINED,
     )
-
-
-def read_mask(path: Path) -> Volume:
-    """Read the mask of a volume or, as a volume of one slice [H, W, 1], of a picture.
-
-    Raises:
-        InputError: the file cannot be used.
-    """
-    if is_picture(path):
-        return Volume(read_picture_mask(path)[..., None], np.eye(4))
-    return read_volume(path)
-
-
-def _check_classes(path: Path, mask: np.ndarray) -> None:
-    values = len(np.unique(mask))
-    if values > UNSURE:
-        raise InputError(
-            f"{path}: {values} different values, expected the classes of a mask; is this an image or score?"
-        )
-    wrong = mask[(mask < 0) | (mask != np.rint(mask)) | (mask == UNSURE)]
-    if wrong.size:
-        raise InputError(
-            f"{path}: {wrong.size} voxels are no class, such as {wrong[0]:g}, expected whole numbers from 0; {UNSURE} "
-            "stands for an unsure voxel"
-        )

@@ -53,8 +53,8 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
 
 
 def _mean(agreements: Sequence[Agreement]) -> Agreement:
-    found = {name: _defined(agreements, name) for name in METRICS}
-    return Agreement(**{name: float(np.mean(values)) if values else UNDEFINED for name, values in found.items()})
+    defined = {name: _defined(agreements, name) for name in METRICS}
+    return Agreement(**{name: float(np.mean(values)) if values else UNDEFINED for name, values in defined.items()})
 
 
 def _defined(agreements: Sequence[Agreement], name: str) -> list[float]:

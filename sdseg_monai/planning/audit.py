@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
-from sdseg_monai.evaluation import compare_masks, list_labels
+from sdseg_monai.evaluation import case_name, compare_masks, list_cases
 from sdseg_monai.io.files import write_atomically
-from sdseg_monai.io.pictures import image_stem, is_picture
+from sdseg_monai.io.label_maps import check_label_map
+from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
@@ -38,8 +39,8 @@ BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What is left of one class after its mask went through the autoencoder and back.
+class Reconstruction:
+    """How well the mask autoencoder reconstructs one class of a slice or a case.
 
     Attributes:
         case: name of the file.
@@ -47,7 +48,7 @@ class Kept:
         label: the class.
         size: in a slice, its pixels on the network's grid; of a case, its voxels on the label's own. 0 where the class
             is not in the label and the decoder made it up.
-        dice: of what came back and the label, on the same grid.
+        dice: of the reconstructed class and the label's, on the same grid.
     """
 
     case: str
@@ -94,7 +95,7 @@ class Audit:
             InputError: the file cannot be used, is an image, or has other classes than the bundle.
         """
         if not is_picture(path):
-            _check_label_map(path)
+            check_label_map(path, read_volume(path).array, most_values=MOST_VALUES)
         elif self.slice_axis != PICTURE_AXIS:
             raise InputError(f"{path}: a picture, but the bundle takes slices of volumes; expected volumes")
         with unwrapped_input_errors(), warnings.catch_warnings():
@@ -103,7 +104,7 @@ class Audit:
             item = self.preprocessing({"image": str(path), "label": str(path)})
         return torch.as_tensor(item["label"]).as_subclass(torch.Tensor)
 
-    def run(self, path: Path) -> list[Kept]:
+    def run(self, path: Path) -> list[Reconstruction]:
         """Audit a label file: each slice on the network's grid, and the case on its own.
 
         Raises:
@@ -112,7 +113,7 @@ class Audit:
         return audit_label(
             self.autoencoder,
             self.read(path),
-            image_stem(path),
+            case_name(path),
             num_classes=self.num_classes,
             size=self.size,
             slice_axis=self.slice_axis,
@@ -138,16 +139,18 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
         if device is not None:
             parser["device"] = checked_device(device)
         autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
-        own = Path(parser.get_parsed_content("autoencoder_weights"))
+        weights = Path(parser.get_parsed_content("autoencoder_weights"))
         # train.json does not say where inference looks, an overlay may
-        named = parser if "checkpoint" in parser else files.config("inference")
-        inside = Path(named.get_parsed_content("checkpoint"))
-        if own.exists():
-            fill_autoencoder(autoencoder, own)
-        elif inside.is_file():
-            fill_from_segmenter(autoencoder, inside)
+        inference = parser if "checkpoint" in parser else files.config("inference")
+        checkpoint = Path(inference.get_parsed_content("checkpoint"))
+        if weights.exists():
+            fill_autoencoder(autoencoder, weights)
+        elif checkpoint.is_file():
+            fill_from_segmenter(autoencoder, checkpoint)
         else:
-            raise InputError(f"{files.root}: neither {own} nor {inside} is there, expected a trained mask autoencoder")
+            raise InputError(
+                f"{files.root}: neither {weights} nor {checkpoint} is there, expected a trained mask autoencoder"
+            )
         height, width = parser.get_parsed_content("size")
         return Audit(
             autoencoder=autoencoder.to(parser.get_parsed_content("device")),
@@ -155,7 +158,7 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
             num_classes=parser.get_parsed_content("num_classes"),
             size=(height, width),
             slice_axis=parser.get_parsed_content("slice_axis"),
-            weights=str(own if own.exists() else inside),
+            weights=str(weights if weights.exists() else checkpoint),
         )
 
 
@@ -165,19 +168,19 @@ def _check_grid(size: Any, slice_axis: Any) -> None:
         raise InputError(f"size={size!r}, slice_axis={slice_axis!r}: expected two lengths in pixels, and 0, 1 or 2")
 
 
-def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Kept]:
+def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Reconstruction]:
     """Audit every label file of a folder, volumes or, where there are none, pictures.
 
     Raises:
         InputError: the folder is missing or empty, two files are of one case, a file cannot be used, or no label has
             any foreground.
     """
-    paths = list_labels(labels)
+    paths = list_cases(labels)
     bar = tqdm(paths.values(), desc="auditing", unit="label", disable=None if progress else True, leave=False)
-    kept = [row for path in bar for row in audit.run(path)]
-    if not any(row.size for row in kept):
+    reconstructions = [row for path in bar for row in audit.run(path)]
+    if not any(row.size for row in reconstructions):
         raise InputError(f"{labels}: no label of the {len(paths)} there has any foreground, expected some")
-    return kept
+    return reconstructions
 
 
 def audit_label(
@@ -188,7 +191,7 @@ def audit_label(
     num_classes: int,
     size: Sequence[int],
     slice_axis: int,
-) -> list[Kept]:
+) -> list[Reconstruction]:
     """Encode and decode each slice of ``label`` [1, X, Y, Z] in {0..K-1} and see what is left of each class.
 
     Slices are resized as in training, and scores back as in inference, before they are cut to classes.
@@ -205,23 +208,25 @@ def audit_label(
         A row for each class of each slice, then one for each class of the case; none where a class is neither in the
         label nor decoded.
     """
-    kept: list[Kept] = []
+    reconstructions: list[Reconstruction] = []
     decoded = torch.zeros(label.shape[1:], dtype=torch.uint8)  # [X, Y, Z]
     in_plane = [length for axis, length in enumerate(decoded.shape) if axis != slice_axis]
     for start, masks in label_slices(label, size, slice_axis):
         score = reconstruct(autoencoder, masks, num_classes)
         for offset, row in enumerate(slice_dice(cut_score(score), masks, num_classes)):
-            kept += [
-                Kept(case=case, slice=start + offset, label=value, size=pixels, dice=dice)
+            reconstructions += [
+                Reconstruction(case=case, slice=start + offset, label=value, size=pixels, dice=dice)
                 for value, (pixels, dice) in row.items()
             ]
         slab = cut_score(resize_slices(score, in_plane))[:, 0].movedim(0, slice_axis)
         decoded.narrow(slice_axis, start, len(masks)).copy_(slab)
     for value, agreement in compare_masks(case, decoded, label[0]).classes.items():
-        kept.append(
-            Kept(case=case, slice=None, label=value, size=int((label == value).sum()), dice=float(agreement.dice))
+        reconstructions.append(
+            Reconstruction(
+                case=case, slice=None, label=value, size=int((label == value).sum()), dice=float(agreement.dice)
+            )
         )
-    return kept
+    return reconstructions
 
 
 def label_slices(label: torch.Tensor, size: Sequence[int], slice_axis: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -251,14 +256,15 @@ def slice_dice(
 ) -> Iterator[dict[int, tuple[int, float]]]:
     """Yield for each slice of two class maps [N, 1, H, W] the classes that either has: pixels expected, and Dice."""
     dice = compute_dice(predicted, expected, include_background=False, ignore_empty=False, num_classes=num_classes)
-    for one, other, values in zip(predicted, expected, dice.tolist(), strict=True):
-        sizes = {value: int((other == value).sum()) for value in range(1, num_classes)}
-        yield {v: (size, values[v - 1]) for v, size in sizes.items() if size or bool((one == v).any())}
+    for predicted_slice, expected_slice, class_dice in zip(predicted, expected, dice.tolist(), strict=True):
+        sizes = {value: int((expected_slice == value).sum()) for value in range(1, num_classes)}
+        present = {value: size for value, size in sizes.items() if size or bool((predicted_slice == value).any())}
+        yield {value: (size, class_dice[value - 1]) for value, size in present.items()}
 
 
-def by_size(kept: Sequence[Kept]) -> list[SizeBin]:
-    """Return the :class:`SizeBin` of each of :data:`SIZES` that has any of the slices of ``kept``."""
-    slices = [row for row in kept if row.slice is not None and row.size]
+def by_size(reconstructions: Sequence[Reconstruction]) -> list[SizeBin]:
+    """Return the :class:`SizeBin` of each of :data:`SIZES` that has any of the slices of ``reconstructions``."""
+    slices = [row for row in reconstructions if row.slice is not None and row.size]
     bins = np.digitize([row.size for row in slices], SIZES)
     dice = np.array([row.dice for row in slices])
     return [
@@ -272,15 +278,15 @@ def by_size(kept: Sequence[Kept]) -> list[SizeBin]:
     ]
 
 
-def summarise_audit(kept: Sequence[Kept]) -> dict[str, Any]:
-    """Return for JSON what ``kept`` says of each class: over cases, and by its size in a slice.
+def summarise_audit(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]:
+    """Return for JSON what ``reconstructions`` say of each class: over cases, and by its size in a slice.
 
     ``lost`` counts the slices of which nothing came back in place, ``largest_lost`` and ``smallest_kept`` are sizes in
     pixels on the network's grid, None for none, and ``invented`` counts the slices in which the class was made up.
     """
     classes = {}
-    for label in sorted({row.label for row in kept}):
-        rows = [row for row in kept if row.label == label]
+    for label in sorted({row.label for row in reconstructions}):
+        rows = [row for row in reconstructions if row.label == label]
         cases = [row for row in rows if row.slice is None and row.size]
         slices = [row for row in rows if row.slice is not None and row.size]
         lost = [row.size for row in slices if row.dice == 0]
@@ -299,15 +305,15 @@ def summarise_audit(kept: Sequence[Kept]) -> dict[str, Any]:
                 for b in by_size(rows)
             ],
         }
-    return {"cases": len({row.case for row in kept}), "classes": classes}
+    return {"cases": len({row.case for row in reconstructions}), "classes": classes}
 
 
-def loss_warnings(kept: Sequence[Kept]) -> list[str]:
+def loss_warnings(reconstructions: Sequence[Reconstruction]) -> list[str]:
     """Return a line for each class of which some slices were lost wholly: how many, and where the largest was."""
     lines = []
-    for label, summary in summarise_audit(kept)["classes"].items():
+    for label, summary in summarise_audit(reconstructions)["classes"].items():
         if summary["lost"]:
-            lost = (r for r in kept if r.label == label and r.slice is not None and r.size and r.dice == 0)
+            lost = (r for r in reconstructions if r.label == label and r.slice is not None and r.size and r.dice == 0)
             largest = max(lost, key=lambda row: row.size)
             smallest = summary["smallest_kept"]
             lines.append(
@@ -318,8 +324,8 @@ def loss_warnings(kept: Sequence[Kept]) -> list[str]:
     return lines
 
 
-def write_audit(path: Path, kept: Sequence[Kept]) -> None:
-    """Write one row for each of ``kept``; ``slice`` is empty for a whole case.
+def write_audit(path: Path, reconstructions: Sequence[Reconstruction]) -> None:
+    """Write one row for each of ``reconstructions``; ``slice`` is empty for a whole case.
 
     Raises:
         InputError: the folder cannot be written.
@@ -327,15 +333,7 @@ def write_audit(path: Path, kept: Sequence[Kept]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "slice", "class", "size", "dice"])
-    writer.writerows([r.case, "" if r.slice is None else r.slice, r.label, r.size, f"{r.dice:.8f}"] for r in kept)
+    writer.writerows(
+        [r.case, "" if r.slice is None else r.slice, r.label, r.size, f"{r.dice:.8f}"] for r in reconstructions
+    )
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
-
-
-def _check_label_map(path: Path) -> None:
-    array = read_volume(path).array
-    values = np.unique(array)
-    if values[0] < 0 or len(values) > MOST_VALUES or (values != np.rint(values)).any():
-        raise InputError(
-            f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}, expected a label map: whole "
-            f"numbers from 0, {MOST_VALUES} of them or fewer; is it an image?"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from monai.bundle import ConfigParser
 
 from sdseg_monai.bundle import bundles_dir
+from sdseg_monai.io.segments import class_colour
 from sdseg_monai.planning.fingerprint import Fingerprint
 from sdseg_monai.planning.proposal import Grid, Schedule
 
@@ -19,7 +19,6 @@ GENERAL = "sdseg"  # whose inference takes pictures too
 NETWORKS = {"small": "hippocampus_sdseg", "paper": "sdseg"}  # where their sizes and autoencoders are
 COPIED = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "logging.conf")
 BATCH_SIZES = {"small": 32, "paper": 4}
-GOLDEN_RATIO = 0.618034
 FIELD_OF_VIEW = "sdseg_monai.transforms.WarnFieldOfViewd"
 
 
@@ -135,7 +134,7 @@ def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], nam
         if count == 2
         else f"{count} channels, a score in 0..1 for each class, their sum 1; the class is the highest",
         "references": meta["references"][:1],
-        "segments": {str(value): {"color": list(colour)} for value, colour in class_colours(len(names)).items()},
+        "segments": {str(value): {"color": list(class_colour(value))} for value in names},
     }
     formats = meta["network_data_format"]
     image, pred, mask = (next(iter(formats[kind].values())) for kind in ("inputs", "outputs", "post_processed_outputs"))
@@ -160,16 +159,6 @@ def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], nam
     }
     mask |= {"value_range": [0, len(names)], "channel_def": _values(names)}
     return meta
-
-
-def class_colours(count: int) -> dict[int, tuple[int, int, int]]:
-    """Return a colour for each of the classes 1 to ``count``, 0 to 255, no two alike."""
-    colours = {}
-    for value in range(1, count + 1):
-        hue, shade = value * GOLDEN_RATIO % 1, 1.0 if value % 2 else 0.75
-        red, green, blue = (round(255 * level) for level in colorsys.hsv_to_rgb(hue, 0.8, shade))
-        colours[value] = (red, green, blue)
-    return colours
 
 
 def _values(names: Mapping[int, str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +12,14 @@ import numpy as np
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import list_labels
+from sdseg_monai.evaluation.pairs import FIRST_CHANNEL, case_name, check_same_kind, list_cases, pair_cases
 from sdseg_monai.io.files import hash_file
-from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask
+from sdseg_monai.io.label_maps import check_label_map, read_mask
+from sdseg_monai.io.pictures import is_picture, read_picture
 from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, voxel_millilitres
 from sdseg_monai.networks.codes import MOST_CLASSES
 
 MOST_FAULTS = 20  # that one error names
-FIRST_CHANNEL = "_0000"  # by which nnU-Net's images differ from their labels
 LARGEST_VALUE = 65535  # of a label
 SAMPLE = 10_000  # foreground voxels of a case that are kept for the percentiles
 PERCENTILES = (0.5, 50.0, 99.5)
@@ -136,7 +135,7 @@ class Fingerprint:
 def fingerprint_folders(images: Path, labels: Path, progress: bool = True) -> Fingerprint:
     """Pair the images of a folder with the labels of another, check each pair and measure it.
 
-    A label has its image's name; or that without nnU-Net's ``_0000``; or as the only one its last number.
+    A label has its image's name; or that without nnU-Net's ``_0000``; or, as the only one, the number at its end.
 
     Args:
         images: folder of volumes or, where it has none, pictures.
@@ -172,22 +171,13 @@ def pair_files(images: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]]
     """
     if images.resolve() == labels.resolve():
         raise InputError(f"{labels}: the labels are the images, expected two folders")
-    files, rest = list_labels(images), list_labels(labels)
-    pairs: list[tuple[str, Path, Path]] = []
-    for stem in list(files):
-        found = [name for name in (stem, stem.removesuffix(FIRST_CHANNEL)) if name in rest][:1]
-        pairs += [(name, files.pop(stem), rest.pop(name)) for name in found]
-    numbers, wanted = ([_last_number(stem) for stem in stems] for stems in (files, rest))
-    for stem, number in zip(list(files), numbers, strict=True):
-        if number is not None and numbers.count(number) == wanted.count(number) == 1:
-            name = next(name for name in rest if _last_number(name) == number)
-            pairs.append((name, files.pop(stem), rest.pop(name)))
+    pairing = pair_cases(list_cases(images), list_cases(labels), affix=FIRST_CHANNEL)
     faults = []
-    if files:
-        faults.append(f"{_some(list(files.values()))} without a label of the same name in {labels}")
-    if rest:
-        faults.append(f"{_some(list(rest.values()))} without an image of the same name in {images}")
-    return sorted(pairs), faults
+    if pairing.files:
+        faults.append(f"{_some(pairing.files)} without a label of the same name in {labels}")
+    if pairing.labels:
+        faults.append(f"{_some(pairing.labels)} without an image of the same name in {images}")
+    return sorted((case_name(label), image, label) for image, label in pairing.pairs), faults
 
 
 def read_case(name: str, image_path: Path, label_path: Path) -> Case:
@@ -197,18 +187,17 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
         InputError: one cannot be read or is of another kind than the other, they differ in grid, the image has one
             intensity only, or the label holds what is no class.
     """
-    if is_picture(image_path) != is_picture(label_path):
-        raise InputError(f"{label_path}: is of another kind than {image_path}, expected two volumes or two pictures")
+    check_same_kind(image_path, label_path)
     if is_picture(image_path):
-        picture, mask = read_picture(image_path), read_picture_mask(label_path)
-        image = Volume(picture.mean(axis=0)[..., None], np.eye(4))
-        label = Volume(mask[..., None].astype(np.float32), np.eye(4))
+        image = Volume(read_picture(image_path).mean(axis=0)[..., None], np.eye(4))
     else:
-        image, label = read_volume(image_path), read_volume(label_path)
+        image = read_volume(image_path)
+    label = read_mask(label_path)
     check_same_grid(image_path, image, label_path, label)
     if image.array.min() == image.array.max():
         raise InputError(f"{image_path}: every voxel is {image.array.min():g}, expected an image")
-    classes = _read_classes(label_path, label.array)
+    check_label_map(label_path, label.array, largest=LARGEST_VALUE, most_values=MOST_CLASSES)
+    classes = label.array.astype(np.int64)
     inside = image.array[classes > 0]
     axes = np.arange(3) if is_picture(image_path) else nib.io_orientation(image.affine)[:, 0].astype(int)
     shape, spacing = np.empty(3, int), np.empty(3)
@@ -231,19 +220,6 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
     )
 
 
-def _read_classes(path: Path, label: np.ndarray) -> np.ndarray:
-    wrong = label[(label < 0) | (label != np.rint(label)) | (label > LARGEST_VALUE)]
-    if wrong.size:
-        raise InputError(
-            f"{path}: {wrong.size} voxels are no class, such as {wrong[0]:g}, expected whole numbers from 0"
-        )
-    classes = label.astype(np.int64)
-    found = np.count_nonzero(np.bincount(classes.ravel()))
-    if found > MOST_CLASSES:
-        raise InputError(f"{path}: {found} different values, expected {MOST_CLASSES} classes or fewer; is it an image?")
-    return classes
-
-
 def _value_faults(labels: Path, cases: Sequence[Case]) -> list[str]:
     values = sorted({value for case in cases for value in case.voxels})
     text = ", ".join(map(str, values))
@@ -259,11 +235,6 @@ def _value_faults(labels: Path, cases: Sequence[Case]) -> list[str]:
         moves = ", ".join(f"{value} to {place}" for place, value in enumerate(values) if place != value)
         return [f"{labels}: hold the values {text}, expected 0 to {len(values) - 1} without gaps: renumber {moves}"]
     return []
-
-
-def _last_number(stem: str) -> str | None:
-    number = re.search(r"\d+$", stem)
-    return number.group() if number else None
 
 
 def _some(paths: Sequence[Path]) -> str:

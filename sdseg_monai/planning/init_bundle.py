@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 
 from sdseg_monai.bundle import bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
+from sdseg_monai.data.splits import split_by_seed
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_new_folder, write_folder
 from sdseg_monai.io.nifti_labels import read_label_names
@@ -46,7 +47,6 @@ from sdseg_monai.planning.proposal import (
     object_notes,
     propose_grid,
     propose_schedule,
-    split_cases,
     split_notes,
 )
 from sdseg_monai.planning.speed import measure_step
@@ -84,10 +84,10 @@ class BundlePlan:
     @property
     def lines(self) -> list[str]:
         """The plan as text: found, chosen, notes, commands."""
-        found = self.fingerprint.as_json()
+        summary = self.fingerprint.as_json()
         counts = ", ".join(f"{len(cases)} {split}" for split, cases in self.splits.items())
         unit = "pixels" if self.fingerprint.pictures else "ml"
-        lines = [f"found {found['cases']} {found['kind']} with labels: {counts}"]
+        lines = [f"found {summary['cases']} {summary['kind']} with labels: {counts}"]
         for value, name in self.names.items():
             volumes = self.fingerprint.volumes_of(self.fingerprint.values[value])
             lines.append(
@@ -136,10 +136,10 @@ def init_bundle(
     if modality is not None and fingerprint.pictures != (modality == PHOTOGRAPHS):
         kind = "pictures" if fingerprint.pictures else "volumes"
         raise InputError(f"modality {modality}: these are {kind}; {PHOTOGRAPHS} stands for pictures alone")
-    named = _class_names(fingerprint, names or {})
+    class_names = _class_names(fingerprint, names or {})
     cuda = torch.cuda.is_available()
-    grid = propose_grid(fingerprint, named, modality=modality, network=network, cuda=cuda)
-    splits = split_cases({case.name: case.voxels for case in fingerprint.cases}, seed)
+    grid = propose_grid(fingerprint, class_names, modality=modality, network=network, cuda=cuda)
+    splits = split_by_seed({case.name: case.voxels for case in fingerprint.cases}, seed)
     folders = _folders(images, labels, output)
     config = {**train_config(grid, fingerprint.num_classes, folders), "seed": seed}
     if seconds_per_slice is None:
@@ -147,23 +147,25 @@ def init_bundle(
     schedule = _schedule(fingerprint, grid, splits, config, minutes, seconds_per_slice)
     config = fill_schedule(config, schedule)
     weights = bundles_dir() / NETWORKS[grid.network.value] / "models" / "autoencoder.pt"
-    known = _knows_classes(config, weights)
+    knows_classes = _knows_classes(config, weights)
     plan = BundlePlan(
         output=output,
         fingerprint=fingerprint,
-        names=named,
+        names=class_names,
         choices={**grid.choices, **schedule.choices},
         splits=splits,
-        notes=tuple(_notes(fingerprint, named, grid, splits, known)),
-        commands=tuple(_commands(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"]), known)),
+        notes=tuple(_notes(fingerprint, class_names, grid, splits, knows_classes)),
+        commands=tuple(
+            _commands(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"]), knows_classes)
+        ),
     )
     configs = {
         "train": config,
         "inference": inference_config(config, grid, fingerprint, folders),
         "train_autoencoder": autoencoder_config(config, grid.network.value),
-        "metadata": metadata(grid, fingerprint, named, _name(output)),
+        "metadata": metadata(grid, fingerprint, class_names, _name(output)),
     }
-    write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if known else None))
+    write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if knows_classes else None))
     return plan
 
 
@@ -191,11 +193,13 @@ def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int
             raise InputError(
                 f"class name {name!r}: expected at most 64 letters, numbers and '_ .,()/+-', a letter or number first"
             )
-    found = _names_in_files(fingerprint)
-    named = {value: names.get(value, found.get(value, f"class {value}")) for value in range(1, last + 1)}
-    if len({"background", *named.values()}) <= last:
-        raise InputError(f"class names {', '.join(named.values())}: expected different ones, none of them 'background'")
-    return named
+    header_names = _names_in_files(fingerprint)
+    class_names = {value: names.get(value, header_names.get(value, f"class {value}")) for value in range(1, last + 1)}
+    if len({"background", *class_names.values()}) <= last:
+        raise InputError(
+            f"class names {', '.join(class_names.values())}: expected different ones, none of them 'background'"
+        )
+    return class_names
 
 
 def _names_in_files(fingerprint: Fingerprint) -> dict[int, str]:
@@ -204,8 +208,8 @@ def _names_in_files(fingerprint: Fingerprint) -> dict[int, str]:
     tables = [table for table in map(read_label_names, files) if table]
     names: dict[int, str] = {}
     for index, value in enumerate(fingerprint.values):
-        said = {table.get(value, "") for table in tables}
-        name = said.pop() if len(said) == 1 else ""
+        names_of_value = {table.get(value, "") for table in tables}
+        name = names_of_value.pop() if len(names_of_value) == 1 else ""
         if index > 0 and NAME.fullmatch(name) and name not in ("background", *names.values()):
             names[index] = name
     return names
@@ -251,16 +255,16 @@ def _knows_classes(config: dict[str, Any], weights: Path) -> bool:
 
 
 def _notes(
-    fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid, splits: Mapping[str, list[str]], known: bool
+    fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid, splits: Mapping[str, list[str]], knows_classes: bool
 ) -> list[str]:
     notes = split_notes(fingerprint.cases, splits, names)
     if fingerprint.values[-1] != len(names):
         notes.append(f"the labels' {fingerprint.values[-1]} is class 1: masks will hold 1 in its place")
     axis = grid.slice_axis.value
-    other = [case.name for case in fingerprint.cases if case.spacing[axis] * 1.5 < max(case.spacing)]
-    if other:
+    unusual = [case.name for case in fingerprint.cases if case.spacing[axis] * 1.5 < max(case.spacing)]
+    if unusual:
         notes.append(
-            f"{len(other)} cases, such as {other[0]}, have their coarsest voxels along another axis than slices"
+            f"{len(unusual)} cases, such as {unusual[0]}, have their coarsest voxels along another axis than slices"
         )
     notes += object_notes(fingerprint, names, grid)
     needed, there = _cached_bytes(fingerprint, grid, splits), psutil.virtual_memory().total
@@ -268,7 +272,7 @@ def _notes(
         notes.append(
             f"training keeps {needed / 2**30:.0f} GiB of slices and volumes in memory, here are {there / 2**30:.0f}"
         )
-    if not known:
+    if not knows_classes:
         notes.append(f"no shipped mask autoencoder knows {len(names) + 1} classes: train one first, on made-up masks")
     return notes
 
@@ -284,12 +288,12 @@ def _cached_bytes(fingerprint: Fingerprint, grid: Grid, splits: Mapping[str, lis
 
 
 def _commands(
-    output: Path, labels: Path, grid: Grid, schedule: Schedule, pictures: bool, has_test: bool, known: bool
+    output: Path, labels: Path, grid: Grid, schedule: Schedule, pictures: bool, has_test: bool, knows_classes: bool
 ) -> list[tuple[str, str]]:
     run, configs, bundle = "python -m monai.bundle run", output / "configs", shlex.quote(str(output))
     train = shlex.quote(str(configs / "train.json"))
     commands = []
-    if not known:
+    if not knows_classes:
         file = shlex.quote(str(configs / "train_autoencoder.json"))
         about = f"train the mask autoencoder, about {AUTOENCODER_MINUTES[grid.network.value]} minutes on one core"
         commands.append((f"{run} training --config_file {file}", about))
@@ -322,9 +326,9 @@ def _write(
     if weights is not None:
         shutil.copyfile(weights, folder / "models" / "autoencoder.pt")
     cases = {case.name: _item(case, folders) for case in plan.fingerprint.cases}
-    dealt = {split: [cases[name] for name in members] for split, members in plan.splits.items()}
+    items = {split: [cases[name] for name in members] for split, members in plan.splits.items()}
     about = "split by case with the seed of train.json; choose on validation, report test once"
-    write_datalist(folder / "configs" / "datalist.json", dealt, name=_name(plan.output), description=about)
+    write_datalist(folder / "configs" / "datalist.json", items, name=_name(plan.output), description=about)
     text = {
         "found": plan.fingerprint.as_json(),
         "chosen": {name: choice._asdict() for name, choice in plan.choices.items()},

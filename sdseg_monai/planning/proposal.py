@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.data.splits import missing_classes
 from sdseg_monai.io.segments import PHOTOGRAPHS
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
@@ -25,18 +23,15 @@ THIN = 0.5  # a volume of so many times fewer voxels along one axis is a slab
 CONTEXT_REACH = 3  # times the in-plane spacing, beyond which a neighbour shows something else
 WINDOW_MARGIN = 0.5  # of the foreground's range, on either side
 LEAST_WINDOW = 200  # HU
-VALIDATION_SHARE = TEST_SHARE = 0.15
 VALIDATIONS = 10
 VALIDATION_BUDGET = 0.2  # of the time at most
 STEPS = 400  # that a training needs; below, batches are made smaller
 SMALLEST_BATCH = 4
-DEALS = 20
 MOST_EPOCHS = 1000
 MEASURED_BATCH = 32  # at which the small network's learning rate was chosen
 FORWARD_SHARE = 0.4  # of a training step, what a validation costs
 SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 AXES = ("sagittal", "coronal", "axial")
-SPLITS = ("training", "validation", "test")
 
 
 class Choice(NamedTuple):
@@ -100,43 +95,6 @@ class Schedule:
         return dict(vars(self))
 
 
-def split_cases(classes: Mapping[str, Collection[int]], seed: int) -> dict[str, list[str]]:
-    """Deal cases to training, validation and test, 70/15/15, whatever their order.
-
-    They are dealt in the order of the SHA-256 of seed, deal and name; of several deals the first is taken that leaves
-    fewest splits without a class. Training and validation get one case each at least; of fewer than seven, test none.
-
-    Args:
-        classes: of each case, by its name.
-        seed: of the order.
-
-    Raises:
-        InputError: there is only one case.
-    """
-    if len(classes) < 2:
-        raise InputError(f"{len(classes)} case, expected two or more: one to train on, another to choose the model by")
-    deals = (_deal(sorted(classes, key=lambda name: _digest(seed, deal, name))) for deal in range(DEALS))
-    return min(deals, key=lambda splits: len(_lacking(classes, splits)))
-
-
-def _deal(order: list[str]) -> dict[str, list[str]]:
-    test = int(TEST_SHARE * len(order))
-    validation = max(1, int(VALIDATION_SHARE * len(order)))
-    dealt = (order[test + validation :], order[test : test + validation], order[:test])
-    return {split: sorted(cases) for split, cases in zip(SPLITS, dealt, strict=True)}
-
-
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256(os.fsencode(":".join(map(str, parts)))).digest()
-
-
-def _lacking(classes: Mapping[str, Collection[int]], splits: Mapping[str, Sequence[str]]) -> list[tuple[int, str]]:
-    """Return each class with a split that has cases, but none with that class."""
-    found = {split: {value for name in names for value in classes[name]} for split, names in splits.items() if names}
-    values = sorted({value for each in classes.values() for value in each})
-    return [(value, split) for value in values for split in found if value not in found[split]]
-
-
 def propose_grid(
     fingerprint: Fingerprint,
     names: Mapping[int, str],
@@ -156,14 +114,14 @@ def propose_grid(
     """
     axis = _slice_axis(fingerprint)
     slices = sum(case.shape[axis.value] for case in fingerprint.cases)
-    chosen = _network(network, slices, cuda)
-    kind = _modality(fingerprint, modality)
+    network_choice = _network(network, slices, cuda)
+    modality_choice = _modality(fingerprint, modality)
     return Grid(
-        network=chosen,
-        modality=kind,
-        window=_window(fingerprint, kind.value),
+        network=network_choice,
+        modality=modality_choice,
+        window=_window(fingerprint, modality_choice.value),
         slice_axis=axis,
-        size=_size(fingerprint, axis.value, chosen.value, cuda),
+        size=_size(fingerprint, axis.value, network_choice.value, cuda),
         context_mm=_context(fingerprint, axis.value),
         mirror=_mirror(fingerprint, axis.value, names),
     )
@@ -190,9 +148,9 @@ def propose_schedule(
         learning_rate: that goes with it.
         scale_rate: whether that falls with the root of the batch.
     """
-    once = validation * seconds_per_slice * FORWARD_SHARE
-    validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / once, 1, VALIDATIONS))
-    affordable = int((60 * minutes - validations * once) / (training * seconds_per_slice))
+    validation_seconds = validation * seconds_per_slice * FORWARD_SHARE
+    validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / validation_seconds, 1, VALIDATIONS))
+    affordable = int((60 * minutes - validations * validation_seconds) / (training * seconds_per_slice))
     epochs = int(np.clip(affordable, 1, MOST_EPOCHS))
     interval = epochs // validations
     if interval == 0 or epochs // interval > validations:
@@ -204,11 +162,12 @@ def propose_schedule(
     batch = min(batch, training)
     steps = epochs * (training // batch)
     rate = learning_rate * math.sqrt(batch / batch_size) if scale_rate else learning_rate
-    seen, expected = epochs * training, (epochs * training * seconds_per_slice + epochs // interval * once) / 60
+    slices = epochs * training
+    expected = (slices * seconds_per_slice + epochs // interval * validation_seconds) / 60
     if affordable < 1:
         why = f"one pass over {training} slices, the least there is, takes longer than {minutes:g} min"
     else:
-        why = f"{seen} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
+        why = f"{slices} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
     return Schedule(
         epochs=Choice(epochs, why),
         val_interval=Choice(interval, f"{epochs // interval} validations, of which the best model is kept"),
@@ -246,21 +205,21 @@ def object_notes(fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid)
 def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], names: Mapping[int, str]) -> list[str]:
     """Return a line for each thing that a split lacks, and for images that stand in two."""
     notes = []
-    where = {name: split for split, dealt in splits.items() for name in dealt}
+    where = {name: split for split, members in splits.items() for name in members}
     if not splits["test"]:
         notes.append(
             f"{len(cases)} cases are too few for a test split: nothing will say how good the model is on others"
         )
     values = sorted({value for case in cases for value in case.voxels})
-    for value, split in _lacking({case.name: case.voxels for case in cases}, splits):
+    for value, split in missing_classes({case.name: case.voxels for case in cases}, splits):
         if value > 0:
             notes.append(f"{names[values.index(value)]}: in no case of {split}; another seed may deal them better")
-    seen: dict[str, Case] = {}
+    first_by_digest: dict[str, Case] = {}
     for case in cases:
-        other = seen.setdefault(case.digest, case)
-        if where[other.name] != where[case.name]:
+        first = first_by_digest.setdefault(case.digest, case)
+        if where[first.name] != where[case.name]:
             notes.append(
-                f"{case.image.name} in {where[case.name]} is the image {other.image.name} in {where[other.name]}: the "
+                f"{case.image.name} in {where[case.name]} is the image {first.image.name} in {where[first.name]}: the "
                 "scores will flatter, remove one"
             )
     return notes
@@ -320,16 +279,18 @@ def _size(fingerprint: Fingerprint, axis: int, network: str, cuda: bool) -> Choi
 def _context(fingerprint: Fingerprint, axis: int) -> Choice:
     if fingerprint.pictures:
         return Choice(None, "a picture has no neighbours")
-    apart, in_plane = fingerprint.spacing[axis], float(np.max(np.delete(fingerprint.spacing, axis)))
-    if apart > CONTEXT_REACH * in_plane:
-        return Choice(None, f"neighbours lie {apart / in_plane:.1f} pixels away and would show something else")
-    return Choice(round(float(apart), 4), "the next slice on either side shows where along the volume this one lies")
+    slice_spacing, in_plane = fingerprint.spacing[axis], float(np.max(np.delete(fingerprint.spacing, axis)))
+    if slice_spacing > CONTEXT_REACH * in_plane:
+        return Choice(None, f"neighbours lie {slice_spacing / in_plane:.1f} pixels away and would show something else")
+    return Choice(
+        round(float(slice_spacing), 4), "the next slice on either side shows where along the volume this one lies"
+    )
 
 
 def _mirror(fingerprint: Fingerprint, axis: int, names: Mapping[int, str]) -> Choice:
-    sided = [name for name in names.values() if SIDES.search(name)]
-    if sided:
-        return Choice(0.0, f"{sided[0]} names a side, which a mirror image would turn into the other")
+    names_of_sides = [name for name in names.values() if SIDES.search(name)]
+    if names_of_sides:
+        return Choice(0.0, f"{names_of_sides[0]} names a side, which a mirror image would turn into the other")
     if axis == 0 and not fingerprint.pictures:
         return Choice(0.0, "mirrored sagittal slices would have front and back exchanged")
     return Choice(0.5, "no class names a side, so that a mirror image is as good")

@@ -69,9 +69,9 @@ def box_plot(
     def place(value: float) -> float:
         return round(LEFT + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (RIGHT - LEFT), 2)
 
-    told = f"{label}: median {show(box.median)}, quartiles {show(box.first)} and {show(box.third)}"
+    description = f"{label}: median {show(box.median)}, quartiles {show(box.first)} and {show(box.third)}"
     low, first, median, third, high = (place(v) for v in (box.low, box.first, box.median, box.third, box.high))
-    parts = [f'<svg class="box" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">']
+    parts = [f'<svg class="box" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">']
     for value in ticks:
         x = place(value)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="8" y2="{BASE}"/>')

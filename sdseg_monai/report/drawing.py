@@ -16,10 +16,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.segments import UNSURE, Segment
+from sdseg_monai.io.segments import UNSURE, Rgb, Segment, class_colour
 from sdseg_monai.io.volumes import voxel_millilitres
 from sdseg_monai.report.cases import Picture
-from sdseg_monai.visualize import CLASS_COLOURS
 
 MOST_SLICES = 128
 LONGEST_SIDE, LONGEST_PHOTOGRAPH = 256, 1024  # pixels
@@ -33,8 +32,6 @@ AXES = ("sagittal", "coronal", "axial")  # planes by the axis that they are acro
 PAGE_AXES = ((1, 2), (0, 2), (0, 1))  # of each plane: the axis that runs to the page's left, the one that runs up
 UNSURE_GREYS = ((232, 232, 232), (64, 64, 64))  # its stripes
 FILL, LIGHTER = 0.5, 0.4  # in a still picture: opacity of a filled mask; how much white an outline has
-
-Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,13 @@ class Drawing:
 
 def colours_of(values: Sequence[int], segments: Mapping[int, Segment]) -> dict[int, Rgb]:
     """Return the colour of each value of a mask, 0 to 255."""
-    colours = {}
-    for value in values:
-        if value == UNSURE:
-            colours[value] = UNSURE_GREYS[0]
-        elif value in segments:
-            colours[value] = segments[value].colour
-        else:
-            red, green, blue = (round(255 * part) for part in CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)])
-            colours[value] = (red, green, blue)
-    return colours
+    return {value: _colour_of(value, segments) for value in values}
+
+
+def _colour_of(value: int, segments: Mapping[int, Segment]) -> Rgb:
+    if value == UNSURE:
+        return UNSURE_GREYS[0]
+    return segments[value].colour if value in segments else class_colour(value)
 
 
 def draw(picture: Picture, segments: Mapping[int, Segment]) -> Drawing:
@@ -88,10 +82,10 @@ def draw(picture: Picture, segments: Mapping[int, Segment]) -> Drawing:
     image, masks, spacing = _orient(picture, photograph)
     size = next(iter([*masks.values(), image])).shape[:3]  # type: ignore[union-attr]
     axis = _slice_axis(size, spacing)
-    kept = np.unique(np.linspace(0, size[axis] - 1, min(size[axis], MOST_SLICES)).round().astype(int))
-    small = _small_size(size, axis, LONGEST_PHOTOGRAPH if photograph else LONGEST_SIDE, len(kept))
-    shrunk = {name: _shrink(mask, axis, kept, small, Image.Resampling.NEAREST) for name, mask in masks.items()}
-    levels = None if image is None else _eight_bits(_shrink_channels(image, axis, kept, small), photograph)
+    indices = np.unique(np.linspace(0, size[axis] - 1, min(size[axis], MOST_SLICES)).round().astype(int))
+    small = _small_size(size, axis, LONGEST_PHOTOGRAPH if photograph else LONGEST_SIDE, len(indices))
+    shown_masks = {name: _shrink(mask, axis, indices, small, Image.Resampling.NEAREST) for name, mask in masks.items()}
+    levels = None if image is None else _eight_bits(_shrink_channels(image, axis, indices, small), photograph)
     shown_spacing = spacing * [_step(n, m, i == axis) for i, (n, m) in enumerate(zip(size, small, strict=True))]
 
     counts = {name: _count(mask) for name, mask in masks.items()}
@@ -99,28 +93,28 @@ def draw(picture: Picture, segments: Mapping[int, Segment]) -> Drawing:
     unit = 1 / math.prod(size) if photograph else voxel_millilitres(picture.affine)
     amounts = {value: {name: int(count[value]) * unit for name, count in counts.items()} for value in values}
     colours = colours_of(values, segments)
-    centre = _centre(list(shrunk.values()), small)
-    planes = [n for n in range(3) if n == axis or all(small[other] > 1 for other in PAGE_AXES[n])]
+    centre = _centre(list(shown_masks.values()), small)
+    planes = [n for n in range(3) if n == axis or all(small[in_plane] > 1 for in_plane in PAGE_AXES[n])]
     planes = [axis] if photograph else planes
     data = {
         "size": list(small),
         "full": list(size),
         "spacing": [round(float(edge), 6) for edge in shown_spacing],
         "axis": axis,
-        "kept": kept.tolist(),
+        "kept": indices.tolist(),
         "planes": planes,
         "centre": centre,
         "colours": colours,
         "stripes": UNSURE_GREYS,
-        "masks": [_pack(mask) for mask in shrunk.values()],
+        "masks": [_pack(mask) for mask in shown_masks.values()],
         **_mosaic(levels, axis),
     }
-    stills = {n: _still(n, centre[n], levels, list(shrunk.values()), shown_spacing, colours) for n in planes}
+    stills = {n: _still(n, centre[n], levels, list(shown_masks.values()), shown_spacing, colours) for n in planes}
     notes = _notes(picture, photograph, shape, size, small, axis)
-    lost = sorted(set(values) - {int(value) for mask in shrunk.values() for value in np.unique(mask)})
-    if lost:
+    invisible = sorted(set(values) - {int(value) for mask in shown_masks.values() for value in np.unique(mask)})
+    if invisible:
         notes.append(
-            f"Too small to be seen at this size: {', '.join(segment_name(value, segments) for value in lost)}."
+            f"Too small to be seen at this size: {', '.join(segment_name(value, segments) for value in invisible)}."
         )
     notes += [f"Nothing is segmented in the {name}." for name, count in counts.items() if not count[1:].any()]
     return Drawing(data, stills, amounts, list(masks), photograph, notes)
@@ -188,20 +182,20 @@ def _small_size(size: Sequence[int], axis: int, longest: int, slices: int) -> tu
     return x, y, z
 
 
-def _step(full: int, shown: int, chosen: bool) -> float:
-    """Return how many voxels one shown voxel stands for: slices are chosen, pixels merged."""
-    if chosen:
+def _step(full: int, shown: int, is_slice_axis: bool) -> float:
+    """Return how many voxels one shown voxel stands for: whole slices are left out, pixels are merged."""
+    if is_slice_axis:
         return (full - 1) / (shown - 1) if shown > 1 else 1.0
     return full / shown
 
 
 def _shrink(
-    array: np.ndarray, axis: int, kept: np.ndarray, small: Sequence[int], method: Image.Resampling
+    array: np.ndarray, axis: int, indices: np.ndarray, small: Sequence[int], method: Image.Resampling
 ) -> np.ndarray:
-    """Return [X, Y, Z] of the size ``small``: the slices ``kept`` across ``axis``, each made smaller."""
+    """Return [X, Y, Z] of the size ``small``: the slices ``indices`` across ``axis``, each made smaller."""
     rows, columns = (n for i, n in enumerate(small) if i != axis)
     pages = []
-    for index in kept:
+    for index in indices:
         page = np.ascontiguousarray(array.take(index, axis))
         if page.shape != (rows, columns):
             page = np.asarray(Image.fromarray(page).resize((columns, rows), method))
@@ -209,9 +203,9 @@ def _shrink(
     return np.stack(pages, axis)
 
 
-def _shrink_channels(image: np.ndarray, axis: int, kept: np.ndarray, small: Sequence[int]) -> np.ndarray:
+def _shrink_channels(image: np.ndarray, axis: int, indices: np.ndarray, small: Sequence[int]) -> np.ndarray:
     channels = (image[..., c].astype(np.float32, copy=False) for c in range(image.shape[-1]))
-    return np.stack([_shrink(channel, axis, kept, small, Image.Resampling.BOX) for channel in channels], -1)
+    return np.stack([_shrink(channel, axis, indices, small, Image.Resampling.BOX) for channel in channels], -1)
 
 
 def _eight_bits(image: np.ndarray, photograph: bool) -> np.ndarray:
@@ -265,15 +259,15 @@ def _uri(pixels: np.ndarray, lossless: bool, **options: Any) -> str:
 
 def _centre(masks: Sequence[np.ndarray], size: Sequence[int]) -> list[int]:
     """Return along each axis the slice nearest to the masks' centre that has much of them; without any the middle."""
-    found = np.zeros(size, bool)
-    for wanted in (lambda mask: (mask > 0) & (mask != UNSURE), lambda mask: mask > 0):
-        if masks and not found.any():
-            found = np.any([wanted(mask) for mask in masks], axis=0)
-    if not found.any():
+    foreground = np.zeros(size, bool)
+    for select in (lambda mask: (mask > 0) & (mask != UNSURE), lambda mask: mask > 0):
+        if masks and not foreground.any():
+            foreground = np.any([select(mask) for mask in masks], axis=0)
+    if not foreground.any():
         return [n // 2 for n in size]
     centre = []
     for axis in range(3):
-        area = found.sum(axis=tuple(other for other in range(3) if other != axis))
+        area = foreground.sum(axis=tuple(n for n in range(3) if n != axis))
         much = np.flatnonzero(2 * area >= area.max())  # the centre of two far parts may lie in neither
         middle = np.average(np.arange(size[axis]), weights=area)
         centre.append(int(much[np.abs(much - middle).argmin()]))
@@ -309,13 +303,13 @@ def _still(
         table = np.zeros((UNSURE + 1, 3), np.float32)
         for value, colour in colours.items():
             table[value] = colour
-        wanted = table[values]
-        wanted[values == UNSURE] = np.array(UNSURE_GREYS)[stripes[values == UNSURE]]
+        painted = table[values]
+        painted[values == UNSURE] = np.array(UNSURE_GREYS)[stripes[values == UNSURE]]
         if number == 0:
-            pixels = np.where((values > 0)[..., None], (1 - FILL) * pixels + FILL * wanted, pixels)
+            pixels = np.where((values > 0)[..., None], (1 - FILL) * pixels + FILL * painted, pixels)
         else:
-            wanted += LIGHTER * (255 - wanted)
-            pixels = np.where((_outline(values) & (values > 0))[..., None], wanted, pixels)
+            painted += LIGHTER * (255 - painted)
+            pixels = np.where((_outline(values) & (values > 0))[..., None], painted, pixels)
     return _uri(np.rint(pixels).astype(np.uint8), lossless=False, subsampling=0)
 
 

@@ -85,15 +85,15 @@ def _page(
 
     evaluated = summary is not None or any(case.metrics for case in cases)
     ordered = sort_cases(cases, evaluated)
-    drawn = [index for index, case in enumerate(ordered) if case.load is not None][:most_viewers]
-    told = [index for index, case in enumerate(ordered) if case.failed or case.flags]
-    sections = sorted({*drawn, *told})
+    with_viewer = [index for index, case in enumerate(ordered) if case.load is not None][:most_viewers]
+    flagged = [index for index, case in enumerate(ordered) if case.failed or case.flags]
+    sections = sorted({*with_viewer, *flagged})
     yield _header(title, about, cases)
     if evaluated:
         yield _evaluation(ordered, sections, segments, summary or {})
-    yield _table(ordered, sections, evaluated, len(drawn))
+    yield _table(ordered, sections, evaluated, len(with_viewer))
     for index in sections:
-        yield case_section(index, ordered[index], segments, index in drawn)
+        yield case_section(index, ordered[index], segments, index in with_viewer)
     yield Template(after).substitute(parts)
 
 
@@ -119,8 +119,8 @@ def _evaluation(
 ) -> str:
     cards = [_card(name, cases, sections, summary) for name in METRICS if _has(name, cases, summary)]
     classes = summary.get("classes") or {}
-    known = {part for name in METRICS for part in (name, f"{name}_interval", f"{name}_cases")}
-    rest = {name: value for name, value in summary.items() if name not in {*known, "classes"}}
+    metric_keys = {part for name in METRICS for part in (name, f"{name}_interval", f"{name}_cases")}
+    rest = {name: value for name, value in summary.items() if name not in {*metric_keys, "classes"}}
     return (
         f'<section class="panel" aria-labelledby="summary"><h2 id="summary">Agreement with the labels</h2>'
         f'<div class="cards">{"".join(cards)}</div>{_classes(classes, segments)}{rows_of(rest)}</section>'
@@ -158,11 +158,11 @@ def _classes(classes: Mapping[Any, Mapping[str, Any]], segments: Mapping[int, Se
     """Return a table of each class's means."""
     if not classes:
         return ""
-    names = [name for name in METRICS if any(name in found for found in classes.values())]
+    names = [name for name in METRICS if any(name in class_summary for class_summary in classes.values())]
     head = "".join(f'<th scope="col" class="number">{METRICS[name].label}</th>' for name in names)
     rows = []
-    for value, found in classes.items():
-        means = [(METRICS[name], found.get(name), found.get(f"{name}_interval")) for name in names]
+    for value, class_summary in classes.items():
+        means = [(METRICS[name], class_summary.get(name), class_summary.get(f"{name}_interval")) for name in names]
         cells = "".join(f'<td class="number">{mean_of(m, mean)} {interval_of(m, ends)}</td>' for m, mean, ends in means)
         rows.append(
             f'<tr><th scope="row">{swatch_of(int(value), segments)} {name_of(int(value), segments)}</th>{cells}</tr>'
@@ -173,7 +173,7 @@ def _classes(classes: Mapping[Any, Mapping[str, Any]], segments: Mapping[int, Se
     )
 
 
-def _table(cases: Sequence[ReportCase], sections: Sequence[int], evaluated: bool, drawn: int) -> str:
+def _table(cases: Sequence[ReportCase], sections: Sequence[int], evaluated: bool, viewers: int) -> str:
     """Return a row a case; what a column is sorted by is beside the text."""
     columns = [name for name in METRICS if evaluated and any(name in case.metrics for case in cases)]
     by_success = sorted(cases, key=lambda case: case.failed)  # a failed one has few facts
@@ -194,27 +194,27 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], evaluated: bool
             value = case.metrics.get(column, math.nan)
             cells.append(_cell(mean_of(METRICS[column], value), value))
         for fact in facts:
-            told = case.facts.get(fact)
-            cells.append(_cell(DASH if told is None else safe(told), _leading_number(told)))
+            content = case.facts.get(fact)
+            cells.append(_cell(DASH if content is None else safe(content), _leading_number(content)))
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    left = sum(case.load is not None for case in cases) - drawn
-    more = f"{left} more case has" if left == 1 else f"{left} more cases have"
-    note = f'<p class="soft">Viewers are made for the first {drawn} of these; {more} none.</p>'
+    without_viewer = sum(case.load is not None for case in cases) - viewers
+    more = f"{without_viewer} more case has" if without_viewer == 1 else f"{without_viewer} more cases have"
+    note = f'<p class="soft">Viewers are made for the first {viewers} of these; {more} none.</p>'
     order = "worst Dice first" if evaluated else "failed and flagged first"
     body = "".join(rows) or f'<tr><td colspan="{len(heads)}">No cases.</td></tr>'
     return (
         f'<section class="panel" aria-labelledby="cases"><h2 id="cases">Cases <small>{order}</small></h2>'
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of the cases"><table class="sortable"><thead>'
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note if left else ''}</section>"
+        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note if without_viewer else ''}</section>"
     )
 
 
 def _cell(content: str, order: float | None) -> str:
-    known = order is not None and math.isfinite(order)
-    return f'<td class="number" data-sort="{order if known else ""}">{content}</td>'
+    has_order = order is not None and math.isfinite(order)
+    return f'<td class="number" data-sort="{order if has_order else ""}">{content}</td>'
 
 
 def _leading_number(value: object) -> float | None:
     """Return the number that a fact's text begins with, to sort by."""
-    found = re.match(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", plain(value))
-    return float(found.group()) if found else None
+    match = re.match(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", plain(value))
+    return float(match.group()) if match else None

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from sdseg_monai.about import __version__
-from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, read_mask
+from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, match_images
 from sdseg_monai.inference.batch import Job
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, read_seg
+from sdseg_monai.io.label_maps import check_label_map, read_mask
 from sdseg_monai.io.nifti_labels import read_label_names
-from sdseg_monai.io.pictures import image_stem, is_picture, list_images
+from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.io.sources import load_source
 from sdseg_monai.io.volumes import NIFTI_SUFFIXES, Volume
@@ -76,18 +76,18 @@ def report_evaluation(
         InputError: the page cannot be written, or a prediction has no image.
     """
     pairs = match_cases(predictions, labels)
-    behind = images_of([prediction for prediction, _ in pairs], images)
+    pair_images = match_images([prediction for prediction, _ in pairs], images)
     names: dict[int, str] = {}
     for file in (file for pair in pairs for file in pair if file.name.lower().endswith(NIFTI_SUFFIXES)):
         names |= {value: name for value, name in read_label_names(file).items() if value not in names}
-    told = [
+    report_cases = [
         ReportCase(
             name=case.case,
             status="done",
             metrics=_metrics(case),
             load=partial(_load_pair, prediction, label, image),
         )
-        for case, (prediction, label), image in zip(cases, pairs, behind, strict=True)
+        for case, (prediction, label), image in zip(cases, pairs, pair_images, strict=True)
     ]
     about = {"sdseg-monai": __version__, "predictions": str(predictions), "labels": str(labels)}
     about |= {name: summary[name] for name in ("protocol", "tolerance", "labels_without_prediction")}
@@ -95,7 +95,7 @@ def report_evaluation(
         path,
         title=f"Evaluation of {predictions.name}",
         about=about,
-        cases=told,
+        cases=report_cases,
         segments={value: Segment(names[value], colour, None) for value, colour in colours_of(list(names), {}).items()},
         summary=summary,
     )
@@ -144,8 +144,7 @@ def _load_pair(prediction: Path, label: Path, image: Path | None) -> Picture:
 
 def _drawn(path: Path) -> Volume:
     mask = read_mask(path)
-    if mask.array.max() > UNSURE:
-        raise InputError(f"{path}: has the value {mask.array.max():g}, classes up to {UNSURE - 1} can be drawn")
+    check_label_map(path, mask.array, largest=UNSURE)
     return mask
 
 
@@ -155,22 +154,9 @@ def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
 
 
 def _metrics(case: CaseMetrics) -> dict[str, float]:
-    found = {name: getattr(case, name) for name in METRICS}
+    metrics = {name: getattr(case, name) for name in METRICS}
     if len(case.classes) > 1:
-        found |= {f"{name}_{value}": getattr(one, name) for value, one in case.classes.items() for name in METRICS}
-    return found
-
-
-def images_of(predictions: Sequence[Path], images: Path | None) -> list[Path | None]:
-    """Return the image of each prediction, None without images.
-
-    Raises:
-        InputError: a prediction has none.
-    """
-    if images is None:
-        return [None] * len(predictions)
-    by_name = {image_stem(path): path for path in map(Path, list_images(images))}
-    missing = [path for path in predictions if image_stem(path) not in by_name]
-    if missing:
-        raise InputError(f"{missing[0]}: no image of that name in {images}, expected one for each prediction")
-    return [by_name[image_stem(path)] for path in predictions]
+        metrics |= {
+            f"{name}_{value}": getattr(agreement, name) for value, agreement in case.classes.items() for name in METRICS
+        }
+    return metrics

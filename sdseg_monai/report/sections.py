@@ -25,7 +25,7 @@ def case_section(index: int, case: ReportCase, segments: Mapping[int, Segment], 
         except (InputError, OSError, MemoryError) as error:  # of one case; the others are worth a report
             flags.append(f"no pictures: {str(error) or type(error).__name__}")
     kind = "bad" if case.failed else "warn"
-    told = "".join(f"<li>{safe(flag)}</li>" for flag in flags)
+    flag_items = "".join(f"<li>{safe(flag)}</li>" for flag in flags)
     dice = case.metrics.get("dice")
     score = f'<span class="score">Dice {mean_of(METRICS["dice"], dice)}</span>' if dice is not None else ""
     names = {segment_name(value, segments) for value in (drawing.amounts if drawing else {})} | {
@@ -37,7 +37,7 @@ def case_section(index: int, case: ReportCase, segments: Mapping[int, Segment], 
         f'<section class="panel case" id="case-{index}" aria-labelledby="name-{index}"><div class="head">',
         f'<h2 id="name-{index}">{safe(case.name)}</h2>{score}{state_of(case)}',
         '<a class="up" href="#cases">all cases</a></div>',
-        f'<ul class="flags {kind}">{told}</ul>' if flags else "",
+        f'<ul class="flags {kind}">{flag_items}</ul>' if flags else "",
         _viewer(index, case, drawing, segments, details) if drawing else details,
         "</section>\n",
     ]
@@ -54,14 +54,14 @@ def _metrics(metrics: Mapping[str, float], segments: Mapping[int, Segment]) -> s
         elif base in METRICS and number.isdecimal():
             by_class.setdefault(int(number), {})[base] = value
     others = {n: v for n, v in metrics.items() if n not in METRICS and n.rpartition("_")[0] not in METRICS}
-    columns = [name for name in METRICS if any(name in found for found in by_class.values())]
+    columns = [name for name in METRICS if any(name in values for values in by_class.values())]
     if not columns:
         return rows_of(others)
     head = "".join(f'<th scope="col" class="number">{METRICS[name].label}</th>' for name in columns)
     rows = []
-    for of, found in by_class.items():
+    for of, values in by_class.items():
         title = "Foreground" if of is None else f"{swatch_of(of, segments)} {name_of(of, segments)}"
-        cells = "".join(f'<td class="number">{mean_of(METRICS[name], found.get(name))}</td>' for name in columns)
+        cells = "".join(f'<td class="number">{mean_of(METRICS[name], values.get(name))}</td>' for name in columns)
         rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Metrics of this case"><table class="metrics">'

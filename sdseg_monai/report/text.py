@@ -72,7 +72,7 @@ def rows_of(facts: Mapping[str, object]) -> str:
     """Return facts as the rows of a list."""
     rows = []
     for name, value in facts.items():
-        text = HASH.sub(lambda found: f"<code>{found.group()}</code>", safe(value))
+        text = HASH.sub(lambda match: f"<code>{match.group()}</code>", safe(value))
         rows.append(f"<div><dt>{safe(str(name).replace('_', ' '))}</dt><dd>{text}</dd></div>")
     return f'<dl class="facts">{"".join(rows)}</dl>' if rows else ""
 

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.label_maps import stray_values
 from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
 from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_volume
 from sdseg_monai.io.warnings import ImageWarning
@@ -134,11 +135,10 @@ class ClassLabelsd(MapTransform):
             if self.num_classes == 2:
                 item[key] = (label > 0.5).float()
                 continue
-            values = torch.as_tensor(label).unique()
-            wrong = [value for value in values.tolist() if value not in range(self.num_classes)]
-            if wrong:
+            stray = stray_values(torch.as_tensor(label).cpu().numpy(), largest=self.num_classes - 1)
+            if stray.size:
                 raise InputError(
-                    f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: a label of {wrong[0]:g}, expected 0 to "
+                    f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: a label of {stray[0]:g}, expected 0 to "
                     f"{self.num_classes - 1} for num_classes={self.num_classes}"
                 )
         return item

@@ -76,7 +76,7 @@ def test_evaluate_errors(tmp_path, capsys, volume):
     assert code == 2 and "shape" in err and not (tmp_path / "m.csv").exists()
     (tmp_path / "labels" / "a.nii.gz").rename(tmp_path / "labels" / "other.nii.gz")
     code, _, err = run(capsys, *arguments, tmp_path / "labels")
-    assert code == 2 and "0 labels for it" in err
+    assert code == 2 and "no label for it" in err
     for suffix in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / f"twice{suffix}")
     code, _, err = run(capsys, *arguments, tmp_path / "labels")

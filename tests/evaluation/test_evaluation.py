@@ -136,7 +136,7 @@ def test_what_is_no_class_is_refused(tmp_path, wrong, place):
 def test_an_image_is_no_mask(tmp_path):
     image = np.arange(12**3, dtype=np.int16).reshape(12, 12, 12)
     paths = [write(tmp_path / f"{name}.nii.gz", array) for name, array in {"a": box((1, 4)), "b": image}.items()]
-    with pytest.raises(InputError, match=r"b\.nii\.gz: 1728 different values, expected the classes of a mask"):
+    with pytest.raises(InputError, match=r"b\.nii\.gz: 1728 different values, expected 255 classes or fewer"):
         evaluate_case(*paths)
 
 

@@ -329,7 +329,7 @@ def test_failed_training_leaves_the_weights(hippocampus, tmp_path):
         requests.post(f"{server.url}/train/{MODEL}", json={"max_epochs": 1})
         state = wait_for_training(server)
         assert state["status"] == "ERROR"
-        assert state["details"][-1].startswith("error: 1 labelled images, expected at least two")
+        assert state["details"][-1].startswith("error: 1 labelled cases, expected at least two")
         label = nib.load(hippocampus / "labels" / f"{CASES[1]}.nii.gz")
         for value, label_info, reason in (
             (1, [{"name": "hippocampus"}], "1 is called 'hippocampus', expected 1 Anterior hippocampus, 2 Post"),

@@ -341,5 +341,5 @@ def test_a_table_replaces_nothing_but_a_table(tmp_path, capsys):
     assert "ending in .csv" in capsys.readouterr().err and weights.read_bytes() == b"weights"
     shutil.copy(tmp_path / "labels" / "a.nii.gz", tmp_path / "labels" / "a.nii")
     assert main(["audit", "--labels", str(tmp_path / "labels"), "-o", str(tmp_path / "t.csv")]) == 2
-    assert "has the same name, expected one label a case" in capsys.readouterr().err
+    assert "has the same name, expected one file a case" in capsys.readouterr().err
     assert not (tmp_path / "t.csv").exists()

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdseg_monai.data.datalist import SPLITS
+from sdseg_monai.data.splits import split_by_seed
+from sdseg_monai.io.segments import class_colour
 from sdseg_monai.planning import Choice, init_bundle
-from sdseg_monai.planning.configs import RECIPE, class_colours, shipped_config
-from sdseg_monai.planning.proposal import STEPS, propose_schedule, split_cases
+from sdseg_monai.planning.configs import RECIPE, shipped_config
+from sdseg_monai.planning.proposal import STEPS, propose_schedule
 from tests.planning.folders import FLAT, config, look, propose, write_ct, write_mr
 
 names = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=60, unique=True)
@@ -21,8 +23,8 @@ names = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=60, uniqu
 def test_splits_are_disjoint_complete_seeded_and_do_not_depend_on_order(cases, seed, order):
     shuffled = list(cases)
     order.shuffle(shuffled)
-    splits = split_cases(dict.fromkeys(cases, (0, 1)), seed)
-    assert splits == split_cases(dict.fromkeys(shuffled, (0, 1)), seed)
+    splits = split_by_seed(dict.fromkeys(cases, (0, 1)), seed)
+    assert splits == split_by_seed(dict.fromkeys(shuffled, (0, 1)), seed)
     assert sorted(name for dealt in splits.values() for name in dealt) == sorted(cases)
     sizes = [len(splits[name]) for name in SPLITS]
     assert sizes[0] >= sizes[1] >= max(1, sizes[2]) and sizes[0] >= 0.5 * len(cases)
@@ -31,11 +33,11 @@ def test_splits_are_disjoint_complete_seeded_and_do_not_depend_on_order(cases, s
 
 def test_another_seed_deals_otherwise_and_a_rare_class_is_spread():
     classes = {f"case{i:02}": (0, 1) for i in range(20)}
-    deals = [split_cases(classes, seed) for seed in range(5)]
+    deals = [split_by_seed(classes, seed) for seed in range(5)]
     assert len({tuple(deal["test"]) for deal in deals}) > 1
     classes |= {f"case{i:02}": (0, 1, 2) for i in (3, 4, 5, 6)}
     for seed in range(5):
-        assert all(any(2 in classes[name] for name in dealt) for dealt in split_cases(classes, seed).values())
+        assert all(any(2 in classes[name] for name in dealt) for dealt in split_by_seed(classes, seed).values())
 
 
 def test_the_slice_axis_is_that_of_the_anatomy_however_a_file_stores_it(tmp_path):
@@ -112,8 +114,6 @@ def test_the_speed_of_this_machine_is_measured(tmp_path):
 
 
 def test_colours_differ():
-    colours = class_colours(26)
-    assert list(colours) == list(range(1, 27))
-    lattice = np.array(list(colours.values()), float)
+    lattice = np.array([class_colour(value) for value in range(1, 27)], float)
     distances = np.linalg.norm(lattice[:, None] - lattice[None], axis=-1) + 1000 * np.eye(26)
     assert distances.min() > 15 and lattice.min() >= 0 and lattice.max() <= 255

@@ -22,6 +22,7 @@ from monailabel.interfaces.exception import LabelNotFoundException
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.label_maps import check_label_map
 from sdseg_monai.io.volumes import (
     VOLUME_SUFFIXES,
     Volume,
@@ -98,9 +99,7 @@ class VolumeDatastore(LocalDatastore):
         with _as_volume(Path(label_filename), Path(image_path), image, name) as path, _called(path, name):
             label = read_volume(path)
             check_same_grid(Path(image_path), image, path, label)
-            wrong = np.count_nonzero((label.array != np.rint(label.array)) | (label.array < 0))
-            if wrong:
-                raise InputError(f"{path}: {wrong} of {label.array.size} voxels are not whole numbers from 0")
+            check_label_map(path, label.array)
             self._store_label(image_id, path, label_tag, _fields(label_info))
         return image_id
 

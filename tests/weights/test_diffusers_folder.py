@@ -20,7 +20,8 @@ from sdseg_monai.networks import (
 )
 from sdseg_monai.weights import load_autoencoder
 from sdseg_monai.weights.convert import convert, load_bundle_network
-from tests.conftest import ROOT, make_network
+from tests.makers.networks import make_network
+from tests.makers.places import ROOT
 
 BUNDLES = ROOT / "bundles"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
