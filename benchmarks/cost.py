@@ -115,11 +115,12 @@ def step_gflop(case: Case) -> tuple[float, float]:
         network.train().scale_factor.fill_(1)
         image, mask = (torch.zeros(1, channels, case.size, case.size) for channels in (3, 1))
         latent = torch.zeros(1, *network.latent_shape(image))
-        every_time, kept = (
-            gflop(lambda options=options: loss(network(image, mask=mask, seeds=seeds, **options), mask).backward())
-            for options in ({}, {"latent": latent})
-        )
-    return every_time, every_time - kept
+
+        def step(**options: torch.Tensor) -> None:
+            loss(network(image, mask=mask, seeds=seeds, **options), mask).backward()
+
+        whole, without_encoding = gflop(step), gflop(partial(step, latent=latent))
+    return whole, whole - without_encoding
 
 
 def time_steps(parser: ConfigParser, repeats: int) -> dict[str, list[float]]:

@@ -85,7 +85,7 @@ def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[A
     """Return a row for each decoder and structure: what the bundle's network scores with it on the validation split."""
     items = read_datalist(Bundle.open(bundle).config_file("datalist"), "validation", dataset_dir, "")
     pipeline = Pipeline(bundle, device="cpu")
-    rows = []
+    rows: list[list[Any]] = []
     for decoder in ("its own", "the student's"):
         if rows:
             replace_mask_decoder(pipeline.segmenter.network, student)

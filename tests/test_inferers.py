@@ -12,7 +12,7 @@ from sdseg_monai.inferers import SliceWiseInferer
 from sdseg_monai.networks import PixelSegmenter
 from sdseg_monai.transforms import LoadVolumed
 from tests.makers.networks import make_network
-from tests.makers.volumes import write_case
+from tests.makers.volumes import load_nifti, write_case
 
 VOLUME = torch.randn(1, 1, 18, 14, 7, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 
@@ -152,10 +152,10 @@ def test_the_score_does_not_depend_on_how_a_volume_is_stored(tmp_path, codes, co
         return np.moveaxis(back(item)["pred"].numpy(), 0, -1)
 
     write_case(tmp_path, "a", shape=(12, 9, 7))
-    stored = nib.load(tmp_path / "images" / "a.nii.gz")
+    stored = load_nifti(tmp_path / "images" / "a.nii.gz")
     turn = ornt_transform(io_orientation(stored.affine), axcodes2ornt(codes))
     nib.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
-    turned = nib.Nifti1Image(score(tmp_path / "turned.nii.gz"), nib.load(tmp_path / "turned.nii.gz").affine)
+    turned = nib.Nifti1Image(score(tmp_path / "turned.nii.gz"), load_nifti(tmp_path / "turned.nii.gz").affine)
     back = turned.as_reoriented(ornt_transform(axcodes2ornt(codes), io_orientation(stored.affine)))
     expected = score(tmp_path / "images" / "a.nii.gz")
     assert expected.shape == (12, 9, 7, 3)

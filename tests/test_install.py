@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import highdicom as hd
-import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -25,6 +24,7 @@ from sdseg_monai.io.volumes import read_volume
 from tests.makers.browser import needs_browser, start_chromium
 from tests.makers.dicom import write_mr_series
 from tests.makers.places import ROOT, SHARED
+from tests.makers.volumes import load_nifti
 
 pytestmark = pytest.mark.slow
 DCIODVFY = shutil.which("dciodvfy")
@@ -38,7 +38,7 @@ import numpy as np
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.errors import InputError
 
-image = nib.load(sys.argv[1])
+image = load_nifti(sys.argv[1])
 result = segment(image, bundle=sys.argv[2], device="cpu", seed=1)
 result.save("from_memory.nii.gz")
 pipeline = Pipeline("hippocampus_sdseg", device="cpu")
@@ -106,7 +106,7 @@ def test_the_wheel_carries_bundles_and_segments_with_one(wheel, programs, tmp_pa
     assert not any(name.endswith("checkpoint.pt") or "tests" in name for name in names)
     write_phantom(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
     run(programs / "sdseg", "segment", "image.nii.gz", "-o", "mask.nii.gz", "--report", "r.html", cwd=tmp_path)
-    assert nib.load(tmp_path / "mask.nii.gz").get_fdata().sum() > 0 and "<canvas" in (tmp_path / "r.html").read_text()
+    assert load_nifti(tmp_path / "mask.nii.gz").get_fdata().sum() > 0 and "<canvas" in (tmp_path / "r.html").read_text()
     write_mr_series(tmp_path / "image.nii.gz", tmp_path / "series")
     _, err = run(programs / "sdseg", "segment", "series", "-o", "seg.dcm", cwd=tmp_path, code=2)
     assert "pip install sdseg-monai[dicom]" in err and err.count("\n") == 1, "what DICOM needs is told, where it lacks"
@@ -128,7 +128,7 @@ def test_a_clinician_with_a_dicom_folder(programs_with_dicom, test_split, tmp_pa
     assert json.loads(out)["labels"] == LABELS
     run(*command, "mask.nii.gz", cwd=tmp_path)
     run(sdseg, "segment", image, "-o", "of_nifti.nii.gz", cwd=tmp_path)
-    mask, of_nifti = (nib.load(tmp_path / name) for name in ("mask.nii.gz", "of_nifti.nii.gz"))
+    mask, of_nifti = (load_nifti(tmp_path / name) for name in ("mask.nii.gz", "of_nifti.nii.gz"))
     to_mask = np.linalg.inv(mask.affine) @ of_nifti.affine
     points = np.argwhere(np.ones(of_nifti.shape, bool))
     where = np.rint(points @ to_mask[:3, :3].T + to_mask[:3, 3]).astype(int)
@@ -214,7 +214,7 @@ def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_pat
     for image, _ in test_split:
         path = tmp_path / "masks" / image.name
         assert read_label_names(path) == {value: name for name, value in LABELS.items()}
-        np.testing.assert_allclose(nib.load(path).affine, nib.load(image).affine, atol=1e-5)
+        np.testing.assert_allclose(load_nifti(path).affine, load_nifti(image).affine, atol=1e-5)
         volumes = json.loads(manifest.read_text())["cases"][image.name]["volume_ml"]
         assert (
             volumes

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -91,7 +92,7 @@ def image_latents(study: Study, experiment: str, path: Path) -> None:
     plt.close(figure)
 
 
-def _examples(study: Study, parser) -> tuple[torch.Tensor, torch.Tensor]:
+def _examples(study: Study, parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images [N, 3, H, W] and masks [N, 1, H, W]: of a few test cases, the slice with most foreground."""
     axis, size, device = parser["slice_axis"], parser["size"], parser.get_parsed_content("device")
     images, masks = [], []

@@ -70,8 +70,8 @@ def draw_worst(study: Study, run: str, found: Scores, path: Path) -> None:
         else:
             cut = parser["slice_axis"]
             wrong = np.moveaxis(label[0] != predicted, cut, 0).sum(axis=(1, 2))
-            shown = (np.take(array, [wrong.argmax()], cut) for array in (image[0], label[0], predicted))
-            panel = slice_panel(*shown, cut)
+            shown = [np.take(array, [wrong.argmax()], cut) for array in (image[0], label[0], predicted)]
+            panel = slice_panel(shown[0], shown[1], shown[2], cut)
         axis.imshow(panel)
         axis.set(title=f"{image_stem(Path(items[index]['image']))}: Dice {dice[index]:.1f} %", xticks=[], yticks=[])
     _save(figure, path)
@@ -79,7 +79,7 @@ def draw_worst(study: Study, run: str, found: Scores, path: Path) -> None:
 
 def _axes() -> tuple[plt.Figure, plt.Axes]:
     figure, axes = plt.subplots(figsize=(7, 5))
-    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    axes.set_prop_cycle(color=plt.get_cmap("tab20")(range(20)))
     return figure, axes
 
 
@@ -92,7 +92,7 @@ def _finish(axes: plt.Axes) -> None:
             axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.set_minor_locator(NullLocator())
-    lines = sorted(axes.get_lines(), key=lambda line: line.get_ydata()[-1])
+    lines = sorted(axes.get_lines(), key=lambda line: float(np.asarray(line.get_ydata())[-1]))
     axes.legend(handles=lines, frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 

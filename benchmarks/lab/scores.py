@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lab.study import Study, load_volume, segment
 from lab.tables import DIRTY, commit, hardware
-from sdseg_monai.evaluation import compare_masks
+from sdseg_monai.evaluation import Agreement, compare_masks
 from sdseg_monai.io.pictures import image_stem
 
 Scores = dict[str, np.ndarray]  # of each measure, one value per case
@@ -60,7 +60,7 @@ def measure(
         num_classes: K, the background's included.
     """
     found = compare_masks("", predicted, expected, spacing)
-    agreements = {"": found}
+    agreements: dict[str, Agreement] = {"": found}
     if num_classes > 2:
         agreements |= {f" of {value}": found.in_class(value) for value in range(1, num_classes)}
     dice = {f"Dice{name}": 100 * agreement.dice for name, agreement in agreements.items()}

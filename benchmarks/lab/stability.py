@@ -11,6 +11,7 @@ from lab.study import Study, load_volume
 from lab.tables import Table
 from sdseg_monai.inferers import SliceWiseInferer
 from sdseg_monai.metrics import Lpips, measure_stability
+from sdseg_monai.metrics.stability import Pairs
 from sdseg_monai.transforms import extract_slices, resize_slices
 
 
@@ -42,7 +43,8 @@ def measure(study: Study, experiment: str, lpips_weights: str, num_seeds: int) -
     scores = scores_by_seed(study, experiment, num_seeds)
     lpips = Lpips(lpips_weights)
     rows: list[list[object]] = []
-    for pairs, meaning in (("all", "every two"), ("first", "each with seed 0")):
+    compared: dict[Pairs, str] = {"all": "every two", "first": "each with seed 0"}
+    for pairs, meaning in compared.items():
         for row in measure_stability(scores, lpips, pairs=pairs):
             psnr = "identical" if row.psnr is None else f"{row.psnr:.2f}"
             measures = [f"{row.lpips:.4f}", psnr, f"{row.ssim:.4f}", f"{row.ms_ssim:.4f}", f"{row.dice:.4f}"]

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from tqdm import tqdm
 
 from lab.tables import ROOT, commit
@@ -207,7 +208,7 @@ def read_study(
         datalist=(datalist or bundle / "configs" / "datalist.json").resolve(),
         folder=folder.resolve(),
         options=options,
-        images={run: images[run] for run in chosen if images[run] is not None},
+        images={run: number for run in chosen if (number := images[run]) is not None},
         cpu_hours=content.get("cpu_hours"),
         show_cases=content.get("show_cases", True),
     )
@@ -278,7 +279,7 @@ def is_trained(study: Study, experiment: str) -> bool:
     return read_tensors(folder / "checkpoint.pt")["epoch"] >= study.parser(experiment)["epochs"]
 
 
-def segment(parser: ConfigParser, case: dict[str, torch.Tensor]) -> torch.Tensor:
+def segment(parser: ConfigParser, case: dict[str, MetaTensor]) -> torch.Tensor:
     """Return the class [X, Y, Z] of each voxel of a case of :func:`load_volume`, on the CPU."""
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
     device = parser.get_parsed_content("device")
@@ -286,6 +287,6 @@ def segment(parser: ConfigParser, case: dict[str, torch.Tensor]) -> torch.Tensor
     return parser.get_parsed_content("validate#postprocessing")({"pred": score})["pred"][0].as_subclass(torch.Tensor)
 
 
-def load_volume(parser: ConfigParser, item: dict[str, str]) -> dict[str, torch.Tensor]:
+def load_volume(parser: ConfigParser, item: dict[str, str]) -> dict[str, MetaTensor]:
     """Return ``image`` and ``label`` of a case as the network's bundle prepares them for validation."""
     return parser.get_parsed_content("validate#preprocessing")(item)

@@ -30,9 +30,10 @@ class Table:
 
     def write_csv(self, folder: Path, **about: object) -> None:
         """Write the table to ``folder``/NAME.csv, with ``about`` as further columns of every row."""
-        rows = [[*self.head, *about], *([*row, *about.values()] for row in self.rows)]
         with (folder / f"{self.name}.csv").open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*self.head, *about])
+            writer.writerows([*row, *about.values()] for row in self.rows)
 
 
 def commit() -> str:

@@ -2,12 +2,11 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.makers.volumes import write_case
+from tests.makers.volumes import write_case, write_nifti
 
 
 def write_picture_case(folder, name, seed, size=(40, 56)):
@@ -56,7 +55,7 @@ def write_organs(folder, num_classes, shape):
         image = (20 * label + rng.normal(-100, 5, shape)).astype(np.int16)
         for kind, array in (("images", image), ("labels", label)):
             (folder / kind).mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 3.0, 1.0])), folder / kind / f"{name}.nii.gz")
+            write_nifti(folder / kind / f"{name}.nii.gz", array, np.diag([2.0, 2.0, 3.0, 1.0]))
     datalist = {k: [{key: f"{key}s/{n}.nii.gz" for key in ("image", "label")}] for k, n in cases.items()}
     (folder / "datalist.json").write_text(json.dumps(datalist))
     return folder

@@ -3,7 +3,6 @@ import json
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,7 +19,7 @@ from sdseg_monai.networks import MaskAutoencoder
 from sdseg_monai.weights import load_weights
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
-from tests.makers.volumes import write_case
+from tests.makers.volumes import load_nifti, write_case
 
 BUNDLES = ("sdseg", "hippocampus_sdseg")
 CONFIGS = ROOT / "bundles"
@@ -133,7 +132,7 @@ def test_hippocampus_bundle_evaluates_and_infers_on_real_volumes(hippocampus, tm
     assert run_process("sdseg", "segment", tmp_path / "images", "-o", tmp_path / "cli").returncode == 0
     for item in few["test"]:
         name = Path(item["image"]).name
-        masks = [nib.load(tmp_path / folder / name).get_fdata() for folder in ("eval", "masks", "cli")]
+        masks = [load_nifti(tmp_path / folder / name).get_fdata() for folder in ("eval", "masks", "cli")]
         np.testing.assert_array_equal(masks[0], masks[1])
         np.testing.assert_array_equal(masks[1], masks[2])
 

@@ -25,6 +25,7 @@ from sdseg_monai.label.models import ServedModel
 from tests.makers.label_server import LabelServer, needs_label_env
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
+from tests.makers.volumes import load_nifti
 
 KEPT = ROOT / "tests" / "data" / "bundles_0.4.0"
 SHIPPED = ROOT / "bundles"
@@ -193,14 +194,14 @@ def write_picture_case(image: Path, label: Path, seed: int, size: tuple[int, int
 
 
 def read_mask(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path) if path.suffix == ".png" else nib.load(path).dataobj)
+    return np.asarray(Image.open(path) if path.suffix == ".png" else load_nifti(path).dataobj)
 
 
 def check_equal_masks(one: Path, two: Path) -> None:
     """Check that two files hold the same values on the same grid."""
     np.testing.assert_array_equal(read_mask(one), read_mask(two))
     if one.suffix != ".png":
-        np.testing.assert_array_equal(nib.load(one).affine, nib.load(two).affine)
+        np.testing.assert_array_equal(load_nifti(one).affine, load_nifti(two).affine)
 
 
 @pytest.fixture(scope="module", params=list(USAGES))

@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from sdseg_monai.errors import find_input_error
 from tests.bundles.overlays import CONFIGS, ORGANS, infer, parse, train_and_evaluate
+from tests.makers.volumes import load_nifti, write_nifti
 
 pytestmark = pytest.mark.usefixtures("keep_global_state")
 
@@ -44,7 +44,7 @@ def test_the_organs_are_trained_on_their_own_codes_scored_and_written_by_number(
     assert steps == 2 and 0 <= dice < 1
     assert evaluation.parser.get_parsed_content("network_def").num_classes == 14
     infer(("classes/organs",), organs / "images", tmp_path)
-    evaluated, inferred = (nib.load(tmp_path / folder / "t.nii.gz") for folder in ("eval", "masks"))
+    evaluated, inferred = (load_nifti(tmp_path / folder / "t.nii.gz") for folder in ("eval", "masks"))
     assert inferred.shape == (30, 24, 8) and inferred.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(evaluated.get_fdata(), inferred.get_fdata())
     assert set(np.unique(inferred.get_fdata())) <= set(range(14))
@@ -54,7 +54,7 @@ def test_the_organs_mean_dice_is_over_the_organs(organs):
     """A mask that is right everywhere, one that swaps two organs and an empty one, by the evaluation's own metric."""
     parser = parse("classes/organs")
     metric = parser.get_parsed_content("validate#key_metric#val_mean_dice#metric_fn")
-    label = torch.as_tensor(nib.load(organs / "labels" / "t.nii.gz").get_fdata()).float()[None, None]
+    label = torch.as_tensor(load_nifti(organs / "labels" / "t.nii.gz").get_fdata()).float()[None, None]
     swapped = torch.where(label == 3, 5.0, torch.where(label == 5, 3.0, label))
     for pred, expected in ((label, 1.0), (swapped, 11 / 13), (0 * label, 0.0)):
         metric.reset()
@@ -80,10 +80,10 @@ def test_a_label_that_is_no_organ_is_refused_by_name(organs, tmp_path):
         (tmp_path / kind).mkdir()
         for path in (organs / kind).iterdir():
             (tmp_path / kind / path.name).write_bytes(path.read_bytes())
-    label = nib.load(organs / "labels" / "a.nii.gz")
+    label = load_nifti(organs / "labels" / "a.nii.gz")
     array = np.asarray(label.dataobj).copy()
     array[0, 0, 0] = 14
-    nib.save(nib.Nifti1Image(array, label.affine), tmp_path / "labels" / "a.nii.gz")
+    write_nifti(tmp_path / "labels" / "a.nii.gz", array, label.affine)
     parser = parse("classes/organs")
     parser.update({"dataset_dir": str(tmp_path), "datalist": str(organs / "datalist.json")})
     with pytest.raises(RuntimeError) as caught:

@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.weights import load_autoencoder, save_tensors
 from tests.bundles.overlays import CONFIGS, HIPPOCAMPUS, PICTURES, RECIPES, VOLUMES, infer, parse, train_and_evaluate
 from tests.makers import compvis
+from tests.makers.volumes import load_nifti, write_nifti
 
 pytestmark = pytest.mark.usefixtures("keep_global_state")
 
@@ -129,7 +129,7 @@ def test_the_official_preset_has_the_official_quirks(volumes, tmp_path):
     dataset = parser.get_parsed_content("train#dataset")
     image = dataset[0]["image"]
     assert len(dataset) == 16  # the validation case is trained on as well
-    hounsfield = np.asarray(nib.load(volumes / "images" / "a.nii.gz").dataobj)[..., 0].astype(float)
+    hounsfield = np.asarray(load_nifti(volumes / "images" / "a.nii.gz").dataobj)[..., 0].astype(float)
     transform = parser.get_parsed_content("train#preprocessing")
     scaled = transform({k: str(volumes / f"{k}s" / "a.nii.gz") for k in ("image", "label")})["image"][0, ..., 0]
     np.testing.assert_allclose(scaled, (hounsfield.clip(-175, 250) + 125) / 400 * 2 - 1, atol=1e-5)
@@ -146,7 +146,7 @@ def test_the_official_preset_has_the_official_quirks(volumes, tmp_path):
     assert metric == "sdseg_monai.metrics.TransUNetDice"
     organs = np.arange(14, dtype=np.uint8).reshape(14, 1, 1).repeat(14, 1).repeat(2, 2)
     for name in ("image", "label"):
-        nib.save(nib.Nifti1Image(organs, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        write_nifti(tmp_path / f"{name}.nii.gz", organs)
     case = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "label")}
     for chain in (transform, Compose(steps[:-1])):
         foreground = set(organs[np.asarray(chain(case)["label"][0]) > 0])

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from sdseg_monai.errors import find_input_error
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
-from tests.makers.volumes import write_case
+from tests.makers.volumes import load_nifti, write_case, write_nifti
 
 CONFIGS = "bundles/sdseg/configs"
 SMOKE = f"{CONFIGS}/smoke.json"
@@ -170,10 +170,10 @@ def two_classes(data, tmp_path_factory):
     (folder / "labels").mkdir()
     (folder / "images").symlink_to(data / "images")
     for path in (data / "labels").iterdir():
-        label = nib.load(path)
+        label = load_nifti(path)
         array = np.asarray(label.dataobj).copy()
         array[:, :, array.shape[2] // 2 :] *= 2
-        nib.save(nib.Nifti1Image(array, label.affine), folder / "labels" / path.name)
+        write_nifti(folder / "labels" / path.name, array, label.affine)
     (folder / "datalist.json").write_text((data / "datalist.json").read_text())
     return folder
 
@@ -254,7 +254,7 @@ def test_the_small_network_overfits_two_volumes(tmp_path):
     items = [{"image": f"images/case{i}.nii.gz", "label": f"labels/case{i}.nii.gz"} for i in range(2)]
     for item, name in zip(items, ("c", "d"), strict=True):
         for key in item:
-            nib.save(nib.load(tmp_path / item[key]), tmp_path / f"{key}s" / f"{name}.nii.gz")
+            nib.save(load_nifti(tmp_path / item[key]), tmp_path / f"{key}s" / f"{name}.nii.gz")
     copies = [{"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in "cd"]
     splits = {"training": items, "validation": copies, "test": [{"image": "x", "label": "y"}]}
     (tmp_path / "datalist.json").write_text(json.dumps(splits))

@@ -3,12 +3,12 @@
 import json
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
 
 from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE
 from tests.cli.running import run
+from tests.makers.volumes import write_nifti
 
 
 def test_masks_with_unsure_voxels_are_not_evaluated(bundle, volume, tmp_path, capsys):
@@ -40,9 +40,9 @@ def test_evaluate(tmp_path, capsys):
         "missed": (0 * mask, mask),
     }
     for name, (pred, label) in pairs.items():
-        nib.save(nib.Nifti1Image(pred, np.eye(4)), tmp_path / "pred" / f"{name}.nii.gz")
-        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label" / f"{name}.nii.gz")
-    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "label" / "not_predicted.nii.gz")
+        write_nifti(tmp_path / "pred" / f"{name}.nii.gz", pred)
+        write_nifti(tmp_path / "label" / f"{name}.nii.gz", label)
+    write_nifti(tmp_path / "label" / "not_predicted.nii.gz", mask)
     arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
     code, out, _ = run(capsys, "evaluate", *arguments)
     rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
@@ -70,7 +70,7 @@ def test_evaluate_never_replaces_a_volume(tmp_path, capsys, volume):
 
 def test_evaluate_errors(tmp_path, capsys, volume):
     (tmp_path / "labels").mkdir()
-    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / "a.nii.gz")
+    write_nifti(tmp_path / "labels" / "a.nii.gz", np.zeros((3, 3, 3), np.uint8))
     arguments = ("evaluate", "--predictions", volume.parent, "-o", tmp_path / "m.csv", "--labels")
     code, _, err = run(capsys, *arguments, tmp_path / "labels")
     assert code == 2 and "shape" in err and not (tmp_path / "m.csv").exists()
@@ -78,7 +78,7 @@ def test_evaluate_errors(tmp_path, capsys, volume):
     code, _, err = run(capsys, *arguments, tmp_path / "labels")
     assert code == 2 and "no label for it" in err
     for suffix in (".nii", ".nii.gz"):
-        nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), np.eye(4)), tmp_path / "labels" / f"twice{suffix}")
+        write_nifti(tmp_path / "labels" / f"twice{suffix}", np.zeros((3, 3, 3), np.uint8))
     code, _, err = run(capsys, *arguments, tmp_path / "labels")
     assert code == 2 and "has the same name" in err
     code, _, err = run(capsys, *arguments, tmp_path / "nowhere")

@@ -13,7 +13,7 @@ from sdseg_monai.cli import main
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.io.segments import UNSURE
 from tests.cli.running import run
-from tests.makers.volumes import bad_files
+from tests.makers.volumes import bad_files, load_nifti, write_nifti
 
 
 def test_segment_a_file(volume, tmp_path, capsys):
@@ -26,14 +26,14 @@ def test_segment_a_file(volume, tmp_path, capsys):
         "labels": {"Anterior hippocampus": 1, "Posterior hippocampus": 2},
     }
     assert "Research use only" in err
-    source, mask = nib.load(volume), nib.load(tmp_path / "mask.nii.gz")
+    source, mask = load_nifti(volume), load_nifti(tmp_path / "mask.nii.gz")
     assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, source.affine)
     for name in ("sform_code", "qform_code"):
         assert mask.header[name] == source.header[name]
     classes = np.asarray(mask.dataobj)
     assert set(np.unique(classes)) == {0, 1, 2}
-    label = nib.load(tmp_path / "label.nii.gz").get_fdata()
+    label = load_nifti(tmp_path / "label.nii.gz").get_fdata()
     for name, value in report["labels"].items():  # the front is in front
         inside, expected = classes == value, label == value
         assert volumes[name] == pytest.approx(inside.sum() / 1000), "1 mm voxels"
@@ -47,8 +47,8 @@ def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, 
     assert code == 0
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"m.json", "m.nii.gz", "m_confidence.nii.gz", *(f"m_{name}.nii.gz" for name in names)}
-    mask = np.asarray(nib.load(tmp_path / "out" / "m.nii.gz").dataobj)
-    maps = [nib.load(tmp_path / "out" / f"m_{name}.nii.gz") for name in (*names, "confidence")]
+    mask = np.asarray(load_nifti(tmp_path / "out" / "m.nii.gz").dataobj)
+    maps = [load_nifti(tmp_path / "out" / f"m_{name}.nii.gz") for name in (*names, "confidence")]
     assert all(image.get_data_dtype() == np.float32 for image in maps)
     *scores, confidence = (image.get_fdata() for image in maps)
     assert min(map(np.min, (*scores, confidence))) >= 0 and max(map(np.max, (*scores, confidence))) <= 1
@@ -62,7 +62,7 @@ def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, 
 
     limit = float(np.quantile(confidence, 0.3))
     code, out, _ = run(capsys, *arguments, tmp_path / "unsure", "--abstain-below", limit)
-    abstained = np.asarray(nib.load(tmp_path / "unsure" / volume.name).dataobj)
+    abstained = np.asarray(load_nifti(tmp_path / "unsure" / volume.name).dataobj)
     assert code == 0 and json.loads(out)["labels"]["unsure"] == UNSURE
     unsure = abstained == UNSURE
     np.testing.assert_array_equal(unsure, confidence < limit)
@@ -93,7 +93,7 @@ def test_overlays_are_chained_after_the_bundles_config(bundle, volume, tmp_path,
     assert (code, out) == (2, "") and "not the weights of this network" in err  # of four classes
     code, *_ = run(capsys, "segment", volume, *options, "--overlay", second)
     assert code == 0
-    masks = [np.asarray(nib.load(tmp_path / f"{name}.nii.gz").dataobj) for name in ("own", "m")]
+    masks = [np.asarray(load_nifti(tmp_path / f"{name}.nii.gz").dataobj) for name in ("own", "m")]
     np.testing.assert_array_equal(*masks)
 
 
@@ -112,7 +112,7 @@ def test_bad_overlays_end_with_one_line(volume, tmp_path, capsys):
 
 
 def test_everything_lies_on_the_grid_of_the_file(bundle, volume, tmp_path, capsys):
-    turned = nib.load(volume).as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("PIL")))
+    turned = load_nifti(volume).as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("PIL")))
     (tmp_path / "turned").mkdir()
     nib.save(turned, tmp_path / "turned" / "a.nii.gz")
     for folder in ("in", "turned"):
@@ -121,9 +121,12 @@ def test_everything_lies_on_the_grid_of_the_file(bundle, volume, tmp_path, capsy
     written = sorted(path.relative_to(tmp_path / "in_out") for path in (tmp_path / "in_out").rglob("*.nii.gz"))
     assert len(written) in (3, 4)
     for path in written:
-        image = nib.load(tmp_path / "turned_out" / path)
+        image = load_nifti(tmp_path / "turned_out" / path)
         assert image.shape == turned.shape and np.array_equal(image.affine, turned.affine)
-        array, expected = nib.as_closest_canonical(image).get_fdata(), nib.load(tmp_path / "in_out" / path).get_fdata()
+        array, expected = (
+            nib.as_closest_canonical(image).get_fdata(),
+            load_nifti(tmp_path / "in_out" / path).get_fdata(),
+        )
         np.testing.assert_allclose(array, expected, atol=1e-5)
 
 
@@ -143,7 +146,7 @@ def test_a_confidence_lies_in_0_to_1(volume, tmp_path, capsys, value):
 def test_segment_is_reproducible_whatever_the_batch(volume, tmp_path, capsys):
     for name, options in (("x", ()), ("y", ("--batch-size", 1)), ("z", ("--seed", 5))):
         assert run(capsys, "segment", volume, "-o", tmp_path / f"{name}.nii.gz", *options)[0] == 0
-    masks = [nib.load(tmp_path / f"{name}.nii.gz").get_fdata() for name in "xyz"]
+    masks = [load_nifti(tmp_path / f"{name}.nii.gz").get_fdata() for name in "xyz"]
     assert (masks[0] == masks[1]).mean() > 0.9999
     np.testing.assert_array_equal(masks[0], masks[2])  # the embedded network starts from zeros: no noise to seed
 
@@ -226,7 +229,7 @@ def test_bad_batch_size_is_a_usage_error(volume, tmp_path, capsys, value):
 def test_another_field_of_view_or_modality_warns(tmp_path, caplog, capsys):
     rng = np.random.default_rng(0)
     ct = rng.normal(-300, 400, (40, 40, 40)).astype(np.float32)
-    nib.save(nib.Nifti1Image(ct, np.diag([5.0, 5, 5, 1])), tmp_path / "ct.nii.gz")
+    write_nifti(tmp_path / "ct.nii.gz", ct, np.diag([5.0, 5, 5, 1]))
     assert run(capsys, "segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "mask.nii.gz")[0] == 0
     assert "field of view 200 x 200 x 200 mm" in caplog.text and "another modality" in caplog.text
     caplog.clear()

@@ -4,13 +4,13 @@ import hashlib
 import json
 import shutil
 
-import nibabel as nib
 import pytest
 
 from sdseg_monai import __version__
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.inference.manifest import FILE_NAME
 from tests.cli.running import run
+from tests.makers.volumes import load_nifti, write_nifti
 
 
 def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys):
@@ -60,7 +60,7 @@ def test_a_manifest_says_what_was_done_to_each_case(studies, bundle, tmp_path):
         **{"a.nii.gz": "done", "c.nii.gz": "failed", "d.nii.gz": "done"}
     }
     assert "c.nii.gz" in manifest["cases"]["c.nii.gz"]["error"]
-    case, mask = manifest["cases"]["a.nii.gz"], nib.load(tmp_path / "out" / "a.nii.gz").get_fdata()
+    case, mask = manifest["cases"]["a.nii.gz"], load_nifti(tmp_path / "out" / "a.nii.gz").get_fdata()
     assert case["input_sha256"] == hashlib.sha256((tmp_path / "in" / "a.nii.gz").read_bytes()).hexdigest()
     volumes = [(mask == value).sum() / 1000 for value in range(1, len(case["volume_ml"]) + 1)]
     assert list(case["volume_ml"].values()) == pytest.approx(volumes)
@@ -68,8 +68,8 @@ def test_a_manifest_says_what_was_done_to_each_case(studies, bundle, tmp_path):
 
 
 def test_a_warning_is_kept_with_its_case(studies, volume, tmp_path):
-    large = nib.load(volume)
-    nib.save(nib.Nifti1Image(large.get_fdata(), 4 * large.affine), volume.with_name("b.nii.gz"))
+    large = load_nifti(volume)
+    write_nifti(volume.with_name("b.nii.gz"), large.get_fdata(), 4 * large.affine)
     assert studies()[0] == 1
     cases = json.loads((tmp_path / "out" / FILE_NAME).read_text())["cases"]
     assert [bool(cases[f"{name}.nii.gz"]["warnings"]) for name in "abd"] == [False, True, False]

@@ -1,7 +1,6 @@
 import hashlib
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -27,7 +26,7 @@ from sdseg_monai.transforms import (
 )
 from sdseg_monai.transforms.slices import TIE_BREAK, add_context
 from tests.makers.places import ROOT
-from tests.makers.volumes import write_case
+from tests.makers.volumes import load_nifti, write_case, write_nifti
 
 # of the first 20 masks of 48 x 48 pixels, computed before there were several classes: autoencoders came of these
 PROCEDURAL_DIGEST = "644d04cbe721d497f6b3e2bfce9880a8323255a4cdf836e1e118c3b65acf14b9"
@@ -158,7 +157,7 @@ def test_context_is_the_same_distance_at_any_spacing(tmp_path, spacing, context_
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = turn, (3, 4, 5)
     for name, array in (("image", millimetres), ("label", np.zeros((16, 24, depth), np.uint8))):
-        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+        write_nifti(tmp_path / f"{name}.nii.gz", array, affine)
     item = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "label")}
     dataset = make_dataset([item], None, context_mm=context_mm)
     channels = torch.stack([dataset[i]["image"][:, 8, 12] for i in range(depth)])  # [depth, 3]
@@ -180,11 +179,11 @@ def test_a_context_that_is_no_distance_is_refused(items, context_mm):
 
 
 def test_labels_beyond_the_classes_are_refused_by_name(items):
-    label = nib.load(items[1]["label"])
+    label = load_nifti(items[1]["label"])
     for value in (3, 14):
         array = label.get_fdata().astype(np.uint8)
         array[0, 0, 0] = value
-        nib.save(nib.Nifti1Image(array, label.affine), items[1]["label"])
+        write_nifti(items[1]["label"], array, label.affine)
         transform = Compose([LoadVolumed(["image", "label"]), ClassLabelsd("label", num_classes=3)])
         assert transform(items[0])["label"].unique().tolist() == [0, 1]  # none of class 2: a case may lack one
         with pytest.raises(RuntimeError) as caught:

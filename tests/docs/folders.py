@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
 from sdseg_monai.demo.phantom import make_phantom
+from tests.makers.volumes import write_nifti
 
 SPLITS = {"training": [f"case_{n}" for n in (2, 3, 4, 5)], "validation": ["case_6"], "test": ["case_0", "case_1"]}
 CASES = [f"case_{number}" for number in range(7)]  # so many that some are kept for a test
@@ -25,7 +25,7 @@ def write_volumes(folder: Path, names: list[str]) -> None:
     for name in names:
         image, label = make_phantom(seed=int(name[-1]))
         for kind, array in (("images", np.rint(image.clip(0)).astype(np.uint16)), ("labels", label)):
-            nib.save(nib.Nifti1Image(array[CROP], np.eye(4)), folder / kind / f"{name}.nii.gz")
+            write_nifti(folder / kind / f"{name}.nii.gz", array[CROP])
 
 
 def write_photographs(folder: Path, names: list[str]) -> None:

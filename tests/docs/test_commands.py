@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import pytest
 import requests
 
@@ -22,6 +21,7 @@ from tests.docs.rules import check_tool, rule_of, run_sdseg
 from tests.makers.dicom import HAS_ORTHANC, OrthancServer
 from tests.makers.label_server import LabelServer, needs_label_env
 from tests.makers.places import ROOT
+from tests.makers.volumes import load_nifti
 
 NOT_TRAINED = ("sd_autoencoder.json", "paper_weights.json", "taesd", "distill_taesd")  # full size, or a download
 
@@ -157,8 +157,8 @@ def test_the_label_servers_commands(template, tmp_path, monkeypatch):
                 here = [word.replace("127.0.0.1:8000", server.url.removeprefix("http://")) for word in words]
                 done = subprocess.run([*here, "--silent", "--show-error", "--fail"], capture_output=True, text=True)
                 assert done.returncode == 0, f"{here}: {done.stdout} {done.stderr}"
-        mask = nib.load(tmp_path / "mask.nii.gz")
-        assert mask.shape == nib.load(tmp_path / "other.nii.gz").shape
+        mask = load_nifti(tmp_path / "mask.nii.gz")
+        assert mask.shape == load_nifti(tmp_path / "other.nii.gz").shape
         assert requests.get(f"{server.url}/train/", timeout=60).json()["status"] in ("RUNNING", "DONE")
         requests.delete(f"{server.url}/train/", timeout=60)
     if HAS_ORTHANC:

@@ -2,7 +2,6 @@
 
 import math
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -21,11 +20,12 @@ from sdseg_monai.evaluation import (
     write_csv,
 )
 from sdseg_monai.io.segments import UNSURE
+from tests.makers.volumes import write_nifti
 
 
 def write(path, array, affine=None):
     path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    write_nifti(path, array, affine)
     return path
 
 

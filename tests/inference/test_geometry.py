@@ -10,6 +10,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from sdseg_monai.bundle import Bundle
 from sdseg_monai.evaluation import evaluate_folders, mean_metrics
 from sdseg_monai.inference.pipeline import Pipeline
+from tests.makers.volumes import load_nifti
 
 pytestmark = pytest.mark.shared
 
@@ -22,7 +23,7 @@ def pipeline():
 @pytest.fixture(scope="module")
 def case(hippocampus):
     datalist = json.loads(Bundle.open("hippocampus_sdseg").config_file("datalist").read_text())
-    return nib.load(hippocampus / datalist["test"][0]["image"])
+    return load_nifti(hippocampus / datalist["test"][0]["image"])
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def segment(pipeline, image, folder):
     """Write ``image``, segment it, check the mask's grid, and return the mask."""
     nib.save(image, folder / "in.nii.gz")
     pipeline(folder / "in.nii.gz").save(folder / "out.nii.gz")
-    source, mask = nib.load(folder / "in.nii.gz"), nib.load(folder / "out.nii.gz")
+    source, mask = load_nifti(folder / "in.nii.gz"), load_nifti(folder / "out.nii.gz")
     assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, source.affine)
     for name in ("sform_code", "qform_code"):

@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from monai.data import MetaTensor
 from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.inference.pipeline import Pipeline
+from tests.makers.volumes import load_nifti
 
 CLEAN = bundles_dir() / "sdseg" / "configs" / "clean_mask.json"
 SPACING = np.diag([2.0, 1.0, 1.5, 1.0])
@@ -66,7 +66,7 @@ def test_a_mask_is_cleaned_only_where_the_bundle_says_so(tmp_path):
     overlay.write_text(json.dumps({"min_volume_mm3": 1e6}))
     cleaned = Pipeline(device="cpu", overlays=[CLEAN])(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(cleaned.scores, plain.scores)
-    assert cleaned.labels.dtype == np.uint8 and cleaned.labels.shape == nib.load(tmp_path / "a.nii.gz").shape
+    assert cleaned.labels.dtype == np.uint8 and cleaned.labels.shape == load_nifti(tmp_path / "a.nii.gz").shape
     for value in (1, 2):
         assert (cleaned.labels == value).sum() > 0
         from monai.transforms import KeepLargestConnectedComponent

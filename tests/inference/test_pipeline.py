@@ -20,14 +20,14 @@ from sdseg_monai.io.archives import unpack_bundle
 from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import read_volume
-from tests.makers.volumes import OBLIQUE
+from tests.makers.volumes import OBLIQUE, load_nifti, write_nifti
 
 NAMES = {1: "Anterior hippocampus", 2: "Posterior hippocampus"}
 
 
 def test_a_result_tells_everything(volume, result):
     assert isinstance(result, SegmentationResult)
-    image = nib.load(volume)
+    image = load_nifti(volume)
     assert result.labels.shape == image.shape and result.labels.dtype == np.uint8
     np.testing.assert_array_equal(result.affine, image.affine)
     assert result.names == NAMES and set(np.unique(result.labels)) == {0, 1, 2}
@@ -41,7 +41,7 @@ def test_a_result_tells_everything(volume, result):
 
 
 def test_every_way_to_give_an_image_gives_the_same(volume, result, tmp_path):
-    image = nib.load(volume)
+    image = load_nifti(volume)
     array = np.asarray(image.dataobj)
     before = array.copy()
     flipped = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # negative strides
@@ -117,14 +117,14 @@ def test_no_json_of_the_users_is_replaced(volume, tmp_path, capsys, listed, opti
 
 def test_two_images_of_one_name_do_not_share_a_file(volume, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    nib.save(nib.load(volume), tmp_path / "in" / "a.nii")
-    nib.save(nib.load(volume), tmp_path / "in" / "a.nii.gz")
+    nib.save(load_nifti(volume), tmp_path / "in" / "a.nii")
+    nib.save(load_nifti(volume), tmp_path / "in" / "a.nii.gz")
     assert main(["segment", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]) == 2
     assert "would be written twice" in capsys.readouterr().err and not list((tmp_path / "out").glob("*.nii*"))
 
 
 def test_the_headers_of_images_lend_masks_nothing_of_the_patient(volume, tmp_path):
-    image = nib.load(volume)
+    image = load_nifti(volume)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
     nib.save(image, tmp_path / "a.nii")
     segment(tmp_path / "a.nii", device="cpu").save(tmp_path / "mask.nii")
@@ -132,10 +132,10 @@ def test_the_headers_of_images_lend_masks_nothing_of_the_patient(volume, tmp_pat
 
 
 def test_a_result_without_a_file_is_saved_by_its_affine(volume, result, tmp_path):
-    array = np.asarray(nib.load(volume).dataobj)
+    array = np.asarray(load_nifti(volume).dataobj)
     found = segment((array, OBLIQUE), device="cpu")
     found.save(tmp_path / "mask.nii.gz")
-    mask = nib.load(tmp_path / "mask.nii.gz")
+    mask = load_nifti(tmp_path / "mask.nii.gz")
     np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
     assert mask.header["sform_code"] > 0 and mask.header["qform_code"] > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj), found.labels)
@@ -232,7 +232,7 @@ def test_zips_that_are_no_bundles(tmp_path):
 
 def test_a_nibabel_image_is_not_replaced_by_its_mask(volume):
     before = volume.read_bytes()
-    found = segment(nib.load(volume), device="cpu")
+    found = segment(load_nifti(volume), device="cpu")
     with pytest.raises(InputError, match="is an input"):
         found.save(volume)
     assert volume.read_bytes() == before
@@ -240,11 +240,11 @@ def test_a_nibabel_image_is_not_replaced_by_its_mask(volume):
 
 def test_threads_keep_their_warnings(volume, tmp_path):
     """One model for several threads: equal masks, and each manifest has the warnings of its own image."""
-    image = nib.load(volume)
+    image = load_nifti(volume)
     paths = []
     for index in range(6):
         paths.append(tmp_path / f"{index}.nii.gz")
-        nib.save(nib.Nifti1Image(image.get_fdata(), (1 + 3 * (index % 2)) * image.affine), paths[-1])
+        write_nifti(paths[-1], image.get_fdata(), (1 + 3 * (index % 2)) * image.affine)
     pipeline = Pipeline(device="cpu")
     with ThreadPoolExecutor(3) as threads:
         results = list(threads.map(pipeline.segment, paths))

@@ -11,23 +11,23 @@ from sdseg_monai import Pipeline, segment
 from sdseg_monai.errors import ArgumentError, Cancelled
 from sdseg_monai.inference.options import NAMES
 from sdseg_monai.io.nifti_labels import read_label_names
-from tests.makers.volumes import OBLIQUE
+from tests.makers.volumes import OBLIQUE, load_nifti
 
 
 def test_the_nibabel_image_is_the_file_that_save_writes(volume, result, tmp_path):
     image = result.to_nifti()
     nib.save(image, tmp_path / "by_nibabel.nii.gz")
     result.save(tmp_path / "mask.nii.gz")
-    by_nibabel, saved = (nib.load(tmp_path / name) for name in ("by_nibabel.nii.gz", "mask.nii.gz"))
+    by_nibabel, saved = (load_nifti(tmp_path / name) for name in ("by_nibabel.nii.gz", "mask.nii.gz"))
     assert by_nibabel.header.binaryblock == saved.header.binaryblock and image.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(by_nibabel.dataobj), np.asarray(saved.dataobj))
     assert read_label_names(tmp_path / "by_nibabel.nii.gz") == result.names
     codes = ("qform_code", "sform_code")
-    assert [image.header[code] for code in codes] == [nib.load(volume).header[code] for code in codes]
+    assert [image.header[code] for code in codes] == [load_nifti(volume).header[code] for code in codes]
 
 
 def test_the_nibabel_image_of_an_array_lies_on_its_affine(volume):
-    image = segment((np.asarray(nib.load(volume).dataobj), OBLIQUE), device="cpu").to_nifti()
+    image = segment((np.asarray(load_nifti(volume).dataobj), OBLIQUE), device="cpu").to_nifti()
     np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-5)
 
 
@@ -48,7 +48,7 @@ def test_progress_is_told_of_every_batch(volume, result):
     steps = []
     again = segment(volume, device="cpu", batch_size=7, progress=lambda done, total: steps.append((done, total)))
     np.testing.assert_array_equal(again.labels, result.labels)
-    slices = nib.load(volume).shape[1]  # the embedded bundle's slices are coronal
+    slices = load_nifti(volume).shape[1]  # the embedded bundle's slices are coronal
     assert steps == [(min(done, slices), slices) for done in range(7, slices + 7, 7)]
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +12,7 @@ from sdseg_monai import segment
 from sdseg_monai.bundle import Bundle
 from sdseg_monai.cli import main
 from tests.makers.dicom import write_mr_series
-from tests.makers.volumes import write_case
+from tests.makers.volumes import write_case, write_nifti
 
 
 @pytest.fixture
@@ -145,7 +144,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
 
 
 def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
-    nib.save(nib.Nifti1Image(np.full((20, 20, 20), 5, np.int16), np.eye(4)), tmp_path / "a.nii")
+    write_nifti(tmp_path / "a.nii", np.full((20, 20, 20), 5, np.int16))
     assert main(["segment", str(tmp_path / "a.nii"), "-o", str(tmp_path / "m.nii"), "-q", "--device", "cpu"]) == 0
     shown = capfd.readouterr()
     assert shown.err == ""

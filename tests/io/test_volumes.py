@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sdseg_monai.errors import InputError, find_input_error
 from sdseg_monai.io.files import check_folder, write_atomically
 from sdseg_monai.io.volumes import check_same_grid, list_volumes, read_volume, write_volume
-from tests.makers.volumes import OBLIQUE, bad_files, write_case
+from tests.makers.volumes import OBLIQUE, bad_files, load_nifti, write_case, write_nifti
 
 
 def test_every_bad_file_is_refused_with_its_name_and_what_was_found(tmp_path):
@@ -39,7 +39,7 @@ def test_geometry_survives_every_pair_of_formats(tmp_path_factory, axes, flips, 
     affine[:3, 3] = origin
     array = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
     reference = folder / "first.nii.gz"
-    nib.save(nib.Nifti1Image(array, affine), reference)
+    write_nifti(reference, array, affine)
     first, second = folder / f"image{suffix}", folder / f"copy{target}"
     write_volume(first, array, reference)
     write_volume(second, array, first)
@@ -60,7 +60,7 @@ def test_nifti_header_geometry_is_kept(tmp_path, codes):
     mask = np.zeros((4, 5, 6), np.uint8)
     mask[1] = 1
     write_volume(tmp_path / "out.nii.gz", mask, tmp_path / "in.nii.gz")
-    source, result = nib.load(tmp_path / "in.nii.gz"), nib.load(tmp_path / "out.nii.gz")
+    source, result = load_nifti(tmp_path / "in.nii.gz"), load_nifti(tmp_path / "out.nii.gz")
     for name in ("sform_code", "qform_code"):
         assert result.header[name] == source.header[name]
     np.testing.assert_array_equal(result.affine, source.affine)

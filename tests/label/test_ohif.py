@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -24,6 +23,7 @@ from tests.makers.dicom import HAS_ORTHANC, NO_ORTHANC, OrthancServer, write_mr_
 from tests.makers.label_server import LabelServer, needs_label_env
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
+from tests.makers.volumes import load_nifti, write_nifti
 
 pytestmark = [
     needs_label_env,
@@ -62,12 +62,12 @@ class Case:
 
 def write_volume(source: Path, target: Path, axes: str, angles: tuple[float, float, float]) -> np.ndarray:
     """Write a volume with other axes and turned, in whole numbers as DICOM has them; return its voxels."""
-    volume = nib.load(source)
+    volume = load_nifti(source)
     turned = volume.as_reoriented(ornt_transform(io_orientation(volume.affine), axcodes2ornt(axes)))
     rotation = np.eye(4)
     rotation[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     array = np.rint(np.asarray(turned.dataobj)).astype(np.uint16)
-    nib.save(nib.Nifti1Image(array, rotation @ turned.affine), target)
+    write_nifti(target, array, rotation @ turned.affine)
     return array
 
 
@@ -104,8 +104,8 @@ def cases(orthanc, hippocampus, tmp_path_factory) -> dict[str, Case]:
             study=slices[0].StudyInstanceUID,
             series=slices[0].SeriesInstanceUID,
             slices=[item.SOPInstanceUID for item in slices],
-            affine=np.diag([-1, -1, 1, 1]) @ nib.load(file).affine,
-            mask=np.asarray(nib.load(folder / "masks" / file.name).dataobj),
+            affine=np.diag([-1, -1, 1, 1]) @ load_nifti(file).affine,
+            mask=np.asarray(load_nifti(folder / "masks" / file.name).dataobj),
             label=labels[way],
         )
     return cases

@@ -24,7 +24,7 @@ from tests.makers.dicom import write_mr_series
 from tests.makers.label_server import LabelServer, needs_label_env
 from tests.makers.places import LABEL_BIN
 from tests.makers.processes import run_process
-from tests.makers.volumes import OBLIQUE
+from tests.makers.volumes import OBLIQUE, load_nifti, write_nifti
 
 pytestmark = [needs_label_env, pytest.mark.shared]
 
@@ -102,7 +102,7 @@ def test_equals_segment(server, masks, tmp_path, suffix):
 def test_options_do_not_change_a_deterministic_model(server, tmp_path):
     params = {"device": "cpu", "seed": "7", "batch_size": 3, "weights": "original"}
     plain = infer(server, image=CASES[1], params={"seed": "", "batch_size": ""})
-    assert nib.load(read_mask(plain, tmp_path)).get_fdata().any()
+    assert load_nifti(read_mask(plain, tmp_path)).get_fdata().any()
     assert infer(server, image=CASES[1], params=params).content == plain.content
 
 
@@ -116,10 +116,10 @@ def test_multipart_holds_mask_and_names(server, masks):
 
 
 def test_upload_keeps_an_oblique_grid(server, hippocampus, tmp_path):
-    image = nib.load(hippocampus / "images" / f"{CASES[2]}.nii.gz")
+    image = load_nifti(hippocampus / "images" / f"{CASES[2]}.nii.gz")
     tilted = nib.Nifti1Image(np.asarray(image.dataobj)[::-1], OBLIQUE)
     nib.save(tilted, tmp_path / "tilted.nii.gz")
-    mask = nib.load(read_mask(infer(server, upload=tmp_path / "tilted.nii.gz"), tmp_path))
+    mask = load_nifti(read_mask(infer(server, upload=tmp_path / "tilted.nii.gz"), tmp_path))
     assert mask.shape == tilted.shape
     np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
     deadline = time.monotonic() + 10  # files are removed after the response
@@ -226,14 +226,11 @@ def test_correct_retrain_and_go_on(hippocampus, tmp_path):
         shutil.copy(hippocampus / "images" / f"{case}.nii.gz", studies)
     labelled, new = CASES[:4], CASES[4]
     for case in labelled:  # a reader who draws two voxels further out
-        label = nib.load(hippocampus / "labels" / f"{case}.nii.gz")
+        label = load_nifti(hippocampus / "labels" / f"{case}.nii.gz")
         classes = np.asarray(label.dataobj)
         wide = binary_dilation(classes > 0, iterations=2)
         nearest = distance_transform_edt(classes == 0, return_distances=False, return_indices=True)
-        nib.save(
-            nib.Nifti1Image((classes[tuple(nearest)] * wide).astype(np.uint8), label.affine),
-            tmp_path / f"{case}.nii.gz",
-        )
+        write_nifti(tmp_path / f"{case}.nii.gz", (classes[tuple(nearest)] * wide).astype(np.uint8), label.affine)
     with LabelServer(studies, work) as server:
         first = infer(server, image=new)
         assert first.status_code == 200
@@ -330,7 +327,7 @@ def test_failed_training_leaves_the_weights(hippocampus, tmp_path):
         state = wait_for_training(server)
         assert state["status"] == "ERROR"
         assert state["details"][-1].startswith("error: 1 labelled cases, expected at least two")
-        label = nib.load(hippocampus / "labels" / f"{CASES[1]}.nii.gz")
+        label = load_nifti(hippocampus / "labels" / f"{CASES[1]}.nii.gz")
         for value, label_info, reason in (
             (1, [{"name": "hippocampus"}], "1 is called 'hippocampus', expected 1 Anterior hippocampus, 2 Post"),
             (255, [], "a value of 255, expected 1 Anterior hippocampus"),

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 
-import nibabel as nib
 import numpy as np
 import pytest
 import requests
@@ -11,6 +10,7 @@ import requests
 from tests.makers.label_server import monailabel_server, needs_label_env
 from tests.makers.places import LABEL_BIN, ROOT
 from tests.makers.processes import run_process
+from tests.makers.volumes import load_nifti
 
 pytestmark = [needs_label_env, pytest.mark.shared, pytest.mark.slow]
 
@@ -48,6 +48,6 @@ def test_bundle_in_the_stock_app(url, tmp_path):
     (tmp_path / "mask.nii.gz").write_bytes(response.content)
     image = tmp_path / "studies" / f"{CASE}.nii.gz"
     assert run_process("sdseg", "segment", str(image), "-o", str(tmp_path / "own.nii.gz")).returncode == 0
-    mask, own = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / "own.nii.gz")
+    mask, own = load_nifti(tmp_path / "mask.nii.gz"), load_nifti(tmp_path / "own.nii.gz")
     np.testing.assert_allclose(mask.affine, own.affine, atol=1e-5)
     assert own.get_fdata().any() and np.array_equal(mask.get_fdata(), own.get_fdata())

@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import requests
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
+
+from tests.makers.volumes import load_nifti
 
 ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/orthanc/bin")
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -31,7 +32,7 @@ def write_mr_series(volume: Path, folder: Path, **attributes: str) -> list[Path]
 
     Whole numbers of 16 bits stay as they are, other intensities are scaled to them. The axes must be orthogonal.
     """
-    image = nib.load(volume)
+    image = load_nifti(volume)
     array = np.asarray(image.dataobj, dtype=np.float64)  # [X, Y, Z]
     if array.min() < 0 or array.max() > 65535 or (array != np.rint(array)).any():
         array = (array - array.min()) / max(array.max() - array.min(), 1e-9) * 65535

@@ -15,6 +15,17 @@ from sdseg_monai.io.volumes import PEAK_BYTES
 OBLIQUE = np.array([[0.9, 0.2, 0.1, -20.0], [-0.25, 1.1, 0.3, 31.0], [0.05, -0.3, 1.6, 7.0], [0, 0, 0, 1]])
 
 
+def load_nifti(path: str | Path) -> nib.Nifti1Image:
+    """Return a file of NIfTI-1, and no other kind."""
+    return nib.Nifti1Image.from_filename(path)
+
+
+def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """Write an array [X, Y, Z], with voxels of 1 mm along the axes unless there is an affine; return the path."""
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return Path(path)
+
+
 def write_case(folder: Path, name: str, shape=(18, 20, 6), affine=OBLIQUE, seed=0, dtype=np.int16) -> None:
     """Write a volume with a bright ball in noise to ``folder``/images and its label to ``folder``/labels."""
     rng = np.random.default_rng(seed)
@@ -24,14 +35,14 @@ def write_case(folder: Path, name: str, shape=(18, 20, 6), affine=OBLIQUE, seed=
     image = rng.normal(0, 10, shape) + 100 * ball
     for kind, array in (("images", image.astype(dtype)), ("labels", ball.astype(np.uint8))):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array, affine), folder / kind / f"{name}.nii.gz")
+        write_nifti(folder / kind / f"{name}.nii.gz", array, affine)
 
 
 def bad_files(folder):
     """Write one file of each kind that must be refused; yields (path, what the message must say)."""
 
     def save(name, array, affine=OBLIQUE):
-        nib.save(nib.Nifti1Image(array, affine), folder / name)
+        write_nifti(folder / name, array, affine)
         return folder / name
 
     good = save("good.nii.gz", np.random.default_rng(0).normal(0, 100, (20, 20, 20)).astype(np.float32))

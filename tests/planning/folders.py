@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from sdseg_monai.planning import fingerprint_folders
 from sdseg_monai.planning.proposal import propose_grid
-from tests.makers.volumes import OBLIQUE, write_case
+from tests.makers.volumes import OBLIQUE, load_nifti, write_case, write_nifti
 
 SPEED = 0.05  # seconds a slice, so that proposals do not depend on the machine
 FLAT = np.diag([0.8, 0.8, 4.0, 1.0])
@@ -20,9 +19,9 @@ def write_ct(folder: Path, count=4, shape=(40, 44, 8), affine=FLAT):
     for i in range(count):
         write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
         path = folder / "images" / f"case{i}.nii.gz"
-        image = np.asarray(nib.load(path).dataobj).astype(np.int16)
+        image = np.asarray(load_nifti(path).dataobj).astype(np.int16)
         image[:6] = -1000
-        nib.save(nib.Nifti1Image(image, affine), path)
+        write_nifti(path, image, affine)
     return folder / "images", folder / "labels"
 
 
@@ -32,12 +31,12 @@ def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2
         write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
         for kind in ("images", "labels"):
             path = folder / kind / f"case{i}.nii.gz"
-            array = np.asarray(nib.load(path).dataobj).copy()
+            array = np.asarray(load_nifti(path).dataobj).copy()
             if kind == "images":
                 array += 200
             elif classes == 3:
                 array[:, :, array.shape[2] // 2 :] *= 2
-            nib.save(nib.Nifti1Image(array, affine), path)
+            write_nifti(path, array, affine)
     return folder / "images", folder / "labels"
 
 

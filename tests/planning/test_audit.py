@@ -5,7 +5,6 @@ import json
 import shutil
 from types import SimpleNamespace
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -30,7 +29,7 @@ from sdseg_monai.planning.audit import (
 )
 from sdseg_monai.weights import save_tensors
 from tests.makers.places import ROOT
-from tests.makers.volumes import OBLIQUE, write_case
+from tests.makers.volumes import OBLIQUE, write_case, write_nifti
 
 BUNDLES = ROOT / "bundles"
 
@@ -177,7 +176,7 @@ def labels(tmp_path):
         array[12:16, 1:3, 5:12] = 2
         affine = OBLIQUE @ np.diag([rng.choice([-1, 1]), 1, 1, 1])
         (tmp_path / "labels").mkdir(exist_ok=True)
-        nib.save(nib.Nifti1Image(array, affine), tmp_path / "labels" / f"{name}.nii.gz")
+        write_nifti(tmp_path / "labels" / f"{name}.nii.gz", array, affine)
     return tmp_path / "labels"
 
 
@@ -251,10 +250,10 @@ class TestCommand:
         write_case(tmp_path / "case", "a")
         beyond = tmp_path / "beyond"
         beyond.mkdir()
-        nib.save(nib.Nifti1Image(np.full((4, 4, 4), 3, np.uint8), np.eye(4)), beyond / "a.nii.gz")
+        write_nifti(beyond / "a.nii.gz", np.full((4, 4, 4), 3, np.uint8))
         nothing = tmp_path / "nothing"
         nothing.mkdir()
-        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), nothing / "a.nii.gz")
+        write_nifti(nothing / "a.nii.gz", np.zeros((4, 4, 4), np.uint8))
         photographs = tmp_path / "photographs"
         photographs.mkdir()
         noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
@@ -292,7 +291,7 @@ class TestCommand:
         for name, axes in (("stored", (0, 1, 2)), ("turned", (2, 0, 1))):
             affine = np.eye(4)[:, [*axes, 3]]
             (tmp_path / name).mkdir()
-            nib.save(nib.Nifti1Image(array.transpose(axes), affine), tmp_path / name / "a.nii.gz")
+            write_nifti(tmp_path / name / "a.nii.gz", array.transpose(axes), affine)
             code, out, _ = run(capsys, "--labels", tmp_path / name, "--bundle", bundle)
             assert code == 0
             reports.append(json.loads(out)["classes"])

@@ -21,6 +21,7 @@ from sdseg_monai.planning.audit import audit_folder, load_audit
 from sdseg_monai.planning.configs import NETWORKS, RECIPE, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
 from tests.makers.processes import run_process
+from tests.makers.volumes import load_nifti, write_nifti
 from tests.planning.folders import KINDS, SPEED, config, write_mr
 
 RECOMMENDED = ("epochs", "val_interval", "batch_size", "warmup_steps")
@@ -152,7 +153,7 @@ def test_nnunet_names_and_numbers_are_paired(tmp_path):
 def test_names_in_the_labels_headers_are_taken_where_they_agree(tmp_path):
     images, labels = write_mr(tmp_path, 3, classes=3)
     for path, second in zip(sorted(labels.iterdir()), ("tail", "tail", "end"), strict=True):
-        label = nib.load(path)
+        label = load_nifti(path)
         segments = {1: Segment("head", (1, 2, 3), None), 2: Segment(second, (4, 5, 6), None)}
         label.header.extensions.append(label_extension(segments))
         nib.save(nib.Nifti1Image(np.asarray(label.dataobj), label.affine, label.header), path)
@@ -168,8 +169,8 @@ def test_names_in_the_labels_headers_are_taken_where_they_agree(tmp_path):
 def test_a_single_value_beside_0_is_class_1(tmp_path):
     images, labels = write_mr(tmp_path, 2)
     for path in labels.iterdir():
-        label = nib.load(path)
-        nib.save(nib.Nifti1Image(np.asarray(label.dataobj) * np.uint8(255), label.affine), path)
+        label = load_nifti(path)
+        write_nifti(path, np.asarray(label.dataobj) * np.uint8(255), label.affine)
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.fingerprint.values == (0, 255) and plan.fingerprint.num_classes == 2
     assert any("255 is class 1" in note for note in plan.notes)
@@ -181,9 +182,9 @@ def test_a_single_value_beside_0_is_class_1(tmp_path):
 def test_classes_that_no_shipped_autoencoder_knows_come_with_a_command_to_train_one(tmp_path):
     images, labels = write_mr(tmp_path, 2)
     for path in labels.iterdir():
-        label = nib.load(path)
+        label = load_nifti(path)
         array = np.asarray(label.dataobj) * (1 + np.arange(label.shape[2]) % 5).astype(np.uint8)
-        nib.save(nib.Nifti1Image(array, label.affine), path)
+        write_nifti(path, array, label.affine)
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert "train_autoencoder.json" in plan.commands[0][0] and not (plan.output / "models" / "autoencoder.pt").exists()
     process = run_process(
@@ -228,7 +229,7 @@ def test_flat_volumes_and_empty_labels_are_no_faults(tmp_path):
     for path in labels.iterdir():
         label = np.zeros((40, 44, 1), np.uint8)
         label[10:20, 10:20] = path.name != "case1.nii.gz"
-        nib.save(nib.Nifti1Image(label, np.eye(4)), path)
+        write_nifti(path, label)
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.choices["slice_axis"].value == 2 and plan.choices["batch_size"].value <= 2
     assert plan.splits["validation"] != ["case1"]  # which would tell nothing

@@ -3,23 +3,22 @@
 import re
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.planning import init_bundle
-from tests.makers.volumes import OBLIQUE
+from tests.makers.volumes import OBLIQUE, write_nifti
 from tests.planning.folders import SPEED, look, write_mr, write_pictures
 
 
 def test_all_faults_are_named_in_one_line_and_nothing_is_written(tmp_path):
     images, labels = write_mr(tmp_path, 6, shape=(20, 22, 6))
     (images / "case0.nii.gz").write_bytes(b"no volume")
-    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), OBLIQUE), labels / "case1.nii.gz")
+    write_nifti(labels / "case1.nii.gz", np.zeros((4, 5, 6), np.uint8), OBLIQUE)
     rng = np.random.default_rng(0)
-    nib.save(nib.Nifti1Image(rng.random((20, 22, 6)).astype(np.float32), OBLIQUE), labels / "case2.nii.gz")
-    nib.save(nib.Nifti1Image(np.ones((20, 22, 6), np.uint8), OBLIQUE), images / "case3.nii.gz")
+    write_nifti(labels / "case2.nii.gz", rng.random((20, 22, 6)).astype(np.float32), OBLIQUE)
+    write_nifti(images / "case3.nii.gz", np.ones((20, 22, 6), np.uint8), OBLIQUE)
     shutil.move(labels / "case4.nii.gz", labels / "other.nii.gz")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError) as caught:
@@ -45,7 +44,7 @@ def test_labels_of_other_values_are_refused_with_what_to_do(values, message, tmp
     images, labels = write_mr(tmp_path, 2, shape=(20, 22, 6))
     for path in labels.iterdir():
         array = np.resize(np.array(values, np.int16), (20, 22, 6))
-        nib.save(nib.Nifti1Image(array, OBLIQUE), path)
+        write_nifti(path, array, OBLIQUE)
     with pytest.raises(InputError, match=re.escape(message)):
         look(images, labels)
 

@@ -15,6 +15,7 @@ from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.planning import init_bundle
 from tests.makers.places import SHARED
 from tests.makers.processes import run_process
+from tests.makers.volumes import load_nifti
 from tests.planning.folders import KINDS, SPEED, write_pictures
 
 ORGANS = (5, 87)  # of the example CT: liver and another
@@ -46,7 +47,7 @@ def test_a_volume_bundle_trains_moves_and_segments(kind, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.move(plan.output, moved)
     result = Pipeline(moved, device="cpu")(images / "case0.nii.gz")
-    assert result.labels.shape == nib.load(images / "case0.nii.gz").shape and result.labels.max() < num_classes
+    assert result.labels.shape == load_nifti(images / "case0.nii.gz").shape and result.labels.max() < num_classes
     assert len(result.scores) == num_classes - 1
     assert Bundle.open(moved).describe()["weights"]["file"] == str(moved / "models" / "model.pt")
 
@@ -93,8 +94,8 @@ def test_on_blocks_of_a_real_ct(tmp_path):
     source = SHARED / "data" / "totalsegmentator-example"
     if not source.is_dir():
         pytest.skip(f"no data at {source}; set SDSEG_SHARED")
-    image = nib.load(source / "example_ct.nii.gz")
-    labels = np.asarray(nib.load(source / "example_seg_fast_force_split.nii.gz").dataobj)
+    image = load_nifti(source / "example_ct.nii.gz")
+    labels = np.asarray(load_nifti(source / "example_seg_fast_force_split.nii.gz").dataobj)
     volumes = {"images": np.asarray(image.dataobj), "labels": sum(i * (labels == v) for i, v in enumerate(ORGANS, 1))}
     for kind, volume in volumes.items():
         (tmp_path / kind).mkdir()
@@ -113,6 +114,6 @@ def test_on_blocks_of_a_real_ct(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["labels"] == {"liver": 1, "other organ": 2}
-    assert nib.load(tmp_path / "mask.nii.gz").shape == (122, 101, 14)
+    assert load_nifti(tmp_path / "mask.nii.gz").shape == (122, 101, 14)
     checkpoint = torch.load(plan.output / "models" / "checkpoint.pt", weights_only=True)
     assert 0 <= checkpoint["best_metric"] <= 1

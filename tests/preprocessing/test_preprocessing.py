@@ -6,7 +6,6 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser
@@ -21,7 +20,7 @@ from sdseg_monai.io.volumes import read_volume
 from sts import clean_label
 from tests.makers.places import ROOT, SHARED
 from tests.makers.processes import run_process
-from tests.makers.volumes import write_case
+from tests.makers.volumes import load_nifti, write_case, write_nifti
 
 PREPROCESSING = ROOT / "preprocessing"
 CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
@@ -100,8 +99,8 @@ def write_sts(folder):
     (folder / "raw" / "images").rename(folder / "image")
     (folder / "raw" / "labels").rename(folder / "label")
     for path in (folder / "image").iterdir():
-        volume = nib.load(path)
-        nib.save(nib.Nifti1Image((volume.get_fdata() * 20).astype(np.int16), volume.affine), path)  # the ball: 2000 HU
+        volume = load_nifti(path)
+        write_nifti(path, (volume.get_fdata() * 20).astype(np.int16), volume.affine)  # the ball: 2000 HU
     (folder / "labelled").mkdir()
     for name in ("image", "label"):
         (folder / name).rename(folder / "labelled" / name)
@@ -197,11 +196,11 @@ def test_every_fault_is_named_in_one_line(download, script, name):
     pattern, cases = FAULTY[name]
     missing, misshapen, other_values, damaged = (folder / pattern.format(case) for case in cases.split())
     if ".nii.gz" in pattern:
-        shape, affine = nib.load(missing).shape, nib.load(missing).affine
+        shape, affine = load_nifti(missing).shape, load_nifti(missing).affine
         misshapen.unlink()
-        nib.save(nib.Nifti1Image(np.zeros((*shape[:2], shape[2] + 1), np.uint8), affine), misshapen)
+        write_nifti(misshapen, np.zeros((*shape[:2], shape[2] + 1), np.uint8), affine)
         other_values.unlink()
-        nib.save(nib.Nifti1Image(np.full(shape, 14, np.uint8), affine), other_values)
+        write_nifti(other_values, np.full(shape, 14, np.uint8), affine)
     else:
         write = write_disc if name == "refuge2" else write_white_corner
         write(misshapen, shape=(7, 8))
@@ -331,11 +330,11 @@ def test_sts_cleans_training_labels_only(download, script):
     folder = download("sts")
     for case in ("0001", "0007", "0010"):
         path = folder / f"labelled/label/Teeth_{case}_0000.nii.gz"
-        volume = nib.load(path)
+        volume = load_nifti(path)
         label = np.asarray(volume.dataobj).copy()
         label[0, 0, 0] = 1  # a speck
         path.unlink()
-        nib.save(nib.Nifti1Image(label, volume.affine), path)
+        write_nifti(path, label, volume.affine)
     assert script("sts", folder)[0] == 0
     datalist = json.loads((folder / "datalist.json").read_text())
     assert {Path(item["label"]).parent.name for item in datalist["training"]} == {"label_cleaned"}
@@ -350,10 +349,10 @@ def test_sts_cleans_training_labels_only(download, script):
 def test_sts_scaled_to_one_is_refused(download, script):
     folder = download("sts")
     path = folder / "labelled/image/Teeth_0003_0000.nii.gz"
-    volume = nib.load(path)
+    volume = load_nifti(path)
     scaled = volume.get_fdata() / 3000
     path.unlink()
-    nib.save(nib.Nifti1Image(scaled.astype(np.float32), volume.affine), path)
+    write_nifti(path, scaled.astype(np.float32), volume.affine)
     code, _, err = script("sts", folder)
     assert code == 2 and f"{path}: its highest value is 0." in err and "expected teeth above 500 HU" in err
 

@@ -5,7 +5,6 @@ import json
 import weakref
 import zlib
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
@@ -15,7 +14,7 @@ from sdseg_monai.io.segments import Segment
 from sdseg_monai.report import Picture, ReportCase, write_report
 from sdseg_monai.report.drawing import LONGEST_SIDE, MOST_SLICES, STILL_SIDE, draw
 from tests.makers.places import SHARED
-from tests.makers.volumes import OBLIQUE
+from tests.makers.volumes import OBLIQUE, load_nifti
 from tests.report.cases import (
     CORNERS,
     ODD_AFFINES,
@@ -163,8 +162,8 @@ def test_a_ct_of_many_classes_is_small_enough(tmp_path):
     folder = SHARED / "data" / "totalsegmentator-example"
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set SDSEG_SHARED")
-    ct = nib.load(folder / "example_ct.nii.gz").get_fdata(dtype=np.float32)
-    mask = np.asarray(nib.load(folder / "example_seg_fast_force_split.nii.gz").dataobj).astype(np.uint8)
+    ct = load_nifti(folder / "example_ct.nii.gz").get_fdata(dtype=np.float32)
+    mask = np.asarray(load_nifti(folder / "example_seg_fast_force_split.nii.gz").dataobj).astype(np.uint8)
     factors = np.array([512, 512, 100]) / ct.shape
     ct, mask = zoom(ct, factors, order=1), zoom(mask, factors, order=0)
     ct += np.random.default_rng(0).normal(0, 15, ct.shape).astype(np.float32)

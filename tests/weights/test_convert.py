@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,7 @@ from sdseg_monai.weights.convert import SOURCE_KINDS, TARGET_KINDS, load_bundle_
 from tests.makers.compvis import tiny_official
 from tests.makers.networks import make_network
 from tests.makers.places import ROOT
-from tests.makers.volumes import write_case
+from tests.makers.volumes import load_nifti, write_case
 from tests.weights.conversions import HIPPOCAMPUS, equal_states, run
 
 
@@ -65,7 +64,7 @@ class TestCommand:
         with torch.inference_mode():
             slices = image["image"].as_tensor()[0].movedim(-1, 0)[:, None].expand(-1, 3, -1, -1)
             expected = (official(slices)[:, 0] >= 0.5).movedim(0, -1)
-        mask = nib.load(tmp_path / "masks" / "a.nii.gz").get_fdata()
+        mask = load_nifti(tmp_path / "masks" / "a.nii.gz").get_fdata()
         assert code == 0 and np.mean(mask != expected.numpy()) < 0.005
 
     def test_options_of_official_checkpoints(self, checkpoint, tmp_path, capsys):

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.strategies import Ensemble, Once, Seeds
 from sdseg_monai.io.volumes import read_volume
 from tests.inference.uncertainty.segmenting import segment_with
+from tests.makers.volumes import load_nifti
 
 # of the command
 
@@ -47,7 +47,7 @@ def test_the_command_writes_the_mean_its_entropy_and_reports_the_volumes(
     ranges = [[of["smallest"], of["largest"]] for of in reported["volume_ml"].values()]
     np.testing.assert_allclose(np.transpose(ranges), expected.volume_range, atol=1e-4)
     counts = np.bincount(read_volume(mask).array.astype(int).ravel(), minlength=len(expected.scores) + 1)[1:]
-    voxel_ml = abs(np.linalg.det(nib.load(mask).affine[:3, :3])) / 1000
+    voxel_ml = abs(np.linalg.det(load_nifti(mask).affine[:3, :3])) / 1000
     of_mask = [of["mask"] for of in reported["volume_ml"].values()]
     np.testing.assert_allclose(of_mask, counts * voxel_ml, atol=1e-4)
 

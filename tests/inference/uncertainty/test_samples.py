@@ -15,6 +15,7 @@ from sdseg_monai.inference.uncertainty import (
 )
 from tests.inference.uncertainty.segmenting import segment_with
 from tests.makers.bundles import EDGE, write_bundle
+from tests.makers.volumes import load_nifti
 
 WIDTH = 8  # voxels along each edge of the box that the exact networks see
 
@@ -144,7 +145,7 @@ def test_flips_compare_the_mask_that_is_written(deterministic, volume):
     assert result.disagreement == mask_disagreement(masks) > 0
     num_classes = len(result.scores)
     voxels = [[(mask == value).sum() for value in range(1, num_classes + 1)] for mask in masks]
-    voxel_ml = abs(np.linalg.det(nib.load(volume).affine[:3, :3])) / 1000
+    voxel_ml = abs(np.linalg.det(load_nifti(volume).affine[:3, :3])) / 1000
     np.testing.assert_allclose(result.sample_volumes, np.array(voxels) * voxel_ml, rtol=1e-6)
     np.testing.assert_allclose(list(result.volumes.values()), result.sample_volumes[0])
 

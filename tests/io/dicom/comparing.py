@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from sdseg_monai.io.itk import LPS_TO_RAS
 from sdseg_monai.io.volumes import Volume
+from tests.makers.volumes import load_nifti
 
 DCIODVFY = shutil.which("dciodvfy")
 
@@ -51,7 +52,7 @@ def assert_same_points(one: np.ndarray, other: np.ndarray) -> None:
 
 def assert_same_volume(volume: Volume, path: Path) -> None:
     ours = nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.affine))
-    theirs = nib.as_closest_canonical(nib.load(path))
+    theirs = nib.as_closest_canonical(load_nifti(path))
     np.testing.assert_array_equal(ours.get_fdata(), theirs.get_fdata())
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
 

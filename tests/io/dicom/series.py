@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import highdicom as hd
-import nibabel as nib
 import numpy as np
 import pydicom
 from scipy.spatial.transform import Rotation
@@ -11,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.io.volumes import Volume
 from tests.makers.dicom import write_mr_series
+from tests.makers.volumes import write_nifti
 
 SHAPE = (14, 10, 6)
 LIVER = ("10200004", "SCT", "Liver")
@@ -33,7 +33,7 @@ GRIDS = {"oblique": OBLIQUE, "reversed": REVERSED, "sagittal": SAGITTAL}
 def make_volume(folder: Path, matrix: np.ndarray = OBLIQUE, shape=SHAPE, seed=0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     array = np.random.default_rng(seed).integers(0, 4000, shape).astype(np.int16)
-    nib.save(nib.Nifti1Image(array, matrix), folder / f"volume_{seed}.nii")
+    write_nifti(folder / f"volume_{seed}.nii", array, matrix)
     return folder / f"volume_{seed}.nii"
 
 

@@ -11,6 +11,7 @@ import pydicom
 from pydicom.sr.codedict import codes
 
 from tests.makers.dicom import write_mr_series
+from tests.makers.volumes import load_nifti, write_nifti
 
 SHAPE = (12, 10, 6)
 SOON = 5  # seconds
@@ -41,17 +42,17 @@ REVERSED = affine(rotation(5, 12, -8) @ np.diag([-1, -1, -1]))  # slices run aga
 def write_image(path: Path, matrix: np.ndarray, shape=SHAPE, seed=0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.random.default_rng(seed).integers(0, 4000, shape).astype(np.int16)
-    nib.save(nib.Nifti1Image(array, matrix), path)
+    write_nifti(path, array, matrix)
     return path
 
 
 def write_label(path: Path, image: Path, boxes: dict[int, tuple[slice, ...]], dtype=np.uint8) -> Path:
     """Write a label on the grid of ``image`` with boxes by value."""
-    source = nib.load(image)
+    source = load_nifti(image)
     array = np.zeros(source.shape, dtype)
     for value, box in boxes.items():
         array[box] = value
-    nib.save(nib.Nifti1Image(array, source.affine), path)
+    write_nifti(path, array, source.affine)
     return path
 
 
@@ -61,12 +62,12 @@ TWO_BOXES = {1: np.s_[2:5, 3:7, 1:4], 2: np.s_[6:9, 1:5, 3:5]}
 
 
 def voxels(path: str | Path) -> np.ndarray:
-    return np.asarray(nib.load(path).dataobj)
+    return np.asarray(load_nifti(path).dataobj)
 
 
 def points(path: str | Path, value: int) -> np.ndarray:
     """Return where the voxels of a value lie: RAS millimetres, sorted."""
-    image = nib.load(path)
+    image = load_nifti(path)
     indices = np.argwhere(np.asarray(image.dataobj) == value)
     return sort_points(nib.affines.apply_affine(image.affine, indices))
 

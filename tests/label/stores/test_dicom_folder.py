@@ -28,6 +28,7 @@ from tests.label.stores.labels import (
     write_label,
 )
 from tests.makers.label_server import needs_label_env
+from tests.makers.volumes import load_nifti
 
 pytestmark = needs_label_env
 
@@ -76,7 +77,7 @@ class TestDicomFolder:
         uid, _, volume = dicom[name]
         assert set(store("list_images")) == {dicom["oblique"][0], dicom["reversed"][0]}
         before = sorted((tmp_path / "dicom").rglob("*"))
-        image, source = nib.load(store("get_image_uri", uid)), nib.load(volume)
+        image, source = load_nifti(store("get_image_uri", uid)), load_nifti(volume)
         assert sorted((tmp_path / "dicom").rglob("*")) == before
         indices = np.argwhere(np.ones(source.shape))
         there = nib.affines.apply_affine(np.linalg.inv(image.affine) @ source.affine, indices)
@@ -200,7 +201,7 @@ class TestDicomFolder:
             seg.save_as(path)
         (case,) = store("datalist")
         assert voxels(case["label"]).shape == voxels(case["image"]).shape
-        assert np.allclose(nib.load(case["label"]).affine, nib.load(case["image"]).affine, atol=1e-4)
+        assert np.allclose(load_nifti(case["label"]).affine, load_nifti(case["image"]).affine, atol=1e-4)
         assert np.allclose(points(case["label"], 2), points(label, 1), atol=1e-3)  # its name makes it 2
         assert voxels(case["label"]).max() == 2
 

@@ -17,6 +17,7 @@ from tests.io.dicom.comparing import assert_same_points, seg_in_space
 from tests.io.dicom.series import OBLIQUE, REVERSED, edit, make_enhanced, make_series
 from tests.label.datastore_process import DatastoreProcess, Refused
 from tests.makers.label_server import needs_label_env
+from tests.makers.volumes import load_nifti
 
 pytestmark = needs_label_env
 SEGMENTS = {  # as tests.datastore_process has them
@@ -55,7 +56,7 @@ def test_one_series_of_one_name(store, tmp_path, change):
     (series,) = find_series(tmp_path / "dicom")
     store("open", tmp_path / "dicom", tmp_path / "cache")
     assert store("list_images") == [series.uid]
-    image = nib.load(store("get_image_uri", series.uid))
+    image = load_nifti(store("get_image_uri", series.uid))
     volume = read_series(series)
     np.testing.assert_array_equal(np.asarray(image.dataobj), volume.array)
     np.testing.assert_allclose(image.affine, volume.affine, atol=1e-5)
@@ -86,7 +87,7 @@ def test_a_multi_frame_file(store, tmp_path, order):
     make_enhanced(make_series(tmp_path / "slices"), tmp_path / "dicom/enhanced.dcm", order)
     series = choose_series(tmp_path / "dicom")
     store("open", tmp_path / "dicom", tmp_path / "cache")
-    image = nib.load(store("get_image_uri", series.uid))
+    image = load_nifti(store("get_image_uri", series.uid))
     np.testing.assert_array_equal(np.asarray(image.dataobj), read_series(series).array)
     assert_same_segs(store, series, tmp_path)
 
@@ -100,7 +101,7 @@ def test_frames_that_form_no_box_are_refused(store, tmp_path):
 
 def assert_same_segs(store: DatastoreProcess, series, folder: Path) -> None:
     """Have the server and the command write one mask alike, but for who made it."""
-    image = nib.load(store("get_image_uri", series.uid))
+    image = load_nifti(store("get_image_uri", series.uid))
     labels = np.zeros(image.shape, np.uint8)
     labels[2:5, 3:7, 1:4], labels[6:9, 1:5, 3:5] = 1, 2
     nib.save(nib.Nifti1Image(labels, image.affine), folder / "label.nii.gz")
@@ -116,4 +117,4 @@ def assert_same_segs(store: DatastoreProcess, series, folder: Path) -> None:
             assert ours[keyword].value == theirs[keyword].value
         assert (ours.SegmentAlgorithmType, theirs.SegmentAlgorithmType) == ("SEMIAUTOMATIC", "AUTOMATIC")
     (case,) = store("datalist")
-    np.testing.assert_array_equal(np.asarray(nib.load(case["label"]).dataobj), labels)
+    np.testing.assert_array_equal(np.asarray(load_nifti(case["label"]).dataobj), labels)

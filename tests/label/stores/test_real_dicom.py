@@ -13,6 +13,7 @@ from tests.label.stores.labels import check_seg, find_segs, ordered, read_seg, v
 from tests.makers.dicom import write_mr_series
 from tests.makers.label_server import needs_label_env
 from tests.makers.places import SHARED
+from tests.makers.volumes import load_nifti
 
 pytestmark = needs_label_env
 
@@ -44,11 +45,11 @@ class TestRealDicom:
         files = write_mr_series(volume, tmp_path / "dicom")
         store("open", tmp_path / "dicom", tmp_path / "cache")
         (uid,) = store("list_images")
-        image = nib.load(store("get_image_uri", uid))
-        canonical = nib.as_closest_canonical(nib.load(volume))
+        image = load_nifti(store("get_image_uri", uid))
+        canonical = nib.as_closest_canonical(load_nifti(volume))
         assert np.array_equal(nib.as_closest_canonical(image).get_fdata(), canonical.get_fdata())
         assert np.allclose(nib.as_closest_canonical(image).affine, canonical.affine, atol=1e-5)
-        source = nib.load(hippocampus / "labels" / "hippocampus_001.nii.gz")
+        source = load_nifti(hippocampus / "labels" / "hippocampus_001.nii.gz")
         turn = nib.orientations.ornt_transform(
             nib.orientations.io_orientation(source.affine), nib.orientations.io_orientation(image.affine)
         )

@@ -25,6 +25,7 @@ from tests.label.stores.labels import (
 )
 from tests.makers.dicom import free_port, write_mr_series
 from tests.makers.label_server import needs_label_env
+from tests.makers.volumes import load_nifti, write_nifti
 
 pytestmark = needs_label_env
 
@@ -69,7 +70,7 @@ class TestVolumes:
         assert store("datalist") == []
 
     def test_refuses_labels_that_do_not_fit(self, studies, store, tmp_path):
-        good = nib.load(tmp_path / "a_label.nii.gz")
+        good = load_nifti(tmp_path / "a_label.nii.gz")
         array = np.asarray(good.dataobj)
         shifted = good.affine.copy()
         shifted[0, 3] += 0.1
@@ -142,7 +143,7 @@ class TestVolumes:
     def test_a_full_disk_leaves_the_label_before(self, studies, store, tmp_path):
         store("save_label", "a", tmp_path / "a_label.nii.gz", "final", {})
         array = np.random.default_rng(0).integers(0, 2, SHAPE, dtype=np.uint8)
-        nib.save(nib.Nifti1Image(array, nib.load(studies / "a.nii.gz").affine), tmp_path / "large.nii")
+        write_nifti(tmp_path / "large.nii", array, load_nifti(studies / "a.nii.gz").affine)
         store("limit", 500)  # bytes a file
         try:
             with pytest.raises(Refused, match="cannot be written"):
