@@ -318,12 +318,14 @@ def by_bundle(inputs: Inputs, commit: Commit, folder: Path) -> None:
 def by_label_server(inputs: Inputs, python: Path, commit: Commit, folder: Path) -> None:
     """Segment with a server of the volumes, and with one of the DICOM series."""
     commit.check_is_imported(python)
-    own_bundle = commit.code / "bundles" / BUNDLE
-    for group, bundle in {VOLUMES: own_bundle, SERIES: copy_for_ct(own_bundle, commit.code.with_name("ct"))}.items():
+    for group in (VOLUMES, SERIES):
         (folder / group).mkdir()
-        with tempfile.TemporaryDirectory() as work_dir:
-            studies = Path(shutil.copytree(inputs.root / group, Path(work_dir, "studies")))  # it keeps its lists there
-            with label_server(commit, python, studies, bundle, Path(work_dir)) as url:
+        with tempfile.TemporaryDirectory() as name:
+            work_dir, bundle = Path(name), commit.code / "bundles" / BUNDLE
+            if group == SERIES:
+                bundle = copy_for_ct(bundle, work_dir / "bundles")
+            studies = Path(shutil.copytree(inputs.root / group, work_dir / "studies"))  # it keeps its lists there
+            with label_server(commit, python, studies, bundle, work_dir) as url:
                 for case in inputs.cases[group]:
                     image = only_image(url) if group == SERIES else case
                     mask = infer(f"{url}/infer/{bundle.name}", image)
@@ -338,7 +340,7 @@ def only_image(url: str) -> str:
 
 def copy_for_ct(bundle: Path, folder: Path) -> Path:
     """Return a copy of ``bundle`` in ``folder`` that says it is for CT: a server lists series of its bundles' alone."""
-    copy = Path(shutil.copytree(bundle, folder / bundle.name, dirs_exist_ok=True))
+    copy = Path(shutil.copytree(bundle, folder / bundle.name))
     metadata = copy / "configs" / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"modality": "MR"', '"modality": "CT"'))
     return copy
