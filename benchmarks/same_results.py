@@ -1,0 +1,550 @@
+"""Whether two commits segment alike, bit for bit.
+
+    python benchmarks/same_results.py --before d842514 --after HEAD -o results
+
+Each commit's own code segments the same images through every door, on the CPU with one thread: ten volumes of MR and
+one of CT, a DICOM series of CT, three photographs. Volumes go through the commit's own embedded bundle, photographs
+through a tiny one that the earlier commit makes and trains here. Masks and maps (scores, confidence, entropy) are
+compared voxel by voxel between the commits, and the masks between the doors of each commit. Takes a few minutes; ends
+with 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import requests
+from PIL import Image
+from tables import ROOT, markdown_table
+
+BUNDLE = "hippocampus_sdseg"
+VOLUMES, SERIES, PICTURES = "volumes", "series", "pictures"  # folders of inputs, and of every door's outputs
+CT, DICOM = "example_ct", "ct_dicom"
+NUM_VOLUMES, NUM_PICTURES, NUM_TRAINING_PICTURES = 10, 3, 24
+TRAINING_SIZE, TRAINING_EPOCHS = (96, 96), 6
+ARRAY_SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
+SEGMENT = ("-m", "sdseg_monai.cli", "segment", "--quiet")
+MAPS = ("--save-score", "--save-confidence")
+RUN = ("-m", "monai.bundle", "run")
+START_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 600, 600, 60  # of the label server
+WHITE = 255  # foreground in a picture's mask
+ONE_THREAD_ON_CPU = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+PYTHON_PROGRAM = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from sdseg_monai import segment
+for image, bundle, mask in json.load(sys.stdin):
+    result, mask = segment(image, bundle=bundle), Path(mask)
+    for folder, array in ("", result.labels), ("scores", result.scores), ("confidence", result.confidence):
+        path = mask.parent / folder / mask.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+"""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit's code in a folder of its own.
+
+    Attributes:
+        name: ``before`` or ``after``.
+        revision: the commit's hash.
+        code: the folder.
+    """
+
+    name: str
+    revision: str
+    code: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables under which this code runs, whatever else is installed."""
+        return {**os.environ, **ONE_THREAD_ON_CPU, "PYTHONPATH": str(self.code)}
+
+    def run(self, *arguments: str | Path, python: Path = Path(sys.executable), text: str = "") -> str:
+        """Run ``python`` with ``arguments`` in the code's folder and ``text`` as its input; return what it writes.
+
+        Raises:
+            SystemExit: it fails; with the end of what it wrote to stderr.
+        """
+        command = [str(python), *map(str, arguments)]
+        process = subprocess.run(
+            command, cwd=self.code, env=self.environment, input=text, capture_output=True, text=True
+        )
+        if process.returncode:
+            raise SystemExit(
+                f"{self.name}: {' '.join(command)} ended with {process.returncode}:\n{process.stderr[-3000:]}"
+            )
+        return process.stdout
+
+    def check_is_imported(self, python: Path) -> None:
+        """Raise :class:`SystemExit` if ``python`` would run other code, such as one installed beside it."""
+        program = "import importlib.util; print(importlib.util.find_spec('sdseg_monai').origin)"
+        origin = Path(self.run("-c", program, python=python).strip())
+        if not origin.resolve().is_relative_to(self.code.resolve()):
+            raise SystemExit(f"{self.name}: {python} imports {origin}, expected the code in {self.code}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all doors of both commits segment.
+
+    Attributes:
+        root: folder with :data:`VOLUMES`, :data:`SERIES` and :data:`PICTURES`.
+        bundle: the bundle for pictures.
+        cases: names of the images in each of these folders; a series is one.
+    """
+
+    root: Path
+    bundle: Path
+    cases: dict[str, list[str]]
+
+    def image(self, group: str, case: str) -> Path:
+        """Return the file of an image; of a series the folder."""
+        return self.root / SERIES if group == SERIES else next((self.root / group).glob(f"{case}.*"))
+
+
+@dataclass(frozen=True)
+class Door:
+    """A way to segment.
+
+    Attributes:
+        name: what the table calls it.
+        cases: ``group/case`` of every image that goes through it.
+        segment: writes the outputs of a commit into a folder: of each case ``group/case`` with a suffix of
+            :data:`ARRAY_SUFFIXES` for the mask, maps under other names.
+    """
+
+    name: str
+    cases: Sequence[str]
+    segment: Callable[[Commit, Path], None]
+
+
+def main() -> int:
+    """Segment with both commits, compare, write the table; returns 1 where anything differs."""
+    options = read_options()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if any(options.output.iterdir()):
+        raise SystemExit(f"{options.output}: is not empty, and older results would be compared; name a new folder")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with checkout("before", options.before, root) as before, checkout("after", options.after, root) as after:
+            inputs = prepare_inputs(before, options.shared / "data", root)
+            doors = open_doors(inputs, label_python(options.label_python))
+            for commit in (before, after):
+                pass_doors(commit, doors, options.output / commit.name)
+    rows, differences = compare_commits(doors, options.output)
+    seconds = round(time.monotonic() - start)
+    write_figures(options.output / "same_results.json", before, after, rows, differences, seconds)
+    say(*differences)
+    say(f"\n{before.revision[:10]} and {after.revision[:10]}, {seconds} s.\n")
+    say(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+    return 1 if differences else 0
+
+
+def read_options() -> argparse.Namespace:
+    """Return the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", required=True, metavar="COMMIT", help="the earlier commit")
+    parser.add_argument("--after", default="HEAD", metavar="COMMIT", help="the later commit (default: %(default)s)")
+    shared = Path(os.environ.get("SDSEG_SHARED", ROOT.parent / "shared"))
+    parser.add_argument("--shared", type=Path, default=shared, metavar="DIR", help="with data/ (default: %(default)s)")
+    python = ROOT / ".venv-label" / "bin" / "python"
+    parser.add_argument(
+        "--label-python",
+        type=Path,
+        default=python,
+        metavar="FILE",
+        help="python of the label server's environment (default: that of make label-env)",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="new folder for all outputs")
+    options = parser.parse_args()
+    for name in ("shared", "output", "label_python"):  # what runs in other folders needs whole paths
+        setattr(options, name, getattr(options, name).absolute())
+    return options
+
+
+def label_python(python: Path) -> Path | None:
+    """Return the python of the label server's environment, or None, said why, where there is none."""
+    if python.is_file():
+        return python
+    say(f"label server: skipped, there is no {python}; make label-env makes it")
+    return None
+
+
+@contextmanager
+def checkout(name: str, revision: str, root: Path) -> Iterator[Commit]:
+    """Check ``revision`` out into ``root``/``name``; the folder is removed from git's list afterwards."""
+    code = root / name
+    git("worktree", "add", "--quiet", "--detach", str(code), revision)
+    try:
+        yield Commit(name, git("-C", str(code), "rev-parse", "HEAD"), code)
+    finally:
+        git("worktree", "remove", "--force", str(code))
+
+
+def git(*arguments: str) -> str:
+    """Run git in this checkout and return what it writes."""
+    process = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"git {' '.join(arguments)}: {process.stderr}")
+    return process.stdout.strip()
+
+
+def prepare_inputs(before: Commit, data: Path, root: Path) -> Inputs:
+    """Copy the images into ``root``/inputs, and train the bundle for pictures on others."""
+    folder = root / "inputs"
+    hippocampus, example, kvasir = (
+        data / name for name in ("msd-hippocampus", "totalsegmentator-example", "kvasir-seg-256")
+    )
+    datalist = json.loads((before.code / "bundles" / BUNDLE / "configs" / "datalist.json").read_text())
+    volumes = [hippocampus / item["image"] for item in datalist["test"][:NUM_VOLUMES]]
+    volumes.append(example / f"{CT}.nii.gz")
+    pictures = sorted((kvasir / "images").iterdir())
+    for group, files in {VOLUMES: volumes, PICTURES: pictures[:NUM_PICTURES]}.items():
+        (folder / group).mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, folder / group)
+    shutil.copytree(example / DICOM, folder / SERIES)
+    cases = {
+        VOLUMES: [file.name.removesuffix(".nii.gz") for file in volumes],
+        SERIES: [DICOM],
+        PICTURES: [file.stem for file in pictures[:NUM_PICTURES]],
+    }
+    training = pictures[NUM_PICTURES : NUM_PICTURES + NUM_TRAINING_PICTURES]
+    with timed("a tiny bundle for pictures"):
+        bundle = train_bundle(before, training, kvasir / "masks", root / "pictures_sdseg")
+    return Inputs(folder, bundle, cases)
+
+
+def train_bundle(before: Commit, images: Sequence[Path], masks: Path, bundle: Path) -> Path:
+    """Make and train a bundle on small copies of ``images`` and of their ``masks``; return its folder."""
+    data = bundle.with_name("training")
+    for image in images:
+        for kind, file in {"images": image, "masks": next(masks.glob(f"{image.stem}.*"))}.items():
+            (data / kind).mkdir(parents=True, exist_ok=True)
+            Image.open(file).resize(TRAINING_SIZE).save(data / kind / f"{image.stem}.png")
+    folders = ("--images", data / "images", "--labels", data / "masks")
+    before.run("-m", "sdseg_monai.cli", "init-bundle", *folders, "-o", bundle, "--minutes", "1", "--quiet")
+    epochs = ("--epochs", str(TRAINING_EPOCHS), "--val_interval", str(TRAINING_EPOCHS))
+    before.run(*RUN, "training", "--config_file", bundle / "configs" / "train.json", *epochs)
+    return bundle
+
+
+def open_doors(inputs: Inputs, label: Path | None) -> list[Door]:
+    """Return the doors; that of the label server only where ``label``, its python, is given."""
+
+    def cases(*groups: str) -> list[str]:
+        return [f"{group}/{case}" for group in groups for case in inputs.cases[group]]
+
+    everything = cases(VOLUMES, SERIES, PICTURES)
+    doors = [
+        Door("command", everything, partial(by_command, inputs)),
+        Door("command, --uncertainty flips", everything[:1], partial(by_command_with_flips, inputs, everything[0])),
+        Door("Python", everything, partial(by_python, inputs)),
+        Door("monai.bundle run inference", cases(VOLUMES, PICTURES), partial(by_bundle, inputs)),
+    ]
+    if label is not None:
+        doors.append(Door("label server", cases(VOLUMES, SERIES), partial(by_label_server, inputs, label)))
+    return doors
+
+
+def pass_doors(commit: Commit, doors: Sequence[Door], output: Path) -> None:
+    """Segment with ``commit`` through every door, each into a folder of its name in ``output``."""
+    commit.check_is_imported(Path(sys.executable))
+    for door in doors:
+        folder = output / door.name
+        folder.mkdir(parents=True)
+        with timed(f"{commit.name}: {door.name}"):
+            door.segment(commit, folder)
+
+
+def by_command(inputs: Inputs, commit: Commit, folder: Path) -> None:
+    """Segment with ``sdseg segment``."""
+    commit.run(*SEGMENT, inputs.root / VOLUMES, "-o", folder / VOLUMES, *MAPS)
+    (folder / SERIES).mkdir()
+    commit.run(*SEGMENT, inputs.root / SERIES, "-o", folder / SERIES / f"{DICOM}.nii", *MAPS)
+    commit.run(*SEGMENT, inputs.root / PICTURES, "-o", folder / PICTURES, *MAPS, "--bundle", inputs.bundle)
+
+
+def by_command_with_flips(inputs: Inputs, case: str, commit: Commit, folder: Path) -> None:
+    """Segment one volume with ``sdseg segment`` and write the entropy."""
+    group, name = case.split("/")
+    (folder / group).mkdir()
+    output = folder / group / f"{name}.nii.gz"
+    commit.run(*SEGMENT, inputs.image(group, name), "-o", output, *MAPS, "--uncertainty", "flips")
+
+
+def by_python(inputs: Inputs, commit: Commit, folder: Path) -> None:
+    """Segment with ``sdseg_monai.segment``; the arrays as they come."""
+    bundles = {VOLUMES: BUNDLE, SERIES: BUNDLE, PICTURES: str(inputs.bundle)}
+    tasks = [
+        (str(inputs.image(group, case)), bundles[group], str(folder / group / f"{case}.npy"))
+        for group, cases in inputs.cases.items()
+        for case in cases
+    ]
+    commit.run("-c", PYTHON_PROGRAM, text=json.dumps(tasks))
+
+
+def by_bundle(inputs: Inputs, commit: Commit, folder: Path) -> None:
+    """Segment with the bundles' own ``inference.json``."""
+    for group, bundle in {VOLUMES: commit.code / "bundles" / BUNDLE, PICTURES: inputs.bundle}.items():
+        config = ("--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle)
+        commit.run(*RUN, "inference", *config, "--dataset_dir", inputs.root / group, "--output_dir", folder / group)
+
+
+def by_label_server(inputs: Inputs, python: Path, commit: Commit, folder: Path) -> None:
+    """Segment with a server of the volumes, and with one of the DICOM series."""
+    commit.check_is_imported(python)
+    for group in (VOLUMES, SERIES):
+        (folder / group).mkdir()
+        with tempfile.TemporaryDirectory() as name:
+            work_dir, bundle = Path(name), commit.code / "bundles" / BUNDLE
+            if group == SERIES:
+                bundle = copy_for_ct(bundle, work_dir / "bundles")
+            studies = Path(shutil.copytree(inputs.root / group, work_dir / "studies"))  # it keeps its lists there
+            with label_server(commit, python, studies, bundle, work_dir) as url:
+                for case in inputs.cases[group]:
+                    image = only_image(url) if group == SERIES else case
+                    mask = infer(f"{url}/infer/{bundle.name}", image)
+                    (folder / group / f"{case}.nii.gz").write_bytes(mask)
+
+
+def only_image(url: str) -> str:
+    """Return what a server calls its only image: a series without a UID, as this one, gets one there."""
+    answer = requests.post(f"{url}/activelearning/random", json={}, timeout=ANSWER_SECONDS)
+    return str(read_answer(answer).json()["id"])
+
+
+def copy_for_ct(bundle: Path, folder: Path) -> Path:
+    """Return a copy of ``bundle`` in ``folder`` that says it is for CT: a server lists series of its bundles' alone."""
+    copy = Path(shutil.copytree(bundle, folder / bundle.name))
+    metadata = copy / "configs" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"modality": "MR"', '"modality": "CT"'))
+    return copy
+
+
+@contextmanager
+def label_server(commit: Commit, python: Path, studies: Path, bundle: Path, work_dir: Path) -> Iterator[str]:
+    """Run ``sdseg label`` on a free port and yield its URL."""
+    log = work_dir / "output.txt"
+    command = [python, "-m", "sdseg_monai.cli", "label", "--studies", studies, "--bundle", bundle, "--port", "0"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*map(str, command), "--work-dir", str(work_dir / "work")],
+            cwd=commit.code,
+            env=commit.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield wait_for_server(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def wait_for_server(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the server's URL once it answers.
+
+    Raises:
+        SystemExit: it ends, or does not answer for long.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        address = re.search(r" at (http://\S+?),", log.read_text())
+        try:
+            if address and requests.get(f"{address[1]}/info/", timeout=10).ok:
+                return address[1]
+        except requests.RequestException:
+            pass
+        time.sleep(0.2)
+    raise SystemExit(f"the label server did not start:\n{log.read_text()[-3000:]}")
+
+
+def infer(url: str, image: str) -> bytes:
+    """Return the mask's file of an ``image`` of the server, asked for as a viewer does."""
+    form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz"}))}
+    answer = requests.post(url, params={"image": image, "output": "image"}, files=form, timeout=ANSWER_SECONDS)
+    return read_answer(answer).content
+
+
+def read_answer(answer: requests.Response) -> requests.Response:
+    """Return a server's ``answer`` if it is no error.
+
+    Raises:
+        SystemExit: it is one; with what it says.
+    """
+    if not answer.ok:
+        raise SystemExit(f"{answer.url}: {answer.status_code}, {answer.text[-3000:]}")
+    return answer
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two files agree.
+
+    Attributes:
+        reason: in what they differ, empty where they are equal bit for bit.
+        largest: difference of two voxels; infinite where voxels cannot be compared.
+    """
+
+    reason: str = ""
+    largest: float = 0.0
+
+
+def compare_files(before: Path | None, after: Path | None) -> Comparison:
+    """Compare dtype, grid and voxels of two files; None is a file that is missing."""
+    if before is None or after is None or not (before.is_file() and after.is_file()):
+        return Comparison("missing", np.inf)
+    (old, old_affine), (new, new_affine) = read_array(before), read_array(after)
+    if old.dtype != new.dtype or old.shape != new.shape:
+        return Comparison(f"{old.dtype} {list(old.shape)} became {new.dtype} {list(new.shape)}", np.inf)
+    if old.tobytes() != new.tobytes():
+        return Comparison("voxels differ", float(np.abs(old.astype(np.float64) - new).max()))
+    if not np.array_equal(old_affine, new_affine):
+        return Comparison("affines differ", np.inf)
+    return Comparison()
+
+
+def read_array(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the array of a file as it is stored, and its affine; the identity where it has none."""
+    if path.suffix == ".npy":
+        return np.load(path), np.eye(4)
+    if path.suffix == ".png":
+        return np.asarray(Image.open(path)), np.eye(4)
+    image = nib.nifti1.load(path)
+    return np.asanyarray(image.dataobj), np.asarray(image.affine)
+
+
+def compare_commits(doors: Sequence[Door], output: Path) -> tuple[list[dict[str, object]], list[str]]:
+    """Return the rows of the table, and what differs in a line each."""
+    rows: list[dict[str, object]] = []
+    differences: list[str] = []
+
+    def add(name: str, cases: int, masks: dict[str, Comparison], maps: dict[str, Comparison]) -> None:
+        comparisons = {**masks, **maps}
+        rows.append(
+            {
+                "door": name,
+                "cases": cases,
+                "equal masks": count_equal(masks),
+                "equal maps": count_equal(maps),
+                "largest difference": max(comparison.largest for comparison in comparisons.values()),
+            }
+        )
+        differences.extend(f"{name}: {file}: {c.reason}" for file, c in comparisons.items() if c.reason)
+
+    for door in doors:
+        before, after = output / "before" / door.name, output / "after" / door.name
+        masks = {case: compare_files(find_mask(before, case), find_mask(after, case)) for case in door.cases}
+        files = map_files(before, door.cases) | map_files(after, door.cases)
+        maps = {str(file): compare_files(before / file, after / file) for file in sorted(files)}
+        add(door.name, len(door.cases), masks, maps)
+    for name in ("before", "after"):
+        add(f"{name}: doors among themselves", len(doors[0].cases), compare_doors(doors, output / name), {})
+    return rows, differences
+
+
+def count_equal(comparisons: dict[str, Comparison]) -> str:
+    """Return how many of how many are equal, for the table."""
+    equal = sum(not comparison.reason for comparison in comparisons.values())
+    return f"{equal} of {len(comparisons)}" if comparisons else "-"
+
+
+def compare_doors(doors: Sequence[Door], output: Path) -> dict[str, Comparison]:
+    """Compare the masks of one commit from every door with those from the first."""
+    first, *others = doors
+    return {
+        f"{case} by {door.name}": compare_classes(
+            find_mask(output / first.name, case), find_mask(output / door.name, case)
+        )
+        for door in others
+        for case in door.cases
+    }
+
+
+def compare_classes(expected: Path | None, mask: Path | None) -> Comparison:
+    """Compare the classes that two masks name, whatever kinds of files they are."""
+    if expected is None or mask is None:
+        return Comparison("missing", np.inf)
+    one, two = read_classes(expected), read_classes(mask)
+    if one.shape != two.shape:
+        return Comparison(f"{list(one.shape)} and {list(two.shape)}", np.inf)
+    return Comparison() if np.array_equal(one, two) else Comparison("voxels differ", float(np.abs(one - two).max()))
+
+
+def read_classes(path: Path) -> np.ndarray:
+    """Return the classes of a mask, a picture's as those of a volume of one slice, as int64."""
+    array = read_array(path)[0].astype(np.int64)
+    return array[..., np.newaxis] // WHITE if path.suffix == ".png" else array
+
+
+def find_mask(folder: Path, case: str) -> Path | None:
+    """Return the mask of a ``group/case``, None where there is not exactly one."""
+    files = [folder / f"{case}{suffix}" for suffix in ARRAY_SUFFIXES if (folder / f"{case}{suffix}").is_file()]
+    return files[0] if len(files) == 1 else None
+
+
+def map_files(folder: Path, cases: Sequence[str]) -> set[Path]:
+    """Return all arrays below ``folder`` but the masks, relative to it."""
+    arrays = {file for file in folder.rglob("*") if file.name.endswith(ARRAY_SUFFIXES)}
+    return {file.relative_to(folder) for file in arrays - {find_mask(folder, case) for case in cases}}
+
+
+def write_figures(
+    path: Path, before: Commit, after: Commit, rows: list[dict[str, object]], differences: list[str], seconds: int
+) -> None:
+    """Write everything that was found as JSON."""
+    figures = {
+        "before": before.revision,
+        "after": after.revision,
+        "rows": rows,
+        "differences": differences,
+        "seconds": seconds,
+    }
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+@contextmanager
+def timed(work: str) -> Iterator[None]:
+    """Say how long ``work`` took."""
+    start = time.monotonic()
+    yield
+    say(f"{work}: {time.monotonic() - start:.0f} s")
+
+
+def say(*lines: str) -> None:
+    """Write lines to stdout at once."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
