@@ -113,7 +113,7 @@ class DicomFolder:
     def _read(self, study: str, series: str, sop: str | None = None, headers_only: bool = False) -> list[Dataset]:
         """Return the instances of a series, or the one of that SOPInstanceUID, with the UIDs of the series."""
         instances, all_series = self._scan()
-        datasets = []
+        datasets: list[Dataset] = []
         for path in (
             path for item in all_series if (item.study_uid, item.uid) == (study, series) for path in item.files
         ):
