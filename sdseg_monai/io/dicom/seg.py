@@ -238,10 +238,11 @@ def _describe(number: int, terms: SegmentTerms) -> Any:
 
 
 def _lab(colour: Sequence[int]) -> list[int]:
+    """Return a colour as RecommendedDisplayCIELabValue counts: L* of 0..100, a* and b* of -128..127 as 0..65535."""
     from skimage.color import rgb2lab  # at use: all that only reads DICOM does without it
 
-    lab = np.clip(rgb2lab(np.array(colour) / 255), [0, -128, -128], [100, 127, 127])
-    return list(require("highdicom").color.CIELabColor(*lab.tolist()).value)
+    lab = (rgb2lab(np.array(colour) / 255) - [0, -128, -128]) / [100, 255, 255]
+    return np.rint(lab.clip(0, 1) * 65535).astype(int).tolist()
 
 
 def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
