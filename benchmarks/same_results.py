@@ -30,7 +30,8 @@ import nibabel as nib
 import numpy as np
 import requests
 from PIL import Image
-from tables import ROOT, markdown_table
+
+from lab.tables import ROOT, markdown_table
 
 BUNDLE = "hippocampus_sdseg"
 VOLUMES, SERIES, PICTURES = "volumes", "series", "pictures"  # folders of inputs, and of every door's outputs

@@ -12,10 +12,13 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
+from sdseg_monai.bundle import Bundle
+from sdseg_monai.io.segments import Segment
 from tests.makers.places import LABEL_BIN, ROOT
 
 PYTHON = LABEL_BIN / "python"
@@ -56,11 +59,25 @@ class DatastoreProcess:
         self._process.communicate()
 
 
+def write_metadata(root: Path, segments: dict[int, Segment], modality: str) -> Bundle:
+    """Write to ``root`` what a bundle says of ``segments`` and ``modality``, and return that bundle."""
+    formats = {
+        "inputs": {"image": {"modality": modality}},
+        "post_processed_outputs": {"pred": {"channel_def": {value: item.name for value, item in segments.items()}}},
+    }
+    looks = {
+        value: {"color": item.colour, **({} if item.code is None else {"code": item.code})}
+        for value, item in segments.items()
+    }
+    (root / "configs").mkdir()
+    (root / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": formats, "segments": looks}))
+    return Bundle(root)
+
+
 def serve() -> None:
     from monailabel.config import settings
 
     from sdseg_monai.errors import InputError
-    from sdseg_monai.io.segments import Segment
     from sdseg_monai.label.models import ServedModel
     from sdseg_monai.label.named import check_labels
     from sdseg_monai.label.stores import dicom_folder, open_datastore
@@ -84,8 +101,8 @@ def serve() -> None:
 
     def open_store(studies: str, cache: str, modality: str = "MR") -> str:
         nonlocal store
-        model = ServedModel("model", Path("model"), Path(cache), segments, modality, "a model", "1")
-        store = open_datastore(studies, [model], Path(cache))
+        bundle = write_metadata(Path(tempfile.mkdtemp()), segments, modality)
+        store = open_datastore(studies, [ServedModel(bundle, Path(cache))], Path(cache))
         return type(store).__name__
 
     def limit_file_size(size: int) -> None:

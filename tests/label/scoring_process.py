@@ -117,7 +117,7 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
         store.update_image_info(str(served[number]["id"]), {"strategy": {"highest": {"ts": int(now - days * DAY)}}})
     facts["days_later"] = strategy({"strategy": "highest"}, store)
 
-    state = torch.load(model.own_weights, weights_only=True)
+    state = torch.load(model.chosen_weights("original"), weights_only=True)
     state["unet.conv_out.bias"] += 0.5
     model.tuned_weights.parent.mkdir(parents=True)
     torch.save(state, model.tuned_weights)

@@ -1,34 +1,15 @@
 """The script that compares two commits sees what differs, and that nothing does."""
 
-import importlib.util
-import sys
-
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+import same_results as script
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 MASK = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
 CASE = "volumes/case"
-
-
-@pytest.fixture(scope="module")
-def script():
-    """The script as a module."""
-    folder = str(ROOT / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        spec = importlib.util.spec_from_file_location("same_results", f"{folder}/same_results.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look there
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(folder)
-        sys.modules.pop("same_results", None)
 
 
 def changed(array, value):
@@ -50,7 +31,7 @@ def write_npy(path, array):
     return path
 
 
-def test_equal_files(script, tmp_path):
+def test_equal_files(tmp_path):
     for name in ("a.nii.gz", "b.nii.gz"):
         write_nifti(tmp_path / name)
     assert script.compare_files(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz") == script.Comparison("", 0)
@@ -65,14 +46,14 @@ def test_equal_files(script, tmp_path):
         (MASK, np.diag([1.0, 2.0, 3.5, 1.0]), "affines differ", np.inf),
     ],
 )
-def test_different_volumes(script, tmp_path, array, affine, reason, largest):
+def test_different_volumes(tmp_path, array, affine, reason, largest):
     before, after = write_nifti(tmp_path / "a.nii.gz"), write_nifti(tmp_path / "b.nii.gz", array, affine)
     comparison = script.compare_files(before, after)
     assert reason in comparison.reason
     assert comparison.largest == largest
 
 
-def test_every_bit_of_a_score_counts(script, tmp_path):
+def test_every_bit_of_a_score_counts(tmp_path):
     score = np.array([0.0, 0.25, np.nan], np.float32)
     before = write_npy(tmp_path / "a.npy", score)
     assert not script.compare_files(before, write_npy(tmp_path / "same.npy", score)).reason
@@ -80,13 +61,13 @@ def test_every_bit_of_a_score_counts(script, tmp_path):
         assert script.compare_files(before, write_npy(tmp_path / "b.npy", changed(score, value))).reason
 
 
-def test_a_missing_file_is_no_agreement(script, tmp_path):
+def test_a_missing_file_is_no_agreement(tmp_path):
     path = write_nifti(tmp_path / "a.nii.gz")
     for before, after in ((path, tmp_path / "none.nii.gz"), (None, path), (None, None)):
         assert script.compare_files(before, after) == script.Comparison("missing", np.inf)
 
 
-def test_doors_agree_by_class_whatever_the_file(script, tmp_path):
+def test_doors_agree_by_class_whatever_the_file(tmp_path):
     mask = MASK[..., :1] % 2
     array = write_npy(tmp_path / "a.npy", mask)
     Image.fromarray(mask[..., 0] * np.uint8(255)).save(tmp_path / "a.png")
@@ -95,7 +76,7 @@ def test_doors_agree_by_class_whatever_the_file(script, tmp_path):
     assert script.compare_classes(array, other) == script.Comparison("voxels differ", 1)
 
 
-def test_the_table_counts_what_differs(script, tmp_path):
+def test_the_table_counts_what_differs(tmp_path):
     """One door with a changed score and one with a changed mask, which then differs from the first door's."""
     doors = [script.Door(name, [CASE], None) for name in ("first", "second")]
     for commit in ("before", "after"):
