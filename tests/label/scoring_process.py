@@ -63,7 +63,8 @@ class Counter(logging.Handler):
 
     def __init__(self, studies: Path, key: str) -> None:
         super().__init__(logging.INFO)
-        self.path, self.key, self.counts = studies / "datastore_v2.json", key, []
+        self.path, self.key = studies / "datastore_v2.json", key
+        self.counts: list[int] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.INFO:
@@ -74,6 +75,7 @@ class Counter(logging.Handler):
 def serve(strategy: HighestScore, store: VolumeDatastore, ts: float) -> dict[str, object]:
     """Ask for the next image as MONAI Label's endpoint does, which notes when it was served."""
     found = strategy({"strategy": "highest"}, store)
+    assert found is not None
     store.update_image_info(found["id"], {"strategy": {"highest": {"ts": int(ts)}}})
     return found
 
@@ -119,6 +121,7 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
         store.update_image_info(str(served[number]["id"]), {"strategy": {"highest": {"ts": int(now - days * DAY)}}})
     facts["days_later"] = strategy({"strategy": "highest"}, store)
 
+    assert model.own_weights is not None
     state = torch.load(model.own_weights, weights_only=True)
     state["unet.conv_out.bias"] += 0.5
     model.tuned_weights.parent.mkdir(parents=True)
