@@ -24,6 +24,7 @@ from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.strategies import Ensemble, Mirror, Sampling, Seeds
+from sdseg_monai.inference.uncertainty import SampledSegmentation
 from sdseg_monai.inferers import has_start_noise
 from sdseg_monai.io.volumes import read_volume, voxel_millilitres
 
@@ -133,7 +134,8 @@ def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) ->
     """Return for each class the volumes of labels and masks, and how often a label's lies in the samples' range."""
     labels = np.array([case.volumes for case in cases])  # [N, C]
     masks = np.array([case.result.volumes for case in cases])
-    low, high = np.array([case.result.volume_range for case in cases]).swapaxes(0, 1)
+    samples = [case.result for case in cases if isinstance(case.result, SampledSegmentation)]
+    low, high = np.array([result.volume_range for result in samples]).swapaxes(0, 1)
     rows: list[list[object]] = []
     for index in range(labels.shape[1]):
         numbers = [array[:, index].mean() for array in (labels, masks, np.abs(masks - labels), high - low)]

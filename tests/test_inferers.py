@@ -49,7 +49,7 @@ def test_per_slice_noise_is_keyed_by_seed_case_and_slice(network):
     def score(name="a", seed=0, volume=VOLUME):
         named = MetaTensor(volume, meta={"filename_or_obj": [f"/somewhere/{name}.nii.gz"]})
         with torch.no_grad():
-            return SliceWiseInferer((16, 16), 2, 4, "per_slice", seed)(named, network).as_tensor()
+            return SliceWiseInferer((16, 16), 2, 4, "per_slice", seed)(named, network).as_subclass(torch.Tensor)
 
     assert torch.equal(score(), score())
     assert not torch.allclose(score(), score(name="b"), atol=1e-3)
@@ -94,7 +94,8 @@ def test_batch_size_does_not_change_the_score_with_context(network, spacing, noi
 
     def score(batch_size, context_mm=1.0):
         with torch.no_grad():
-            return SliceWiseInferer((16, 24), 2, batch_size, noise, context_mm=context_mm)(volume, network).as_tensor()
+            score = SliceWiseInferer((16, 24), 2, batch_size, noise, context_mm=context_mm)(volume, network)
+        return score.as_subclass(torch.Tensor)
 
     for batch_size in (3, 100):
         torch.testing.assert_close(score(batch_size), score(1), atol=1e-5, rtol=0)

@@ -192,9 +192,9 @@ def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_pat
     (tmp_path / "scans" / "broken.nii.gz").write_bytes(b"no volume")
     command = [str(programs / "sdseg"), "segment", "scans", "-o", "masks", "--resume"]
     manifest = tmp_path / "masks" / "sdseg_manifest.json"
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
-    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=interruptible, **pipes)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=interruptible, stderr=pipe, stdout=pipe, text=True)
     for _ in range(1200):
         if manifest.exists() and len(json.loads(manifest.read_text())["cases"]) > 3:
             break
@@ -262,7 +262,6 @@ def test_a_researcher_trains_on_photographs(programs, tmp_path):
     out, _ = run(programs / "sdseg", *command, "--minutes", "1", cwd=tmp_path)
     assert "polyp" in out and "python -m monai.bundle run training" in out
     training = ("-m", "monai.bundle", "run", "training", "--config_file", "mine/configs/train.json", "--epochs", "2")
-    training += ("--val_interval", "1")
-    run(programs / "python", *training, cwd=tmp_path)
+    run(programs / "python", *training, "--val_interval", "1", cwd=tmp_path)
     out, _ = run(programs / "sdseg", "segment", "images", "-o", "out", "--bundle", "mine", cwd=tmp_path)
     assert json.loads(out)["done"] == 24 and json.loads(out)["labels"] == {"polyp": 1}

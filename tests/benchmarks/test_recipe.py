@@ -61,8 +61,17 @@ def volumes(tmp_path):
 
 @pytest.mark.slow
 def test_a_recipe_is_trained_scored_and_drawn(volumes):
-    command = (*RECIPE, volumes / "toy.json", "--dataset_dir", volumes, "--datalist", volumes / "datalist.json")
-    command = (*command, "--output", volumes / "out", "--section", volumes / "report.md", "--test")
+    data = ("--dataset_dir", volumes, "--datalist", volumes / "datalist.json")
+    command = (
+        *RECIPE,
+        volumes / "toy.json",
+        *data,
+        "--output",
+        volumes / "out",
+        "--section",
+        volumes / "report.md",
+        "--test",
+    )
     process = run_process(*command, "--jobs", "2")
     assert process.returncode != 0  # one failed, the others went on
     assert "broken, seed 0: training ended with exit code 2" in process.stderr and "Traceback" not in process.stderr
@@ -175,7 +184,12 @@ def test_the_worst_cases_of_volumes_are_drawn_where_they_are_wrong(toy, tmp_path
     run = "U-Net, seed 0"
     keep_random_weights(toy, run)
     shown = []
-    monkeypatch.setattr(recipe_figures, "slice_panel", lambda *a: shown.append(a) or slice_panel(*a))
+
+    def draw(*arrays):
+        shown.append(arrays)
+        return slice_panel(*arrays)
+
+    monkeypatch.setattr(recipe_figures, "slice_panel", draw)
     recipe_figures.draw_worst(toy, run, score(toy, run, "validation"), tmp_path / "worst.png")
     assert np.asarray(Image.open(tmp_path / "worst.png").convert("L")).std() > 5
     parser = toy.parser(run)

@@ -78,7 +78,7 @@ def test_doors_agree_by_class_whatever_the_file(tmp_path):
 
 def test_the_table_counts_what_differs(tmp_path):
     """One door with a changed score and one with a changed mask, which then differs from the first door's."""
-    doors = [script.Door(name, [CASE], None) for name in ("first", "second")]
+    doors = [script.Door(name, [CASE], lambda commit, folder: None) for name in ("first", "second")]
     for commit in ("before", "after"):
         for door in doors:
             write_nifti(tmp_path / commit / door.name / f"{CASE}.nii.gz")

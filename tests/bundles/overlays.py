@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from pydoc import locate
+from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -113,7 +114,8 @@ def referenced(value):
 
 def arguments(target):
     """Return the names of the arguments of a class or function, by its path or MONAI's short name."""
-    return inspect.signature(locate(target) or locate(f"monai.networks.nets.{target}")).parameters
+    found: Any = locate(target) or locate(f"monai.networks.nets.{target}")
+    return inspect.signature(found).parameters
 
 
 def infer(overlays, data, tmp_path):

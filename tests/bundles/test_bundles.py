@@ -72,7 +72,7 @@ def test_training_command_trains_checkpoints_and_validates(trained):
 
 def test_tensorboard_has_losses_dice_and_panel(trained):
     folder, _ = trained
-    tags = {"scalars": set(), "images": set()}
+    tags: dict[str, set[str]] = {"scalars": set(), "images": set()}
     for path in (folder / "logs").rglob("events*"):
         events = EventAccumulator(str(path)).Reload().Tags()
         for kind in tags:

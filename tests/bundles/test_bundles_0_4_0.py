@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -247,7 +248,8 @@ def test_every_address_is_there_and_takes_its_arguments(config):
                 assert callable(locate(f"{module}.{name}")), node
         elif str(node.get("_target_")).startswith("sdseg_monai."):
             arguments = {key: value for key, value in node.items() if not key.startswith("_")}
-            inspect.signature(locate(node["_target_"])).bind_partial(**arguments)
+            component: Any = locate(node["_target_"])
+            inspect.signature(component).bind_partial(**arguments)
             addresses += 1
     assert addresses
 
@@ -415,7 +417,7 @@ def test_the_label_server_segments_and_trains(tmp_path):
             np.testing.assert_array_equal(read_mask(mask), result.labels)
         for case in cases:
             label = labels / f"{case}.nii.gz"
-            files = {"params": (None, "{}"), "label": (label.name, label.read_bytes())}
+            files: Any = {"params": (None, "{}"), "label": (label.name, label.read_bytes())}
             query = {"image": case, "tag": "final"}
             assert requests.put(f"{server.url}/datastore/label", params=query, files=files).ok, server.log
         for home in homes:

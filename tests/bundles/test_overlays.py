@@ -33,7 +33,7 @@ def test_inference_writes_the_masks_that_evaluation_writes(pictures, tmp_path):
     assert len(list((tmp_path / "masks").iterdir())) == 11
     for name in ("t0.png", "t1.png"):
         evaluated, inferred = (Image.open(tmp_path / folder / name) for folder in ("eval", "masks"))
-        assert inferred.mode == "L" and set(np.unique(inferred)) <= {0, 255}
+        assert inferred.mode == "L" and set(np.unique(np.asarray(inferred))) <= {0, 255}
         np.testing.assert_array_equal(evaluated, inferred)
 
 

@@ -52,7 +52,7 @@ def test_scores_and_confidence_say_what_the_mask_says(bundle, volume, tmp_path, 
     assert all(image.get_data_dtype() == np.float32 for image in maps)
     *scores, confidence = (image.get_fdata() for image in maps)
     assert min(map(np.min, (*scores, confidence))) >= 0 and max(map(np.max, (*scores, confidence))) <= 1
-    background = 1 - sum(scores)
+    background = 1 - np.sum(scores, axis=0)
     sure = confidence > 1e-4
     np.testing.assert_array_equal(mask[sure], np.argmax([background, *scores], axis=0)[sure])
     assert sure.mean() > 0.9 and len(np.unique(mask)) > 1
@@ -93,8 +93,8 @@ def test_overlays_are_chained_after_the_bundles_config(bundle, volume, tmp_path,
     assert (code, out) == (2, "") and "not the weights of this network" in err  # of four classes
     code, *_ = run(capsys, "segment", volume, *options, "--overlay", second)
     assert code == 0
-    masks = [np.asarray(load_nifti(tmp_path / f"{name}.nii.gz").dataobj) for name in ("own", "m")]
-    np.testing.assert_array_equal(*masks)
+    own, chained = (np.asarray(load_nifti(tmp_path / f"{name}.nii.gz").dataobj) for name in ("own", "m"))
+    np.testing.assert_array_equal(own, chained)
 
 
 def test_bad_overlays_end_with_one_line(volume, tmp_path, capsys):

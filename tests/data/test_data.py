@@ -100,10 +100,16 @@ def test_augmentations_are_the_same_without_a_record_of_positions(config, shape,
 
 @pytest.mark.parametrize("tracked", [True, False])
 def test_tracking_is_off_for_the_augmentation_alone(tracked):
-    seen, item = [], {"image": torch.zeros(1, 2, 2)}
+    seen: list[bool] = []
+
+    def look(item):
+        seen.append(get_track_meta())
+        return item
+
+    item = {"image": torch.zeros(1, 2, 2)}
     try:
         set_track_meta(tracked)
-        augment(item, Compose([lambda x: seen.append(get_track_meta()) or x]), 0)
+        augment(item, Compose([look]), 0)
         assert seen == [False] and get_track_meta() == tracked
         with pytest.raises(RuntimeError):
             augment(item, Compose([Lambdad("image", lambda x: 1 / 0)]), 0)

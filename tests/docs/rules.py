@@ -39,7 +39,7 @@ def run_sdseg(words: list[str]) -> None:
     errors = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
         try:
-            code = main([*words[1:], *added])
+            code: str | int | None = main([*words[1:], *added])
         except SystemExit as stop:  # --help
             code = stop.code
     assert code == (0 if refusal is None else 2), errors.getvalue()

@@ -114,8 +114,8 @@ def test_the_example_of_a_plan_is_one(tmp_path):
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for number in range(8):
-        files = [tmp_path / kind / f"case_{number}.nii.gz" for kind in ("images", "labels")]
-        write_phantom(*files, seed=number)
+        image, label = (tmp_path / kind / f"case_{number}.nii.gz" for kind in ("images", "labels"))
+        write_phantom(image, label, seed=number)
     folders = (tmp_path / "images", tmp_path / "labels", tmp_path / "my_bundle")
     plan = init_bundle(*folders, names={1: "Head", 2: "Tail"}, seconds_per_slice=0.03, progress=False)
     said = [line.replace(f"{tmp_path}/", "") for line in plan.lines]

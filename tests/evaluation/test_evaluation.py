@@ -1,6 +1,7 @@
 """Scores of masks against labels: rules for empty ones, classes, distances in millimetres, tables."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import (
     METRICS,
+    Agreement,
     compare_masks,
     evaluate_case,
     evaluate_folders,
@@ -43,7 +45,7 @@ MASKS = st.lists(st.integers(0, 3), min_size=27, max_size=27).map(lambda v: torc
 def test_classes_are_scored_alone_and_the_union_as_one(predicted, expected):
     metrics = compare_masks("case", predicted, expected, (1, 2, 3))
     assert set(metrics.classes) == set(torch.cat([predicted, expected]).unique().tolist()) - {0}
-    binary = [(metrics, predicted > 0, expected > 0)]
+    binary: list[tuple[Agreement, torch.Tensor, torch.Tensor]] = [(metrics, predicted > 0, expected > 0)]
     binary += [(metrics.classes[k], predicted == k, expected == k) for k in metrics.classes]
     for found, one, other in binary:
         both, either, sizes = (one & other).sum(), (one | other).sum(), one.sum() + other.sum()
@@ -81,7 +83,9 @@ def test_distances_are_in_millimetres_whatever_the_orientation(tmp_path):
             for i, m in enumerate((predicted, expected))
         ]
         assert evaluate_case(*masks).hd95 == pytest.approx(6, abs=1e-4)
-    assert math.isnan(compare_masks("", *map(torch.from_numpy, (predicted, expected))).hd95), "no size of a voxel"
+    assert math.isnan(compare_masks("", torch.from_numpy(predicted), torch.from_numpy(expected)).hd95), (
+        "no size of a voxel"
+    )
 
 
 def test_a_distance_that_does_not_exist_is_counted_and_left_out(tmp_path):
@@ -91,7 +95,7 @@ def test_a_distance_that_does_not_exist_is_counted_and_left_out(tmp_path):
         write(tmp_path / "masks" / f"{case}.nii.gz", predicted)
         write(tmp_path / "labels" / f"{case}.nii.gz", both)
     cases = evaluate_folders(tmp_path / "masks", tmp_path / "labels", progress=False)
-    summary = summarise(cases)
+    summary: dict[str, Any] = summarise(cases)
     perfect = {"dice": 1, "iou": 1, "hd95": 0, "nsd": 1, "volume_difference": 0}
     assert summary["classes"][1] == {**perfect, **{f"{name}_interval": [n, n] for name, n in perfect.items()}}
     assert {

@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -76,7 +78,7 @@ def test_average_follows_the_trained_weights_and_shares_the_frozen_ones():
     def step(engine, batch):
         with torch.no_grad():
             for parameter in network.trained_parts.parameters():
-                parameter += 1
+                parameter.add_(1)
 
     start = network.unet.conv_out.bias.clone()
     run(3, 1, UpdateAverage(ema), step=step)
@@ -193,14 +195,14 @@ def test_average_includes_a_trained_decoder(parts):
     def step(engine, batch):
         with torch.no_grad():
             for parameter in network.trained_parts.parameters():
-                parameter += 1
+                parameter.add_(1)
 
     start = network.autoencoder.decoder.conv_out.bias.clone()
     run(1, 1, UpdateAverage(ema), step=step)
-    averaged = ema.network.autoencoder
+    averaged: Any = ema.network.autoencoder
     torch.testing.assert_close(averaged.decoder.conv_out.bias, 0.9 * start + 0.1 * (start + 1))
     latent = torch.randn(1, 4, 4, 4)
-    assert not torch.allclose(ema.network.decode(latent), network.decode(latent))
+    assert not torch.allclose(cast(SDSeg, ema.network).decode(latent), network.decode(latent))
     own = [name for name, _ in network.autoencoder.named_children() if parts is None or name in parts]
     for name, part in averaged.named_children():
         pairs = zip(part.parameters(), getattr(network.autoencoder, name).parameters(), strict=True)
@@ -226,7 +228,7 @@ def test_checkpoint_restores_every_part(tmp_path, options):
         ema = WeightAverage(network, 0.9, 1)
         evaluator = Engine(lambda e, b: None)
         evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
-        objects = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema}
+        objects: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema}
         return objects, evaluator, Checkpoint(tmp_path / "checkpoint.pt", objects, evaluator)
 
     objects, evaluator, checkpoint = setup()
@@ -259,14 +261,14 @@ def test_checkpoint_restores_every_part(tmp_path, options):
 
 def test_a_checkpoint_of_another_prediction_type_is_refused(tmp_path):
     run(1, 1, Checkpoint(tmp_path / "checkpoint.pt", {"network": make_network()}))
-    other = {"network": make_network(prediction_type="v_prediction")}
+    other = make_network(prediction_type="v_prediction")
     with pytest.raises(InputError, match=r"of another training .*epsilon.*v_prediction"):
-        run(1, 2, Checkpoint(tmp_path / "checkpoint.pt", other))
+        run(1, 2, Checkpoint(tmp_path / "checkpoint.pt", {"network": other}))
 
 
 def test_epoch_seed_makes_dropout_a_function_of_the_epoch():
     def draws(epochs, start=0):
-        seen = {}
+        seen: dict[int, float] = {}
         engine = Engine(lambda e, b: seen.setdefault(e.state.epoch, torch.rand(1).item()))
         EpochSeed(3).attach(engine)
         engine.run(range(1), max_epochs=epochs)
@@ -300,9 +302,11 @@ def test_average_of_named_parts_leaves_the_others_to_the_training():
 
 def test_average_takes_the_statistics_of_a_batch_norm():
     torch.manual_seed(0)
-    network = PixelSegmenter(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.BatchNorm2d(1))).train()
+    norm = torch.nn.BatchNorm2d(1)
+    network = PixelSegmenter(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), norm)).train()
     ema = WeightAverage(network, decay=0.9, warmup_iterations=1)
     image = 30 + torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     run(5, 1, UpdateAverage(ema), step=lambda engine, batch: network(image, mask=image[:, :1]))
-    assert network.backbone[1].running_mean.abs() > 0.1
-    torch.testing.assert_close(ema.network.backbone[1].running_mean, network.backbone[1].running_mean)
+    averaged: Any = ema.network.backbone
+    assert norm.running_mean.abs() > 0.1
+    torch.testing.assert_close(averaged[1].running_mean, norm.running_mean)

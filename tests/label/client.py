@@ -18,10 +18,15 @@ class Client:
         server: that is attacked.
         volume: content of an image's file.
         label: content of its label's.
+        folder: in which the server's studies and files are, and nothing else.
+        studies: folder of the images.
     """
 
-    def __init__(self, server, volume, label):
+    mask: bytes  # of the server's first segmentation
+
+    def __init__(self, server, volume, label, folder=None, studies=None):
         self.server, self.volume, self.label = server, volume, label
+        self.folder, self.studies = folder, studies
         self.port = int(server.url.rpartition(":")[2])
 
     def send(self, method, path, **options):

@@ -18,6 +18,7 @@ def client(hippocampus, tmp_path_factory):
         shutil.copy(hippocampus / "images" / f"{case}.nii.gz", studies)
     shutil.copy(hippocampus / "labels" / f"{CASE}.nii.gz", labels)
     with LabelServer(studies, folder / "inside" / "work", MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
-        client = Client(server, (studies / f"{CASE}.nii.gz").read_bytes(), (labels / f"{CASE}.nii.gz").read_bytes())
-        client.folder, client.studies, client.mask = folder, studies, client.infer().content
+        volume, label = (file.read_bytes() for file in (studies / f"{CASE}.nii.gz", labels / f"{CASE}.nii.gz"))
+        client = Client(server, volume, label, folder, studies)
+        client.mask = client.infer().content
         yield client

@@ -12,11 +12,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.inference.uncertainty import SampledSegmentation
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
 from sdseg_monai.label.stores.volumes import VolumeDatastore
@@ -61,7 +63,8 @@ class Counter(logging.Handler):
 
     def __init__(self, studies: Path, key: str) -> None:
         super().__init__(logging.INFO)
-        self.path, self.key, self.counts = studies / "datastore_v2.json", key, []
+        self.path, self.key = studies / "datastore_v2.json", key
+        self.counts: list[int] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.INFO:
@@ -72,6 +75,7 @@ class Counter(logging.Handler):
 def serve(strategy: HighestScore, store: VolumeDatastore, ts: float) -> dict[str, object]:
     """Ask for the next image as MONAI Label's endpoint does, which notes when it was served."""
     found = strategy({"strategy": "highest"}, store)
+    assert found is not None
     store.update_image_info(found["id"], {"strategy": {"highest": {"ts": int(ts)}}})
     return found
 
@@ -102,7 +106,7 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
     facts["scores"] = scores
     flips = model.pipeline(device="cpu", uncertainty="flips")
     good = {image: path for image, path in zip(ids, images, strict=True) if scores[image] is not None}
-    facts["measured"] = {image: flips(path).disagreement for image, path in good.items()}
+    facts["measured"] = {image: cast(SampledSegmentation, flips(path)).disagreement for image, path in good.items()}
     deadline = time.monotonic() + 10
     while not all(scoring.key in watching.get_image_info(image) for image in good) and time.monotonic() < deadline:
         time.sleep(0.05)

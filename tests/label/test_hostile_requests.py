@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -260,7 +261,7 @@ def test_no_gpu_to_tell_of(client):
     assert client.send("GET", "/logs/gpu").status_code == (404 if shutil.which("nvidia-smi") is None else 200)
 
 
-LABELS = {
+LABELS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown image": ({"image": "nothing"}, "there is no such image here"),
     "other grid": ({"image": OTHER}, "the two must lie on the same grid"),
     "too few bytes": ({"name": "label.bin", "content": b"123"}, "3 bytes, expected 62475"),

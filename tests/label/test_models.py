@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_metadata_names_each_segment(name, tmp_path):
 
 def test_tuned_weights_come_first(bundle, tmp_path):
     model = ServedModel.open(bundle, tmp_path)
-    assert model.weights == bundle / "models" / "model.pt"
+    assert model.weights is not None and model.weights == bundle / "models" / "model.pt"
     state = torch.load(model.weights, weights_only=True)
     last = next(name for name in reversed(state) if name.startswith("unet."))
     state[last] = state[last] + 1
@@ -94,8 +95,10 @@ def test_command_without_monai_label(tmp_path):
 
 @pytest.mark.parametrize("val_split", [0.01, 0.2, 0.99])
 def test_a_case_keeps_its_side_when_more_are_labelled(val_split):
-    cases = [{"image": f"/studies/case_{n}.nii.gz", "label": f"/labels/case_{n}.nii.gz", "more": n} for n in range(60)]
-    sides = {}
+    cases: list[dict[str, Any]] = [
+        {"image": f"/studies/case_{n}.nii.gz", "label": f"/labels/case_{n}.nii.gz", "more": n} for n in range(60)
+    ]
+    sides: dict[str, str] = {}
     for count in range(2, 61):
         splits = split_cases(cases[:count], val_split)
         assert splits["training"] and splits["validation"]

@@ -8,6 +8,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel as nib
@@ -41,7 +42,6 @@ def server(hippocampus, tmp_path_factory):
     for case in CASES:
         shutil.copy(hippocampus / "images" / f"{case}.nii.gz", folder / "studies")
     with LabelServer(folder / "studies", folder / "work") as running:
-        running.studies = folder / "studies"
         yield running
 
 
@@ -132,6 +132,7 @@ def test_slicer_client(server, hippocampus, tmp_path):
     """The client inside 3D Slicer's plugin, which cannot be installed here, makes its own calls."""
     path = LABEL_BIN.parent / "monailabel" / "plugins" / "slicer" / "MONAILabel" / "MONAILabelLib" / "client.py"
     spec = importlib.util.spec_from_file_location("slicer_client", path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     client = module.MONAILabelClient(server.url, str(tmp_path))
@@ -238,7 +239,7 @@ def test_correct_retrain_and_go_on(hippocampus, tmp_path):
             submit(server, case, tmp_path / f"{case}.nii.gz")
         assert (studies / "labels" / "final" / f"{labelled[0]}.nii.gz").is_file()
 
-        params = {"max_epochs": 1, "val_split": 0.25, "learning_rate": "0.002"}
+        params: dict[str, Any] = {"max_epochs": 1, "val_split": 0.25, "learning_rate": "0.002"}
         over = infer(server, image=labelled[0], params={"save_label": True, "label_tag": "final"})
         assert over.status_code == 422 and "a person's labels are final" in over.json()["detail"]
         assert requests.post(f"{server.url}/train/{MODEL}", json=params).status_code == 200

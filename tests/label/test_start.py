@@ -43,7 +43,7 @@ def test_arguments(tmp_path, mistake):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         words = arguments.format(busy=busy.getsockname()[1]).split()
         port = [] if "--port" in words else ["--port", "0"]
-        command = [LABEL_BIN / "sdseg", "label", *words, *port]
+        command = [str(LABEL_BIN / "sdseg"), "label", *words, *port]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and reason in done.stderr

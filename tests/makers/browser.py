@@ -73,7 +73,7 @@ fetch('/datastore/label?image=' + image, {method: 'PUT', body: form}).then(answe
 def start_chromium() -> Chrome:
     """Start a headless browser that notes what it asks of the network, of which it reaches this machine alone."""
     options = ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = str(CHROMIUM)
     options.add_argument("--headless=new")
     options.add_argument("--use-angle=swiftshader")  # WebGL 2 without a GPU
     options.add_argument("--enable-unsafe-swiftshader")
@@ -161,7 +161,8 @@ class Ohif:
 
     def ids(self, css: str) -> list[str]:
         """Return the ids of the elements within ``css``."""
-        return [element.get_attribute("id") for element in self.driver.find_elements(By.CSS_SELECTOR, f"{css} [id]")]
+        elements = self.driver.find_elements(By.CSS_SELECTOR, f"{css} [id]")
+        return [str(element.get_attribute("id")) for element in elements]
 
     def wait_for_text(self, text: str) -> None:
         """Wait until the page shows ``text``."""

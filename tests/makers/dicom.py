@@ -27,7 +27,7 @@ HAS_ORTHANC = ORTHANC is not None and DICOMWEB_PLUGIN.is_file()
 NO_ORTHANC = "no Orthanc with DICOMweb here; Debian has it: apt install orthanc orthanc-dicomweb"
 
 
-def write_mr_series(volume: Path, folder: Path, **attributes: str) -> list[Path]:
+def write_mr_series(volume: Path, folder: Path, **attributes: object) -> list[Path]:
     """Write a NIfTI volume as an MR series, one file a slice along the third axis; ``attributes`` replace elements.
 
     Whole numbers of 16 bits stay as they are, other intensities are scaled to them. The axes must be orthogonal.
@@ -161,8 +161,9 @@ class OrthancServer:
         return next(iter(self.users.items()), None)
 
     def _find(self, level: str, query: dict[str, str]) -> list[str]:
-        find = {"Level": level, "Query": query}
-        return requests.post(f"{self.url}/tools/find", json=find, auth=self._auth, timeout=30).json()
+        return requests.post(
+            f"{self.url}/tools/find", json={"Level": level, "Query": query}, auth=self._auth, timeout=30
+        ).json()
 
     def _get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, auth=self._auth, timeout=30)

@@ -37,7 +37,7 @@ class LabelServer:
     """
 
     def __init__(self, studies: str | Path, work_dir: Path, *options: str, **environment: str) -> None:
-        self.work_dir = work_dir
+        self.studies, self.work_dir = studies, work_dir
         command = [LABEL_BIN / "sdseg", "label", "--studies", studies, "--work-dir", work_dir, "--port", "0", *options]
         self.process = subprocess.Popen(
             [str(part) for part in command],
@@ -101,13 +101,13 @@ def monailabel_server(folder: Path, app: Path, studies: Path, *options: str, **e
     Its output goes to ``folder/log.txt``.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [LABEL_BIN / "monailabel", "start_server", "--app", app, "--studies", studies, "--host", "127.0.0.1"]
-    command += ["--port", str(port), *options]
+    command = ["start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MONAI_LABEL_TRACKING_ENABLED": "false"}
     env = {**os.environ, **quiet, "PATH": os.pathsep.join([str(LABEL_BIN), os.environ["PATH"]]), **environment}
     log = folder / "log.txt"
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT)
+        program = [str(LABEL_BIN / "monailabel"), *command, *options]
+        process = subprocess.Popen(program, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:

@@ -94,9 +94,9 @@ def bad_files(folder):
         text = f"ObjectType = Image\nNDims = {dimensions}\nDimSize = 2 2 2\nElementType = MET_FLOAT\n"
         (folder / name).write_bytes(f"{text}ElementDataFile = {value}\n".encode() + bytes(32))
         yield folder / name, "in another file" if dimensions == 3 else "header is damaged"
-    header = "NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\nencoding: raw\n"
-    header += "space directions: (1,0,0) (2,0,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n\n"
-    (folder / "singular.nrrd").write_bytes(header.encode() + bytes(32))
+    nrrd = "NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\nencoding: raw\n"
+    nrrd += "space directions: (1,0,0) (2,0,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n\n"
+    (folder / "singular.nrrd").write_bytes(nrrd.encode() + bytes(32))
     yield folder / "singular.nrrd", "singular"
     (folder / "text.nrrd").write_text("no nrrd")
     yield folder / "text.nrrd", r"not a readable \.nrrd"

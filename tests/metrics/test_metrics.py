@@ -313,4 +313,4 @@ def test_other_scores_are_refused(random_lpips, scores, message):
 
 def test_other_pairs_are_refused(random_lpips):
     with pytest.raises(ValueError, match="pairs='every', expected all or first"):
-        measure_stability(torch.zeros(2, 1, SIDE, SIDE), random_lpips, pairs="every")
+        measure_stability(torch.zeros(2, 1, SIDE, SIDE), random_lpips, pairs="every")  # type: ignore[arg-type]

@@ -90,6 +90,7 @@ def test_training_forward_keeps_the_diffusion_identities(network):
     torch.testing.assert_close(output.latent, network.encode_mask(MASK))
     # with the true noise, Eq. 2 gives the true latent back, whatever timestep the seeds drew
     again = network(IMAGE, mask=MASK, seeds=SEEDS)
+    assert output.noise is not None and again.noise is not None
     assert torch.equal(output.noise, again.noise) and torch.equal(output.latent_pred, again.latent_pred)
     single = network(IMAGE[1:2], mask=MASK[1:2], seeds=SEEDS[1:2])
     torch.testing.assert_close(single.noise, output.noise[1:2])

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,8 +300,8 @@ class TestCommand:
 
 
 def test_procedural_masks_in_the_benchmark():
-    exact = SimpleNamespace(autoencoder=Exact(), size=(16, 16), num_classes=3)
-    rows = table_rows("masks", audit_procedural(exact, 20))
+    exact: Any = SimpleNamespace(autoencoder=Exact(), size=(16, 16), num_classes=3)
+    rows: list[list[Any]] = table_rows("masks", audit_procedural(exact, 20))
     assert {row[1] for row in rows} == {1, 2} and all(row[4:] == ["1.0000", "1.0000"] for row in rows)
     assert 20 <= sum(row[3] for row in rows) <= 40
 

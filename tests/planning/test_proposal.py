@@ -32,7 +32,7 @@ def test_splits_are_disjoint_complete_seeded_and_do_not_depend_on_order(cases, s
 
 
 def test_another_seed_deals_otherwise_and_a_rare_class_is_spread():
-    classes = {f"case{i:02}": (0, 1) for i in range(20)}
+    classes: dict[str, tuple[int, ...]] = {f"case{i:02}": (0, 1) for i in range(20)}
     deals = [split_by_seed(classes, seed) for seed in range(5)]
     assert len({tuple(deal["test"]) for deal in deals}) > 1
     classes |= {f"case{i:02}": (0, 1, 2) for i in (3, 4, 5, 6)}

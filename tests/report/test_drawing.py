@@ -4,6 +4,7 @@ import base64
 import json
 import weakref
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -125,7 +126,8 @@ def test_what_cannot_be_drawn_is_named_and_the_report_is_written(tmp_path, pictu
 
 
 def test_pictures_are_loaded_once_one_at_a_time_and_only_when_drawn(tmp_path):
-    made, loaded = [], []
+    made: list[weakref.ref[Picture]] = []
+    loaded: list[int | str] = []
 
     def load(name):
         assert not any(picture() for picture in made), "another case's picture is still in memory"
@@ -134,7 +136,7 @@ def test_pictures_are_loaded_once_one_at_a_time_and_only_when_drawn(tmp_path):
         loaded.append(name)
         return picture
 
-    cases = [ReportCase(f"case{n}", "done", load=lambda n=n: load(n)) for n in range(5)]
+    cases = [ReportCase(f"case{n}", "done", load=partial(load, n)) for n in range(5)]
     cases += [ReportCase("flagged", "done", {}, ["odd"], load=lambda: load("flagged")), ReportCase("bad", "failed")]
     text = report_text(tmp_path, cases, most_viewers=3)
     assert loaded == ["flagged", 0, 1]

@@ -418,7 +418,7 @@ def test_callbacks_of_real_files_are_inert(tmp_path, monkeypatch):
                 Path(folder).mkdir()
 
     ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = module.__name__, "ModelCheckpoint"
-    module.ModelCheckpoint = ModelCheckpoint
+    module.ModelCheckpoint = ModelCheckpoint  # type: ignore[attr-defined]
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -76,7 +76,15 @@ def test_entropy_is_between_certainty_and_equality(weights, num_classes):
 def test_volumes_give_a_range():
     volumes = np.array([[1.0, 0, 4], [2, 0, 4], [3, 0, 4]])
     voxel = np.zeros((1, 1, 1), np.float32)
-    rest = {"labels": voxel, "scores": voxel[None], "confidence": voxel, "entropy": voxel, "disagreement": 0.0}
-    rest |= {"affine": np.eye(4), "segments": {}, "source": Volume(voxel, np.eye(4))}
-    result = SampledSegmentation(**rest, sample_volumes=volumes)
+    result = SampledSegmentation(
+        labels=voxel,
+        scores=voxel[None],
+        confidence=voxel,
+        affine=np.eye(4),
+        segments={},
+        source=Volume(voxel, np.eye(4)),
+        entropy=voxel,
+        disagreement=0.0,
+        sample_volumes=volumes,
+    )
     np.testing.assert_array_equal(result.volume_range, [[1, 0, 4], [3, 0, 4]])

@@ -42,7 +42,7 @@ def uids(file: Path) -> dict[str, str]:
     return {keyword: str(dataset[keyword].value) for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
 
 
-def make_series(folder: Path, matrix: np.ndarray = OBLIQUE, shape=SHAPE, seed=0, **attributes: str) -> list[Path]:
+def make_series(folder: Path, matrix: np.ndarray = OBLIQUE, shape=SHAPE, seed=0, **attributes: object) -> list[Path]:
     return write_mr_series(make_volume(folder.parent / "volumes", matrix, shape, seed), folder, **attributes)
 
 

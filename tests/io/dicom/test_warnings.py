@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -49,7 +50,7 @@ def test_a_file_that_cannot_be_read_is_left_out(make_series, tmp_path, monkeypat
     files = make_series("one")
     opened = Path.open
 
-    def refuse(path: Path, *args: object, **kwargs: object):
+    def refuse(path: Path, *args: Any, **kwargs: Any):
         if path == files[-1]:  # root may read all files
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import highdicom as hd
@@ -46,7 +47,7 @@ def write_image(path: Path, matrix: np.ndarray, shape=SHAPE, seed=0) -> Path:
     return path
 
 
-def write_label(path: Path, image: Path, boxes: dict[int, tuple[slice, ...]], dtype=np.uint8) -> Path:
+def write_label(path: Path, image: Path, boxes: Mapping[int, tuple[slice, ...]], dtype=np.uint8) -> Path:
     """Write a label on the grid of ``image`` with boxes by value."""
     source = load_nifti(image)
     array = np.zeros(source.shape, dtype)

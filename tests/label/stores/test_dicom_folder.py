@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import nibabel as nib
@@ -240,9 +241,14 @@ class TestDicomFolder:
 
     def test_studies_are_not_changed_from_here(self, dicom, store, tmp_path):
         uid, _, volume = dicom["oblique"]
-        for call in (("add_image", "x", volume, {}), ("remove_image", uid), ("remove_label", uid, "final")):
+        calls: dict[str, tuple[Any, ...]] = {
+            "add_image": ("x", volume, {}),
+            "remove_image": (uid,),
+            "remove_label": (uid, "final"),
+        }
+        for method, arguments in calls.items():
             with pytest.raises(Refused, match="DICOM"):
-                store(*call)
+                store(method, *arguments)
 
     def test_settings(self, dicom, store, tmp_path):
         store("set", "MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI", False)

@@ -101,9 +101,9 @@ class TestVolumes:
         for tag in ("../final", "a/b", "", ".", "..", ".hidden", "a b", "x\n"):
             with pytest.raises(Refused, match="plain name"):
                 store("save_label", "a", tmp_path / "a_label.nii.gz", tag, {})
-        for image in ("nobody", "../a", ""):
+        for name in ("nobody", "../a", ""):
             with pytest.raises(Refused, match="no such image"):
-                store("save_label", image, tmp_path / "a_label.nii.gz", "final", {})
+                store("save_label", name, tmp_path / "a_label.nii.gz", "final", {})
         with pytest.raises(Refused, match="params"):
             store("save_label", "a", tmp_path / "a_label.nii.gz", "final", ["no", "object"])
         assert sorted((p, p.stat().st_mtime_ns) for p in studies.rglob("*.*")) == before
