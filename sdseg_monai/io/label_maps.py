@@ -48,11 +48,12 @@ def check_label_map(
         InputError: a voxel is no whole number from 0 to ``largest``, there are more than ``most_values`` different
             values, or a voxel is unsure where that is not allowed.
     """
-    _refuse(name, stray_values(array, largest), "" if largest is None else f" to {largest}")
+    limit = "" if largest is None else f" to {largest}"
+    _refuse(name, stray_values(array, largest), f"{limit}; is it an image?")
     if most_values is not None and (count := _count_values(array)) > most_values:
         raise InputError(f"{name}: {count} different values, expected {most_values} classes or fewer; is it an image?")
     if not allow_unsure:
-        _refuse(name, array[array == UNSURE], f", without {UNSURE}, which stands for an unsure voxel")
+        _refuse(name, array[array == UNSURE], f"; {UNSURE} stands for an unsure voxel")
 
 
 def stray_values(array: np.ndarray, largest: int | None = None) -> np.ndarray:
@@ -63,11 +64,10 @@ def stray_values(array: np.ndarray, largest: int | None = None) -> np.ndarray:
     return array[~is_class]
 
 
-def _refuse(name: str | Path, stray: np.ndarray, limits: str) -> None:
+def _refuse(name: str | Path, stray: np.ndarray, hint: str) -> None:
     if stray.size:
         raise InputError(
-            f"{name}: {stray.size} voxels are no class, such as {stray[0]:g}, expected whole numbers from 0{limits}; "
-            "is it an image?"
+            f"{name}: {stray.size} voxels are no class, such as {stray[0]:g}, expected whole numbers from 0{hint}"
         )
 
 

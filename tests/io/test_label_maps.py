@@ -43,7 +43,7 @@ def test_other_numbers_are_counted_and_one_is_named(value):
 def test_the_value_of_unsure_voxels_is_a_class_unless_it_may_be_none():
     array = label_map(0, 1, UNSURE)
     check_label_map("a", array)
-    with pytest.raises(InputError, match=r"1 voxels are no class, such as 255, .* stands for an unsure voxel"):
+    with pytest.raises(InputError, match=r"1 voxels are no class, such as 255, .*0; 255 stands for an unsure voxel"):
         check_label_map("a", array, allow_unsure=False)
 
 
