@@ -14,9 +14,7 @@ import pytest
 
 from tests.label.datastore_process import PYTHON, Refused
 from tests.label.stores.labels import (
-    OBLIQUE,
     ONE_BOX,
-    REVERSED,
     SHAPE,
     TWO_BOXES,
     UPPER_BOX,
@@ -29,6 +27,7 @@ from tests.label.stores.labels import (
     voxels,
     write_label,
 )
+from tests.makers.dicom import OBLIQUE, REVERSED
 from tests.makers.label_server import needs_label_env
 from tests.makers.volumes import load_nifti
 
