@@ -4,20 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.makers.photographs import write_photograph
 from tests.makers.volumes import write_case, write_nifti
-
-
-def write_picture_case(folder, name, seed, size=(40, 56)):
-    """Write a photograph of a bright disc and its mask, in the sizes and kinds of the public sets."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: size[0], : size[1]]
-    disc = np.hypot(y - 20 - rng.uniform(-5, 5), x - 28 - rng.uniform(-5, 5)) < 12
-    picture = rng.normal(60, 15, (*size, 3)) + 120 * disc[..., None]
-    for kind, array in (("images", picture.clip(0, 255).astype(np.uint8)), ("masks", 255 * disc.astype(np.uint8))):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(folder / kind / f"{name}.{'jpg' if kind == 'images' else 'png'}", quality=95)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +14,7 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     cases = {"training": [f"a{i}" for i in range(8)], "validation": ["v0"], "test": ["t0", "t1"]}
     for seed, name in enumerate(name for names in cases.values() for name in names):
-        write_picture_case(folder, name, seed)
+        write_photograph(folder, name, seed, suffix=".jpg")
     datalist = {k: [{"image": f"images/{n}.jpg", "label": f"masks/{n}.png"} for n in v] for k, v in cases.items()}
     (folder / "datalist.json").write_text(json.dumps(datalist))
     return folder

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from sdseg_monai.planning import init_bundle
-from tests.docs.folders import CASES, write_datalist, write_photographs, write_volumes, write_weights
+from tests.docs.folders import CASES, write_datalist, write_volumes, write_weights
 from tests.docs.pages import DATASET, Page
 from tests.makers.compvis import tiny_official
 from tests.makers.dicom import write_mr_series
+from tests.makers.photographs import write_photograph
 from tests.makers.places import ROOT
 
 
@@ -33,7 +34,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for uid in ("1.2.3.4", "1.2.3.5"):
         write_mr_series(root / "scan.nii.gz", root / "STUDIES" / uid, SeriesInstanceUID=uid)
     pictures = root / "data" / "Kvasir-SEG"
-    write_photographs(pictures, CASES)
+    for seed, name in enumerate(CASES):
+        write_photograph(pictures, name, seed, size=(48, 56))
     shutil.copytree(pictures / "images", root / "photos")
     write_datalist(pictures / "datalist.json", "images/{}.png", "masks/{}.png")
     for kind, name in (("images", "img"), ("labels", "label")):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from PIL import Image
 
 from sdseg_monai.demo.phantom import make_phantom
 from tests.makers.volumes import write_nifti
@@ -26,19 +25,6 @@ def write_volumes(folder: Path, names: list[str]) -> None:
         image, label = make_phantom(seed=int(name[-1]))
         for kind, array in (("images", np.rint(image.clip(0)).astype(np.uint16)), ("labels", label)):
             write_nifti(folder / kind / f"{name}.nii.gz", array[CROP])
-
-
-def write_photographs(folder: Path, names: list[str]) -> None:
-    """Write pictures with a light disc to ``folder``/images and where it is to ``folder``/masks."""
-    rng = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-    for name in names:
-        rows, columns = np.mgrid[:48, :56]
-        disc = np.hypot(rows - rng.integers(16, 32), columns - rng.integers(20, 36)) < 12
-        photograph = rng.integers(0, 100, (48, 56, 3)) + 120 * disc[..., None]
-        Image.fromarray(photograph.astype(np.uint8)).save(folder / "images" / f"{name}.png")
-        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / f"{name}.png")
 
 
 def write_weights(path: Path, bundle: Path, *overlays: Path) -> None:

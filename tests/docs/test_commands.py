@@ -18,8 +18,8 @@ from sdseg_monai.cli import make_parser
 from tests.docs.folders import CASES
 from tests.docs.pages import DATASET, LANGUAGES, NAMES, Block, Page
 from tests.docs.rules import check_tool, rule_of, run_sdseg
-from tests.makers.dicom import HAS_ORTHANC, OrthancServer
 from tests.makers.label_server import LabelServer, needs_label_env
+from tests.makers.orthanc import HAS_ORTHANC, OrthancServer
 from tests.makers.places import ROOT
 from tests.makers.volumes import load_nifti
 

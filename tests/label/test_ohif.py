@@ -18,9 +18,11 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
-from tests.makers.browser import Ohif, View, needs_browser
-from tests.makers.dicom import HAS_ORTHANC, NO_ORTHANC, OrthancServer, write_mr_series
+from tests.label.ohif import Ohif, View
+from tests.makers.browser import needs_browser
+from tests.makers.dicom import write_mr_series
 from tests.makers.label_server import LabelServer, needs_label_env
+from tests.makers.orthanc import HAS_ORTHANC, NO_ORTHANC, OrthancServer
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
 from tests.makers.volumes import load_nifti, write_nifti

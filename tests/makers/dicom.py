@@ -1,30 +1,37 @@
-"""DICOM for the tests: MR series of volumes, and a real Orthanc with its DICOMweb plugin."""
+"""MR series of volumes, as DICOM."""
 
 from __future__ import annotations
 
-import io
-import json
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pydicom
-import requests
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
+from scipy.spatial.transform import Rotation
 
-from tests.makers.volumes import load_nifti
+from tests.makers.volumes import load_nifti, write_nifti
 
-ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/orthanc/bin")
-DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-HAS_ORTHANC = ORTHANC is not None and DICOMWEB_PLUGIN.is_file()
-NO_ORTHANC = "no Orthanc with DICOMweb here; Debian has it: apt install orthanc orthanc-dicomweb"
+
+def slice_grid(directions: np.ndarray) -> np.ndarray:
+    """Return the affine of slices whose axes have these directions, columns of [3, 3], each at a spacing of its own."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = directions * [0.9, 1.2, 2.5]
+    matrix[:3, 3] = -31.5, 12.25, 7.125
+    return matrix
+
+
+OBLIQUE = slice_grid(Rotation.from_euler("xyz", [25, -15, 40], degrees=True).as_matrix())
+REVERSED = slice_grid(Rotation.from_euler("xyz", [5, 12, -8], degrees=True).as_matrix() @ np.diag([-1, -1, -1]))
+SAGITTAL = slice_grid(np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]]))
+
+
+def write_noise(path: Path, affine: np.ndarray, shape: tuple[int, ...], seed: int = 0) -> Path:
+    """Write a volume of whole numbers, of which no two voxels are likely to be alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(seed).integers(0, 4000, shape).astype(np.int16)
+    return write_nifti(path, array, affine)
 
 
 def write_mr_series(volume: Path, folder: Path, **attributes: object) -> list[Path]:
@@ -83,94 +90,3 @@ def write_mr_series(volume: Path, folder: Path, **attributes: object) -> list[Pa
         pydicom.dcmwrite(path, dataset, enforce_file_format=True)
         files.append(path)
     return files
-
-
-class OrthancServer:
-    """An empty Orthanc on a free port, which answers this machine alone; everything goes at the end.
-
-    Args:
-        users: passwords by name; without any, nobody is asked.
-    """
-
-    def __init__(self, users: dict[str, str] | None = None) -> None:
-        self.users = users or {}
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.dicomweb_url = f"{self.url}/dicom-web"
-
-    def __enter__(self) -> OrthancServer:
-        self._folder = tempfile.TemporaryDirectory()
-        folder = Path(self._folder.name)
-        config = {
-            "Name": "sdseg-tests",
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "Plugins": [str(DICOMWEB_PLUGIN)],
-            "HttpPort": int(self.url.rpartition(":")[2]),
-            "HttpBindAddresses": ["127.0.0.1"],  # of 2025's Orthanc; older ones listen everywhere ...
-            "RemoteAccessAllowed": False,  # ... and refuse what other machines ask
-            "DicomServerEnabled": False,
-            "AuthenticationEnabled": bool(self.users),
-            "RegisteredUsers": self.users,
-            "DicomWeb": {"Enable": True},
-        }
-        (folder / "orthanc.json").write_text(json.dumps(config))
-        self._log = (folder / "log.txt").open("w+")
-        command = [str(ORTHANC), str(folder / "orthanc.json")]
-        self._process = subprocess.Popen(command, cwd=folder, stdout=self._log, stderr=subprocess.STDOUT)
-        for _ in range(300):
-            try:
-                if self._process.poll() is None and self._get("/system").ok:
-                    return self
-            except requests.ConnectionError:
-                pass
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.1)
-        self._log.seek(0)
-        log = self._log.read()
-        self.__exit__()
-        raise RuntimeError(f"Orthanc did not start:\n{log}")
-
-    def __exit__(self, *error: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
-        self._folder.cleanup()
-
-    def upload(self, files: Iterable[Path]) -> None:
-        """Store DICOM files."""
-        for file in files:
-            requests.post(f"{self.url}/instances", file.read_bytes(), auth=self._auth, timeout=30).raise_for_status()
-
-    def instances(self, **query: str) -> list[Dataset]:
-        """Return the stored instances whose elements have these values, by Orthanc's own interface."""
-        files = [self._get(f"/instances/{name}/file").content for name in self._find("Instance", query)]
-        return [pydicom.dcmread(io.BytesIO(file)) for file in files]
-
-    def delete(self, series_uid: str) -> None:
-        """Remove a series."""
-        for name in self._find("Series", {"SeriesInstanceUID": series_uid}):
-            requests.delete(f"{self.url}/series/{name}", auth=self._auth, timeout=30).raise_for_status()
-
-    @property
-    def _auth(self) -> tuple[str, str] | None:
-        return next(iter(self.users.items()), None)
-
-    def _find(self, level: str, query: dict[str, str]) -> list[str]:
-        return requests.post(
-            f"{self.url}/tools/find", json={"Level": level, "Query": query}, auth=self._auth, timeout=30
-        ).json()
-
-    def _get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, auth=self._auth, timeout=30)
-
-
-def free_port() -> int:
-    """Return a port of this machine that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from tests.makers.dicom import free_port
+from tests.makers.orthanc import free_port
 from tests.makers.places import LABEL_BIN
 
 START_SECONDS = 180

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sdseg_monai.planning import fingerprint_folders
 from sdseg_monai.planning.proposal import propose_grid
+from tests.makers.photographs import write_photograph
 from tests.makers.volumes import OBLIQUE, load_nifti, write_case, write_nifti
 
 SPEED = 0.05  # seconds a slice, so that proposals do not depend on the machine
@@ -40,16 +40,10 @@ def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2
     return folder / "images", folder / "labels"
 
 
-def write_pictures(folder: Path, count=4, size=(40, 48)):
-    rng = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
+def write_pictures(folder: Path, count=4):
+    """Write photographs and their masks."""
     for i in range(count):
-        y, x = np.mgrid[: size[0], : size[1]]
-        disc = np.hypot(y - size[0] / 2 - rng.uniform(-5, 5), x - size[1] / 2) < 12
-        picture = rng.integers(0, 90, (*size, 3)) + 120 * disc[..., None]
-        Image.fromarray(picture.astype(np.uint8)).save(folder / "images" / f"p{i}.png")
-        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / f"p{i}.png")
+        write_photograph(folder, f"p{i}", seed=i, size=(40, 48))
     return folder / "images", folder / "masks"
 
 

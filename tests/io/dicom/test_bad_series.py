@@ -9,7 +9,8 @@ import pytest
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import choose_series, read_series, write_seg
-from tests.io.dicom.series import OBLIQUE, SAGITTAL, SEGMENTS, SHAPE, edit, make_enhanced, make_series, uids
+from tests.io.dicom.series import SEGMENTS, SHAPE, edit, make_enhanced, make_series, uids
+from tests.makers.dicom import OBLIQUE, SAGITTAL
 from tests.makers.processes import run_process
 
 

@@ -11,40 +11,11 @@ import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
 
-from tests.makers.dicom import write_mr_series
+from tests.makers.dicom import write_mr_series, write_noise
 from tests.makers.volumes import load_nifti, write_nifti
 
 SHAPE = (12, 10, 6)
 SOON = 5  # seconds
-
-
-def rotation(*degrees: float) -> np.ndarray:
-    """Return a rotation about the three axes, one after the other."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(degrees)):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        matrix = turn @ matrix
-    return matrix
-
-
-def affine(directions: np.ndarray) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3] = directions * [0.9, 1.2, 2.5]
-    matrix[:3, 3] = -31.5, 12.25, 7.125
-    return matrix
-
-
-OBLIQUE = affine(rotation(25, -15, 40))
-REVERSED = affine(rotation(5, 12, -8) @ np.diag([-1, -1, -1]))  # slices run against their normal
-
-
-def write_image(path: Path, matrix: np.ndarray, shape=SHAPE, seed=0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    array = np.random.default_rng(seed).integers(0, 4000, shape).astype(np.int16)
-    write_nifti(path, array, matrix)
-    return path
 
 
 def write_label(path: Path, image: Path, boxes: Mapping[int, tuple[slice, ...]], dtype=np.uint8) -> Path:
@@ -79,7 +50,7 @@ def sort_points(positions: np.ndarray) -> np.ndarray:
 
 def make_dicom(folder: Path, matrix: np.ndarray, name: str, **attributes: str) -> tuple[str, list[Path], Path]:
     """Write a series, files without suffix; return its UID, its files and the volume they were made of."""
-    volume = write_image(folder.parent / "volumes" / f"{name}.nii.gz", matrix)
+    volume = write_noise(folder.parent / "volumes" / f"{name}.nii.gz", matrix, SHAPE)
     files = [file.rename(file.with_suffix("")) for file in write_mr_series(volume, folder / name, **attributes)]
     return str(pydicom.dcmread(files[0]).SeriesInstanceUID), files, volume
 

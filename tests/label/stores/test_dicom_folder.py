@@ -13,9 +13,7 @@ import pytest
 
 from tests.label.datastore_process import Refused
 from tests.label.stores.labels import (
-    OBLIQUE,
     ONE_BOX,
-    REVERSED,
     SHAPE,
     TWO_BOXES,
     UPPER_BOX,
@@ -28,6 +26,7 @@ from tests.label.stores.labels import (
     voxels,
     write_label,
 )
+from tests.makers.dicom import OBLIQUE, REVERSED
 from tests.makers.label_server import needs_label_env
 from tests.makers.volumes import load_nifti
 

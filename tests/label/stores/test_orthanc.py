@@ -12,9 +12,7 @@ import SimpleITK as sitk
 
 from tests.label.datastore_process import Refused
 from tests.label.stores.labels import (
-    OBLIQUE,
     ONE_BOX,
-    REVERSED,
     TWO_BOXES,
     UPPER_BOX,
     check_seg,
@@ -24,8 +22,9 @@ from tests.label.stores.labels import (
     voxels,
     write_label,
 )
-from tests.makers.dicom import HAS_ORTHANC, NO_ORTHANC, OrthancServer
+from tests.makers.dicom import OBLIQUE, REVERSED
 from tests.makers.label_server import needs_label_env
+from tests.makers.orthanc import HAS_ORTHANC, NO_ORTHANC, OrthancServer
 from tests.makers.places import SHARED
 
 pytestmark = needs_label_env

@@ -12,19 +12,10 @@ import pytest
 import SimpleITK as sitk
 
 from tests.label.datastore_process import Refused
-from tests.label.stores.labels import (
-    OBLIQUE,
-    ONE_BOX,
-    REVERSED,
-    SHAPE,
-    SOON,
-    TWO_BOXES,
-    voxels,
-    write_image,
-    write_label,
-)
-from tests.makers.dicom import free_port, write_mr_series
+from tests.label.stores.labels import ONE_BOX, SHAPE, SOON, TWO_BOXES, voxels, write_label
+from tests.makers.dicom import OBLIQUE, REVERSED, write_mr_series, write_noise
 from tests.makers.label_server import needs_label_env
+from tests.makers.orthanc import free_port
 from tests.makers.volumes import load_nifti, write_nifti
 
 pytestmark = needs_label_env
@@ -34,7 +25,7 @@ pytestmark = needs_label_env
 def studies(tmp_path, store) -> Path:
     """A folder of three volumes, opened."""
     folder = tmp_path / "studies"
-    image = write_image(folder / "a.nii.gz", OBLIQUE)
+    image = write_noise(folder / "a.nii.gz", OBLIQUE, SHAPE)
     write_label(tmp_path / "a_label.nii.gz", image, TWO_BOXES)
     sitk.WriteImage(sitk.ReadImage(str(folder / "a.nii.gz")), str(folder / "b.nrrd"))
     sitk.WriteImage(sitk.ReadImage(str(folder / "a.nii.gz")), str(folder / "c.mha"))
@@ -170,7 +161,7 @@ class TestVolumes:
 
     def test_another_image_of_a_name_is_refused(self, studies, store, tmp_path):
         before = (studies / "a.nii.gz").read_bytes()
-        write_image(tmp_path / "other.nii.gz", REVERSED)
+        write_noise(tmp_path / "other.nii.gz", REVERSED, SHAPE)
         for other in (tmp_path / "other.nii.gz", studies / "b.nrrd"):
             with pytest.raises(Refused, match="another image has that name"):
                 store("add_image", "a", other, {})
@@ -205,12 +196,12 @@ class TestOpening:
         (tmp_path / "empty").mkdir()
         assert store("open", tmp_path / "empty", tmp_path / "cache") == "VolumeDatastore"
         assert store("list_images") == []
-        image = write_image(tmp_path / "image.nii.gz", OBLIQUE)
+        image = write_noise(tmp_path / "image.nii.gz", OBLIQUE, SHAPE)
         store("add_image", "first", image, {})
         assert store("list_images") == ["first"]
 
     def test_volumes_before_dicom(self, store, tmp_path):
-        image = write_image(tmp_path / "both" / "image.nii.gz", OBLIQUE)
+        image = write_noise(tmp_path / "both" / "image.nii.gz", OBLIQUE, SHAPE)
         write_mr_series(image, tmp_path / "both" / "dicom")
         assert store("open", tmp_path / "both", tmp_path / "cache") == "VolumeDatastore"
         assert any("the volumes are served" in warning for warning in store.warnings)
