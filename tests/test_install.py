@@ -71,6 +71,10 @@ def wheel(tmp_path_factory):
     return wheel
 
 
+def test_the_wheel_says_that_it_is_typed(wheel):
+    assert "sdseg_monai/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
 @pytest.fixture(scope="module")
 def programs(wheel, tmp_path_factory):
     """The folder with ``python`` and ``sdseg`` of an environment that holds the wheel and nothing of the clone."""

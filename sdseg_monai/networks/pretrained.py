@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
@@ -23,8 +23,7 @@ from sdseg_monai.networks.unet import DenoisingUNet
 from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
 from sdseg_monai.schedule import NoiseSchedule
 
-if TYPE_CHECKING:
-    from sdseg_monai.networks.sdseg import SDSeg
+Network = TypeVar("Network", bound=nn.Module)
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
@@ -42,7 +41,7 @@ DIFFUSERS_CLASSES = {  # and which of ours computes the same
 }
 
 
-def save_folder(network: SDSeg, folder: Path) -> None:
+def save_folder(network: Any, folder: Path) -> None:
     """Write ``network`` as :meth:`SDSeg.save_pretrained` says."""
     if not any(name.startswith("encoder.") for name in network.autoencoder.state_dict()):
         raise InputError("the network has no mask encoder (an inference export), expected the full weights")
@@ -64,7 +63,7 @@ def save_folder(network: SDSeg, folder: Path) -> None:
     write_folder(folder, write)
 
 
-def load_folder(kind: type[SDSeg], folder: Path) -> SDSeg:
+def load_folder(kind: type[Network], folder: Path) -> Network:
     """Return the network that :func:`save_folder` wrote, as :meth:`SDSeg.from_pretrained` says."""
     index = _read_json(folder / INDEX)
     try:
@@ -89,7 +88,7 @@ def load_folder(kind: type[SDSeg], folder: Path) -> SDSeg:
     return network.eval()
 
 
-def options_of(network: SDSeg) -> dict[str, Any]:
+def options_of(network: nn.Module) -> dict[str, Any]:
     """Return the constructor arguments of ``network`` beside its parts and schedule."""
     names = inspect.signature(type(network)).parameters
     return {name: getattr(network, name) for name in names if name not in (*PARTS, "schedule")}
