@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import AsDiscreted, Compose
-from monai.utils import MetaKeys
+from monai.utils import MetaKeys, convert_to_dst_type
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
@@ -160,7 +160,8 @@ class Segmenter:
         return self._inverted(item, values)["pred"].as_subclass(torch.Tensor).float()
 
     def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
-        return self._inverse({**item, "pred": values})
+        pred = convert_to_dst_type(values, item["image"], dtype=torch.float32)[0]  # a MetaTensor, as MONAI's Invertd needs
+        return self._inverse({**item, "pred": pred})
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
         """Resample a score to the grid of the image, and choose the class of each voxel there.
