@@ -15,7 +15,7 @@ from monai.metrics import compute_dice
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.sources import is_photograph
-from sdseg_monai.networks.codes import cut_score
+from sdseg_monai.networks.codes import classes_from_score
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -92,7 +92,7 @@ def compare_samples(
         scores.append(combine(slab))
         mean = slab.mean(dim=0)
         entropies.append(predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None])
-        classes.append(cut_score(slab)[:, 0])
+        classes.append(classes_from_score(slab)[:, 0])
     axis = segmenter.inferer.slice_axis + 1
     score, entropy, sampled_classes = (torch.cat(parts, dim=axis) for parts in (scores, entropies, classes))
     masks, volumes = [], []

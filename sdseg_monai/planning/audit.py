@@ -27,7 +27,7 @@ from sdseg_monai.io.label_maps import check_label_map
 from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
-from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, classes_from_score, mask_to_image, score_from_mask_image
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
 from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
@@ -213,12 +213,12 @@ def audit_label(
     in_plane = [length for axis, length in enumerate(decoded.shape) if axis != slice_axis]
     for start, masks in label_slices(label, size, slice_axis):
         score = reconstruct(autoencoder, masks, num_classes)
-        for offset, row in enumerate(slice_dice(cut_score(score), masks, num_classes)):
+        for offset, row in enumerate(slice_dice(classes_from_score(score), masks, num_classes)):
             reconstructions += [
                 Reconstruction(case=case, slice=start + offset, label=value, size=pixels, dice=dice)
                 for value, (pixels, dice) in row.items()
             ]
-        slab = cut_score(resize_slices(score, in_plane))[:, 0].movedim(0, slice_axis)
+        slab = classes_from_score(resize_slices(score, in_plane))[:, 0].movedim(0, slice_axis)
         decoded.narrow(slice_axis, start, len(masks)).copy_(slab)
     for value, agreement in compare_masks(case, decoded, label[0]).classes.items():
         reconstructions.append(

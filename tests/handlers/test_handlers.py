@@ -10,10 +10,10 @@ from sdseg_monai.data import DrawSampler, SliceDataset
 from sdseg_monai.errors import InputError
 from sdseg_monai.handlers import (
     CacheLatents,
-    Checkpoint,
     EpochSeed,
     ExpectedTime,
     LatentScale,
+    TrainingCheckpoint,
     UpdateAverage,
     WeightAverage,
 )
@@ -229,7 +229,7 @@ def test_checkpoint_restores_every_part(tmp_path, options):
         evaluator = Engine(lambda e, b: None)
         evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
         objects: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema}
-        return objects, evaluator, Checkpoint(tmp_path / "checkpoint.pt", objects, evaluator)
+        return objects, evaluator, TrainingCheckpoint(tmp_path / "checkpoint.pt", objects, evaluator)
 
     objects, evaluator, checkpoint = setup()
 
@@ -260,10 +260,10 @@ def test_checkpoint_restores_every_part(tmp_path, options):
 
 
 def test_a_checkpoint_of_another_prediction_type_is_refused(tmp_path):
-    run(1, 1, Checkpoint(tmp_path / "checkpoint.pt", {"network": make_network()}))
+    run(1, 1, TrainingCheckpoint(tmp_path / "checkpoint.pt", {"network": make_network()}))
     other = make_network(prediction_type="v_prediction")
     with pytest.raises(InputError, match=r"of another training .*epsilon.*v_prediction"):
-        run(1, 2, Checkpoint(tmp_path / "checkpoint.pt", {"network": other}))
+        run(1, 2, TrainingCheckpoint(tmp_path / "checkpoint.pt", {"network": other}))
 
 
 def test_epoch_seed_makes_dropout_a_function_of_the_epoch():
