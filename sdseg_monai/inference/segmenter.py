@@ -160,7 +160,9 @@ class Segmenter:
         return self._inverted(item, values)["pred"].as_subclass(torch.Tensor).float()
 
     def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
-        pred = convert_to_dst_type(values, item["image"], dtype=torch.float32)[0]  # a MetaTensor, as MONAI's Invertd needs
+        pred = convert_to_dst_type(values, item["image"], dtype=torch.float32)[
+            0
+        ]  # a MetaTensor, as MONAI's Invertd needs
         return self._inverse({**item, "pred": pred})
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
