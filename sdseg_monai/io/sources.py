@@ -171,7 +171,7 @@ def _copy_array(voxels: Any, affine: Any) -> Volume:
 
 def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return np.asanyarray(image.dataobj), image.affine
+        return np.array(image.dataobj), image.affine  # a copy: the image may be a view that torch cannot take
     except Exception as error:  # a proxy reads its file here, which fails in as many ways as there are formats
         raise InputError(f"{image.get_filename()}: the voxels cannot be read ({error})") from error
 
