@@ -140,7 +140,7 @@ class SDSeg(nn.Module):
         return load_folder(cls, Path(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the network to a new folder; after an error there is no folder, never a part of one.
+        """Write the network to a new folder, completely or not at all.
 
         ``model_index.json`` names the class of each part and holds the options, the schedule and ``scale_factor``. Each
         part is a subfolder: ``autoencoder``, ``vision_encoder`` and ``unet``. If a class of diffusers computes the

@@ -48,7 +48,7 @@ def convert(
     raw: bool = False,
     mask_decoder: Path | None = None,
 ) -> Conversion:
-    """Read ``source`` and write ``output``; after an error there is no output, never a part of one.
+    """Read ``source`` and write ``output``, completely or not at all.
 
     Args:
         source: an official Lightning checkpoint, a bundle's folder, or a folder that :meth:`SDSeg.save_pretrained`
