@@ -160,10 +160,9 @@ class Segmenter:
         return self._inverted(item, values)["pred"].as_subclass(torch.Tensor).float()
 
     def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
-        pred = convert_to_dst_type(values, item["image"], dtype=torch.float32)[
-            0
-        ]  # a MetaTensor, as MONAI's Invertd needs
-        return self._inverse({**item, "pred": pred})
+        # MONAI's Invertd passes over what is not a MetaTensor, with a warning only
+        meta_values = convert_to_dst_type(values, item["image"], dtype=torch.float32)[0]
+        return self._inverse({**item, "pred": meta_values})
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
         """Resample a score to the grid of the image, and choose the class of each voxel there.
