@@ -29,7 +29,7 @@ from sdseg_monai.errors import report_input_errors
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.io.pictures import list_images
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder
-from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, classes_from_score, mask_to_image, score_from_mask_image
 from sdseg_monai.planning.audit import SIZES, label_slices, slice_dice
 from sdseg_monai.transforms import ClassLabelsd, LoadVolumed
 from sdseg_monai.weights import load_teacher, load_weights, replace_mask_decoder
@@ -61,7 +61,7 @@ def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace
         for _, masks in label_slices(label, (options.size, options.size), options.slice_axis):
             latent = pair.teacher.encode_latent(mask_to_image(masks, codes))
             teacher, student = (
-                cut_score(score_from_mask_image(network.decode(latent).sample, codes))
+                classes_from_score(score_from_mask_image(network.decode(latent).sample, codes))
                 for network in (pair.teacher, pair.student)
             )
             against = [

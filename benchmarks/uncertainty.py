@@ -133,7 +133,7 @@ def abstention_rows(cases: Sequence[Case], *about: str) -> list[list[object]]:
 def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) -> list[list[object]]:
     """Return for each class the volumes of labels and masks, and how often a label's lies in the samples' range."""
     labels = np.array([case.volumes for case in cases])  # [N, C]
-    masks = np.array([case.result.volumes for case in cases])
+    masks = np.array([list(case.result.volumes.values()) for case in cases])
     samples = [case.result for case in cases if isinstance(case.result, SampledSegmentation)]
     low, high = np.array([result.volume_range for result in samples]).swapaxes(0, 1)
     rows: list[list[object]] = []

@@ -33,10 +33,10 @@ def layers() -> list[list[str]]:
 
 
 def purpose(room: str) -> str:
-    """Return the first sentence of a room's docstring."""
+    """Return the first line of a room's docstring, without its marks."""
     path = PACKAGE / room
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0].replace("`", "")
 
 
 def files(room: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Volume inference slice by slice."""
+"""Inference of a volume slice by slice."""
 
 from __future__ import annotations
 
@@ -28,25 +28,38 @@ SliceNoise = Literal["network", "per_slice"]
 
 
 class SliceWiseInferer(Inferer):
-    """Segment a volume in batches of in-plane resized slices and resize the scores back.
+    """Segment a volume in batches of slices, which are resized in-plane, and resize the scores back.
 
-    MONAI's SliceInferer would keep a float score and a count map of the whole volume and does not tell the network
-    which slice it sees; :meth:`iter_scores` yields slab after slab instead, so a caller may threshold each and never
-    hold more, and :meth:`iter_samples` the scores of several start noises, for which an image is encoded once.
+    MONAI's SliceInferer holds a float score and a count map of the whole volume and does not tell the network which
+    slice it gets. Here :meth:`iter_scores` yields one slab after another, so that a caller can turn each into classes
+    and never holds the scores of a whole volume; :meth:`iter_samples` yields the scores of several start noises, for
+    which a slice is encoded only once.
 
     Args:
         size: (H, W) of the network's input.
-        slice_axis: spatial axis across which slices are taken.
-        batch_size: slices per forward pass; does not change the result beyond rounding.
-        noise: ``network``, the network's own start noise, or ``per_slice``, one tensor for each slice, keyed by
-            ``seed``, the case's file name and the slice's index, whatever the order or batch.
+        slice_axis: spatial axis across which slices are taken, 0 to 2.
+        batch_size: slices per forward pass; changes the result by rounding errors only.
+        noise: ``network``, the network's own start noise, or ``per_slice``, one tensor for each slice, which depends on
+            ``seed``, the case's file name and the slice's index, but not on order or batch.
         seed: seed of the ``per_slice`` noise.
-        num_samples: scores of so many ``per_slice`` noises are averaged; the paper needs one.
-        context_mm: distance of the neighbours that an image's first and last channel show, as in training.
-        progress: show a bar for a volume that takes longer than two seconds.
+        num_samples: number of ``per_slice`` noises whose scores are averaged; 1 in the paper.
+        context_mm: distance in millimetres of the neighbouring slices in the first and last channel, as in training;
+            see :class:`sdseg_monai.data.SliceDataset`.
+        progress: show a progress bar for a volume that takes longer than two seconds.
 
     Raises:
         InputError: an option is unknown or out of range.
+
+    Example:
+        >>> network = nn.Conv2d(3, 1, kernel_size=1)  # any network from images [B, 3, H, W] to scores [B, K, H, W]
+        >>> inferer = SliceWiseInferer(size=(32, 32), slice_axis=2, batch_size=4)
+        >>> volume = torch.zeros(1, 1, 40, 48, 10)
+        >>> with torch.inference_mode():
+        ...     inferer(volume, network).shape
+        torch.Size([1, 1, 40, 48, 10])
+        >>> with torch.inference_mode():
+        ...     [slab.shape[-1] for slab in inferer.iter_scores(volume[0], network)]
+        [4, 4, 2]
     """
 
     def __init__(
@@ -81,10 +94,14 @@ class SliceWiseInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Segment ``inputs`` [B, C, X, Y, Z] in [-1, 1], C 1 or 3.
+        """Return the scores of volumes, [B, K, X, Y, Z] in [0, 1], float32; K is 1 with two classes.
 
-        Returns:
-            Score [B, K, X, Y, Z], float32, in [0, 1].
+        Args:
+            inputs: [B, C, X, Y, Z] in [-1, 1], C is 1 or 3; a MetaTensor if the noise is ``per_slice`` or the inferer
+                has a ``context_mm``.
+            network: from slices [B, 3, H, W] to scores [B, K, H, W].
+            args: not used; MONAI's interface has them.
+            kwargs: not used.
         """
         scores = [
             torch.cat(list(self.iter_scores(volume, network, case)), dim=self.slice_axis + 1)
@@ -95,9 +112,16 @@ class SliceWiseInferer(Inferer):
     def iter_scores(
         self, volume: torch.Tensor, network: Callable[..., torch.Tensor], case: str = ""
     ) -> Iterator[torch.Tensor]:
-        """Yield the scores of ``volume`` [C, X, Y, Z] in slabs of ``batch_size`` slices, in order.
+        """Yield the scores of a volume in slabs of ``batch_size`` slices, in order.
 
-        A slab is [K, X, Y, Z] with ``batch_size`` slices, or fewer in the last, along ``slice_axis``.
+        Args:
+            volume: [C, X, Y, Z] in [-1, 1].
+            network: from slices to scores.
+            case: name of the case, on which the ``per_slice`` noise depends.
+
+        Yields:
+            [K, X, Y, Z] in [0, 1], float32, with ``batch_size`` slices along ``slice_axis``; the last slab may have
+            fewer.
         """
         for samples in self.iter_samples(volume, network, case):
             yield samples.mean(0)
@@ -110,14 +134,17 @@ class SliceWiseInferer(Inferer):
         noise: SliceNoise | None = None,
         num_samples: int | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Yield the slabs of :meth:`iter_scores` before the mean, [S, K, X, Y, Z] for ``num_samples`` S.
+        """Yield the slabs of :meth:`iter_scores`, but the scores of each sample instead of their mean.
 
         Args:
-            volume: [C, X, Y, Z].
+            volume: [C, X, Y, Z] in [-1, 1].
             network: from slices to scores.
-            case: name that keys the ``per_slice`` noise.
-            noise: instead of the inferer's.
-            num_samples: instead of the inferer's.
+            case: name of the case, on which the ``per_slice`` noise depends.
+            noise: None for the inferer's.
+            num_samples: S; None for the inferer's.
+
+        Yields:
+            [S, K, X, Y, Z] in [0, 1], float32.
 
         Raises:
             InputError: noise is ``per_slice``, and the network has no start noise.
@@ -126,14 +153,14 @@ class SliceWiseInferer(Inferer):
         offset = context_offset(volume, self.slice_axis, self.context_mm)
         volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
-        in_plane = [n for axis, n in enumerate(volume.shape[1:]) if axis != self.slice_axis]
+        in_plane_size = [length for axis, length in enumerate(volume.shape[1:]) if axis != self.slice_axis]
         starts = range(0, depth, self.batch_size)
         for start in tqdm(starts, desc=case or "slices", delay=2, leave=False, disable=not self.progress):
             stop = min(start + self.batch_size, depth)
             image = self._image(volume, start, stop, offset)  # [N, 3, H, W]
             yield torch.stack(
                 [
-                    resize_slices(score, in_plane).movedim(0, self.slice_axis + 1)
+                    resize_slices(score, in_plane_size).movedim(0, self.slice_axis + 1)
                     for score in self._scores(network, image, case, start, noise, num_samples)  # each [N, K, H, W]
                 ]
             )
@@ -141,8 +168,8 @@ class SliceWiseInferer(Inferer):
     def _image(self, volume: torch.Tensor, start: int, stop: int, offset: float | None) -> torch.Tensor:
         if offset is None:
             return to_three_channels(resize_slices(extract_slices(volume, self.slice_axis, start, stop), self.size))
-        reach = math.ceil(offset)
-        first, last = max(0, start - reach), min(volume.shape[self.slice_axis + 1], stop + reach)
+        margin = math.ceil(offset)
+        first, last = max(0, start - margin), min(volume.shape[self.slice_axis + 1], stop + margin)
         slices = resize_slices(extract_slices(volume, self.slice_axis, first, last), self.size)
         return add_context(slices, start - first, stop - first, offset)
 
@@ -166,12 +193,12 @@ class SliceWiseInferer(Inferer):
 
 
 def has_start_noise(network: nn.Module) -> bool:
-    """Return whether ``network`` starts from noise: no pixel-space network does, nor one that starts from zeros."""
+    """Return whether ``network`` starts from noise, unlike a network in pixel space or one that starts from zeros."""
     return getattr(network, "start_noise", "zeros") != "zeros"
 
 
 def case_names(inputs: torch.Tensor) -> list[str]:
-    """Return the file name of each volume of ``inputs`` [B, ...], or an empty one where the tensor carries none."""
+    """Return the file name of each volume of ``inputs`` [B, ...]; an empty string if the tensor has no file name."""
     names = getattr(inputs, "meta", {}).get("filename_or_obj", "")
     names = [names] * len(inputs) if isinstance(names, str) else list(names)
     return [PurePath(str(name)).name for name in names]

@@ -1,4 +1,4 @@
-"""The training objectives."""
+"""The training losses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sdseg_monai.networks.sdseg import SDSegOutput
 
 
 class SegmentationLoss(nn.Module):
-    """Dice + cross-entropy of logits: MONAI's, with the Dice of the foreground classes alone.
+    """Dice + cross-entropy of logits, by MONAI's DiceCELoss; the Dice is over the foreground classes only.
 
     Args:
-        batch_dice: take the Dice over the whole batch, as nnU-Net does in 2-D, rather than over each sample, where a
-            slice without a class costs the full Dice loss for the faintest guess of it.
+        batch_dice: compute the Dice over the whole batch, as nnU-Net does in 2-D, instead of for each sample. For a
+            sample without a class the Dice loss is near 1 even if the score of this class is low everywhere.
     """
 
     def __init__(self, batch_dice: bool = False) -> None:
@@ -31,11 +31,11 @@ class SegmentationLoss(nn.Module):
         self.multi_class = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=batch_dice)
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Compare ``logits`` with the classes of ``mask`` [B, 1, ...]; scalar.
+        """Return the scalar loss.
 
         Args:
-            logits: [B, K, ...], one per class, or [B, 1, ...], the foreground's.
-            mask: class of each pixel, {0..K-1}, or {0, 1}.
+            logits: one per class, [B, K, ...], or the foreground's, [B, 1, ...].
+            mask: class of each pixel, [B, 1, ...] in {0..K-1}, or in {0, 1}.
         """
         return (self.binary if logits.shape[1] == 1 else self.multi_class)(logits.float(), mask.float())
 
@@ -43,23 +43,23 @@ class SegmentationLoss(nn.Module):
 class SDSegLoss(nn.Module):
     """Eq. 3: L = L_noise + lambda L_latent, both mean absolute errors, and an optional segmentation term.
 
-    Both terms are one error in two scales, whatever the prediction type: |n^ - n| = sqrt(SNR_t) |z0^ - z0|. At t = 999,
-    inference's one step, L_noise counts an error of the latent 0.0259 times: that is what L_latent is for. Where no
-    noise is predicted (``sample``, or a start from zeros) L_noise is undefined and left out.
+    Both terms are the same error in two scales, whatever the prediction type: |n^ - n| = sqrt(SNR_t) |z0^ - z0|. At
+    t = 999, the step of inference, the error of the latent enters L_noise with a factor of only 0.0259, so L_latent is
+    needed. If no noise is predicted (``sample``, or a start from zeros), L_noise is undefined and left out.
 
     Args:
         latent_weight: lambda; 1 in the paper.
-        segmentation_weight: weight of :class:`SegmentationLoss` on the decoded estimate; 0 in the paper.
-        decode_logits: latent to class logits, :meth:`SDSeg.decode_logits`; needed for the segmentation term.
+        segmentation_weight: weight of :class:`SegmentationLoss` of the decoded estimate; 0 in the paper.
+        decode_logits: from a latent to class logits, :meth:`SDSeg.decode_logits`; needed for the segmentation term.
         batch_dice: see :class:`SegmentationLoss`.
-        train_decoder: whether the network's decoder is trained, which only the segmentation term reaches.
+        train_decoder: whether the network's decoder is trained; only the segmentation term has gradients for it.
 
     Attributes:
         parts: the weighted terms of the last call, detached, by name; for logging.
 
     Raises:
-        ValueError: a segmentation term is asked for without ``decode_logits``.
-        InputError: a weight is negative or no number; the decoder is to be trained without a segmentation term.
+        ValueError: ``segmentation_weight`` is not 0, but there is no ``decode_logits``.
+        InputError: a weight is negative or not a number, or the decoder is trained without a segmentation term.
     """
 
     def __init__(
@@ -90,10 +90,12 @@ class SDSegLoss(nn.Module):
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, output: SDSegOutput, label: torch.Tensor) -> torch.Tensor:
-        """Return the scalar loss of a training step's ``output``, which holds its target.
+        """Return the scalar loss.
 
-        ``label`` [B, 1, H, W], which a trainer passes, is not looked at: a class-conditional network is trained on
-        one of its classes.
+        Args:
+            output: of a training step; it holds the targets.
+            label: [B, 1, H, W], from the trainer; not used, because the mask in ``output`` is the target: a
+                class-conditional network is trained on the mask of a single class.
 
         Raises:
             InputError: both weights are 0 and no noise is predicted, so that there is nothing to learn.
@@ -128,16 +130,16 @@ class PixelLoss(nn.Module):
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Compare ``logits`` [B, 1 or K, ...] with the classes of ``mask`` [B, 1, ...]; scalar."""
+        """Return the scalar loss of ``logits`` [B, 1 or K, ...] for ``mask`` [B, 1, ...], the class of each pixel."""
         return _total(self, {"segmentation": self.segmentation_loss(logits, mask)})
 
 
 class MaskAutoencoderLoss(nn.Module):
-    """Reconstruction (L1 on the mask image and :class:`SegmentationLoss`) plus the KL term of the posterior.
+    """Reconstruction loss (L1 of the mask image and :class:`SegmentationLoss`) plus the KL term of the posterior.
 
     Args:
         kl_weight: weight of the KL divergence per latent value.
-        num_classes: classes of the masks, the background's included.
+        num_classes: classes of the masks, including the background.
 
     Attributes:
         parts: the weighted terms of the last call, detached, by name; for logging.
@@ -161,10 +163,10 @@ class MaskAutoencoderLoss(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """L1 to the teacher's mask image plus :class:`SegmentationLoss` against the mask itself.
+    """L1 between the mask images of student and teacher, plus :class:`SegmentationLoss` for the true mask.
 
     Args:
-        num_classes: classes of the masks, the background's included.
+        num_classes: classes of the masks, including the background.
 
     Attributes:
         parts: the terms of the last call, detached, by name; for logging.

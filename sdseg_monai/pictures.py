@@ -1,4 +1,4 @@
-"""The address that bundles of 0.4.0 hold; what it names lives in :mod:`sdseg_monai.io.pictures`."""
+"""The address of ``list_images`` in bundles of 0.4.0."""
 
 from sdseg_monai.io.pictures import list_images
 

@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Pictures of images, masks and latents."""
 
 from __future__ import annotations
 
@@ -22,36 +22,38 @@ def slice_panel(
     gap: int = 2,
     colours: Mapping[int, Colour] | None = None,
 ) -> np.ndarray:
-    """Draw the slice with most foreground: the image, then it with the label and the prediction over it.
+    """Draw the slice with the most foreground: the image, the image with the label, the image with the prediction.
 
-    A single class is green in the label and red in the prediction; of several each has its colour in both.
+    If there is one foreground class, it is green in the label and red in the prediction; if there are several, a class
+    has the same colour in both.
 
     Args:
         image: [X, Y, Z] in RAS+, any range.
         label: [X, Y, Z], class of each voxel, 0 for the background; None leaves its picture out.
         prediction: [X, Y, Z], likewise.
-        slice_axis: axis across which to cut.
+        slice_axis: axis across which slices are taken.
         gap: pixels between two pictures.
-        colours: of several classes; where one is missing, it is :func:`~sdseg_monai.io.segments.class_colour`'s.
+        colours: colours of several classes; None, or a missing class, for those of
+            :func:`~sdseg_monai.io.segments.class_colour`.
 
     Returns:
-        RGB [H, W, 3], float32 in [0, 1]; right and front, or up, as radiologists have them: the first remaining axis
-        runs to the left of the page, the second up.
+        RGB [H, W, 3], float32 in [0, 1], in the radiological convention: of the two axes of the slice, the first points
+        to the left of the page and the second up.
     """
-    others = tuple(axis for axis in range(3) if axis != slice_axis)
-    leading_mask = prediction if label is None else label
-    areas = (leading_mask > 0).sum(axis=others)
+    in_plane_axes = tuple(axis for axis in range(3) if axis != slice_axis)
+    mask = prediction if label is None else label
+    areas = (mask > 0).sum(axis=in_plane_axes)
     index = int(areas.argmax()) if areas.any() else len(areas) // 2
     low, high = np.percentile(image, [1, 99])
     grey = np.clip((_page(image, slice_axis, index) - low) / max(high - low, 1e-6), 0, 1)
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     label_page = None if label is None else _page(label, slice_axis, index)
     palette = _palette([prediction] if label is None else [label, prediction], colours or {})
-    return _beside(picture, label_page, _page(prediction, slice_axis, index), gap, palette)
+    return _join_overlays(picture, label_page, _page(prediction, slice_axis, index), gap, palette)
 
 
 def picture_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Draw a photograph, then it with the label and the prediction over it, as it lies in its file.
+    """Draw a photograph, the photograph with the label and the photograph with the prediction, in its own orientation.
 
     Args:
         image: [3, H, W] in [-1, 1].
@@ -62,11 +64,12 @@ def picture_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, 
     Returns:
         RGB [H, 3 W + 2 gap, 3], float32 in [0, 1].
     """
-    return _beside(_unit_range(image).transpose(1, 2, 0), label, prediction, gap, _palette([label, prediction], {}))
+    picture = _unit_range(image).transpose(1, 2, 0)
+    return _join_overlays(picture, label, prediction, gap, _palette([label, prediction], {}))
 
 
 def latent_panel(images: np.ndarray, latents: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Draw one row per image: the image, then each channel of its latent from its darkest to its brightest value.
+    """Draw one row per image: the image, then each channel of its latent, from black (its minimum) to white.
 
     Args:
         images: [N, 3, H, W] in [-1, 1].
@@ -81,14 +84,20 @@ def latent_panel(images: np.ndarray, latents: np.ndarray, gap: int = 2) -> np.nd
     for image, latent in zip(images, latents, strict=True):
         low, high = latent.min(axis=(1, 2), keepdims=True), latent.max(axis=(1, 2), keepdims=True)
         grey = (latent - low) / np.maximum(high - low, 1e-6)
-        large = grey.repeat(height // latent.shape[1], axis=1).repeat(width // latent.shape[2], axis=2)
-        channels = [np.repeat(channel[..., None], 3, axis=2) for channel in large]
+        enlarged_grey = grey.repeat(height // latent.shape[1], axis=1).repeat(width // latent.shape[2], axis=2)
+        channels = [np.repeat(channel[..., None], 3, axis=2) for channel in enlarged_grey]
         rows.append(join_pictures([_unit_range(image).transpose(1, 2, 0), *channels], axis=1, gap=gap))
     return join_pictures(rows, axis=0, gap=gap)
 
 
 def join_pictures(pictures: Sequence[np.ndarray], axis: int, gap: int = 2) -> np.ndarray:
-    """Put RGB pictures [H, W, 3] of one height (``axis`` 1, a row) or width (0, a column) together, white between."""
+    """Join RGB pictures [H, W, 3] to one, with white between them.
+
+    Args:
+        pictures: of the same height for ``axis`` 1, of the same width for ``axis`` 0.
+        axis: 0 for a column, 1 for a row.
+        gap: pixels between two pictures.
+    """
     shape = list(pictures[0].shape)
     shape[axis] = gap
     spacer = np.ones(shape, np.float32)
@@ -97,27 +106,27 @@ def join_pictures(pictures: Sequence[np.ndarray], axis: int, gap: int = 2) -> np
 
 
 def _palette(masks: Sequence[np.ndarray], colours: Mapping[int, Colour]) -> dict[int, Colour] | None:
-    """Return the colour of each class of ``masks``, None where there is but one."""
+    """Return the colour of each class of ``masks``; None if there is at most one foreground class."""
     highest = max(int(mask.max()) for mask in masks)
     if highest < 2:
         return None
-    own = {value: [level / 255 for level in class_colour(value)] for value in range(1, highest + 1)}
-    return {value: colours.get(value, colour) for value, colour in own.items()}
+    default_colours = {value: [level / 255 for level in class_colour(value)] for value in range(1, highest + 1)}
+    return {value: colours.get(value, colour) for value, colour in default_colours.items()}
 
 
-def _beside(
+def _join_overlays(
     picture: np.ndarray,
     label: np.ndarray | None,
     prediction: np.ndarray,
     gap: int,
     palette: Mapping[int, Colour] | None,
 ) -> np.ndarray:
-    coloured = [
-        _overlay(picture, mask > 0, {1: single}) if palette is None else _overlay(picture, mask, palette)
-        for mask, single in ((label, LABEL_COLOUR), (prediction, PREDICTION_COLOUR))
+    overlays = [
+        _overlay(picture, mask > 0, {1: colour}) if palette is None else _overlay(picture, mask, palette)
+        for mask, colour in ((label, LABEL_COLOUR), (prediction, PREDICTION_COLOUR))
         if mask is not None
     ]
-    return join_pictures([picture, *coloured], axis=1, gap=gap)
+    return join_pictures([picture, *overlays], axis=1, gap=gap)
 
 
 def _unit_range(image: np.ndarray) -> np.ndarray:
@@ -129,8 +138,8 @@ def _page(volume: np.ndarray, slice_axis: int, index: int) -> np.ndarray:
 
 
 def _overlay(picture: np.ndarray, mask: np.ndarray, colours: Mapping[int, Colour], opacity: float = 0.45) -> np.ndarray:
-    coloured = picture.copy()
+    overlay = picture.copy()
     for value, colour in colours.items():
-        inside = mask == value
-        coloured[inside] = (1 - opacity) * coloured[inside] + opacity * np.asarray(colour, np.float32)
-    return coloured
+        is_class = mask == value
+        overlay[is_class] = (1 - opacity) * overlay[is_class] + opacity * np.asarray(colour, np.float32)
+    return overlay

@@ -47,9 +47,9 @@ def test_slabs_join_to_the_score_and_only_one_is_held(network):
 
 def test_per_slice_noise_is_keyed_by_seed_case_and_slice(network):
     def score(name="a", seed=0, volume=VOLUME):
-        named = MetaTensor(volume, meta={"filename_or_obj": [f"/somewhere/{name}.nii.gz"]})
+        image = MetaTensor(volume, meta={"filename_or_obj": [f"/somewhere/{name}.nii.gz"]})
         with torch.no_grad():
-            return SliceWiseInferer((16, 16), 2, 4, "per_slice", seed)(named, network).as_subclass(torch.Tensor)
+            return SliceWiseInferer((16, 16), 2, 4, "per_slice", seed)(image, network).as_subclass(torch.Tensor)
 
     assert torch.equal(score(), score())
     assert not torch.allclose(score(), score(name="b"), atol=1e-3)
@@ -104,14 +104,14 @@ def test_batch_size_does_not_change_the_score_with_context(network, spacing, noi
 
 def images_of(inferer, volume):
     """Return the images [N, 3, H, W] that ``inferer`` shows a network, in their order."""
-    seen = []
+    images = []
 
     def record(image):
-        seen.append(image)
+        images.append(image)
         return image[:, :1]
 
     inferer(volume, record)
-    return torch.cat(seen)
+    return torch.cat(images)
 
 
 @pytest.mark.parametrize("context_mm", [None, 0.7, 1.0, 4.0])
@@ -125,8 +125,8 @@ def test_inference_shows_the_images_of_the_training(tmp_path, slice_axis, contex
     expected = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
     volume = load(item)["image"][None]
     for batch_size in (1, 3, 100):
-        shown = images_of(SliceWiseInferer((16, 24), slice_axis, batch_size, context_mm=context_mm), volume)
-        torch.testing.assert_close(shown, expected, atol=1e-6, rtol=0)
+        images = images_of(SliceWiseInferer((16, 24), slice_axis, batch_size, context_mm=context_mm), volume)
+        torch.testing.assert_close(images, expected, atol=1e-6, rtol=0)
 
 
 def test_volumes_of_a_batch_have_their_own_spacing():
@@ -187,9 +187,9 @@ def test_samples_are_averaged(network):
         with torch.no_grad():
             return SliceWiseInferer((16, 16), 2, 4, "per_slice", seed, num_samples=num_samples)(VOLUME, network)
 
-    one, many = score(1), score(12)
-    spread = (score(1, seed=1) - one).std()
-    assert 0 < (score(12, seed=1) - many).std() < 0.6 * spread
+    single, mean = score(1), score(12)
+    spread = (score(1, seed=1) - single).std()
+    assert 0 < (score(12, seed=1) - mean).std() < 0.6 * spread
 
 
 def test_samples_come_in_slabs_before_their_mean(network):
@@ -201,7 +201,7 @@ def test_samples_come_in_slabs_before_their_mean(network):
         samples = torch.cat(slabs, 3)
         torch.testing.assert_close(samples.mean(0), inferer(VOLUME, network)[0])
         torch.testing.assert_close(samples[0], single(VOLUME, network)[0])
-    assert not any(torch.allclose(samples[0], other, atol=1e-3) for other in samples[1:])
+    assert not any(torch.allclose(samples[0], sample, atol=1e-3) for sample in samples[1:])
 
 
 @pytest.mark.parametrize(

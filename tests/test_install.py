@@ -1,4 +1,4 @@
-"""The wheel, installed in an empty environment elsewhere, and what people do with it: the stories of three chairs."""
+"""The wheel in an empty environment, used as a researcher, a clinician and an engineer would use it."""
 
 import json
 import os
@@ -118,9 +118,9 @@ def test_the_wheel_carries_bundles_and_segments_with_one(wheel, programs, tmp_pa
 
 def test_a_clinician_with_a_dicom_folder(programs_with_dicom, test_split, tmp_path):
     """A study with two series becomes a DICOM SEG and a page to look at; both say what the NIfTI's mask says."""
-    (image, label), (other, _) = test_split[:2]
+    (image, label), (second_image, _) = test_split[:2]
     files = write_mr_series(image, tmp_path / "study" / "T1", SeriesDescription="T1 cropped")
-    write_mr_series(other, tmp_path / "study" / "scout", SeriesDescription="scout")
+    write_mr_series(second_image, tmp_path / "study" / "scout", SeriesDescription="scout")
     sdseg = programs_with_dicom / "sdseg"
     uid = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
     _, err = run(sdseg, "segment", "study", "-o", "seg.dcm", cwd=tmp_path, code=2)
@@ -149,9 +149,9 @@ def test_a_clinician_with_a_dicom_folder(programs_with_dicom, test_split, tmp_pa
     to_mask = np.linalg.inv(mask.affine) @ ras
     inside = np.argwhere(frames.array > 0)
     where = np.rint(inside @ to_mask[:3, :3].T + to_mask[:3, 3]).astype(int)
-    found = np.zeros(mask.shape, np.uint8)
-    found[tuple(where.T)] = frames.array[tuple(inside.T)]
-    np.testing.assert_array_equal(found, np.asarray(mask.dataobj))
+    painted = np.zeros(mask.shape, np.uint8)
+    painted[tuple(where.T)] = frames.array[tuple(inside.T)]
+    np.testing.assert_array_equal(painted, np.asarray(mask.dataobj))
     if DCIODVFY:
         checked = subprocess.run([DCIODVFY, tmp_path / "seg.dcm"], capture_output=True, text=True)
         assert "Error" not in checked.stderr + checked.stdout, checked.stderr
@@ -208,13 +208,13 @@ def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_pat
     assert process.returncode == 130 and "what was finished is kept" in err and "Traceback" not in err
     done = [name for name, case in json.loads(manifest.read_text())["cases"].items() if case["status"] == "done"]
     assert 0 < len(done) < len(test_split)
-    kept = {name: (tmp_path / "masks" / name).stat().st_mtime_ns for name in done}
+    times = {name: (tmp_path / "masks" / name).stat().st_mtime_ns for name in done}
 
     out, err = run(*command, "--report", "run.html", cwd=tmp_path, code=1)
     report = json.loads(out)
     assert (report["done"], report["failed"], report["skipped"]) == (len(test_split), 1, len(done))
     assert "error: " in err and "broken.nii.gz" in err and "Traceback" not in err
-    assert kept == {name: (tmp_path / "masks" / name).stat().st_mtime_ns for name in done}
+    assert times == {name: (tmp_path / "masks" / name).stat().st_mtime_ns for name in done}
     for image, _ in test_split:
         path = tmp_path / "masks" / image.name
         assert read_label_names(path) == {value: name for name, value in LABELS.items()}
@@ -227,13 +227,13 @@ def test_a_researcher_with_a_folder_of_nifti_files(programs, test_split, tmp_pat
 
     evaluate = (programs / "sdseg", "evaluate", "--predictions", "masks", "--labels", "labels", "-o", "metrics.csv")
     out, _ = run(*evaluate, "--report", "metrics.html", "--images", "scans", cwd=tmp_path)
-    found = json.loads(out)
-    low, high = found["dice_interval"]
-    assert found["cases"] == 20 and low < found["dice"] < high and found["dice"] == pytest.approx(0.9, abs=0.002)
-    assert found["hd95"] < 1.5 and found["nsd"] > 0.95 and set(found["classes"]) == {"1", "2"}
+    content = json.loads(out)
+    low, high = content["dice_interval"]
+    assert content["cases"] == 20 and low < content["dice"] < high and content["dice"] == pytest.approx(0.9, abs=0.002)
+    assert content["hd95"] < 1.5 and content["nsd"] > 0.95 and set(content["classes"]) == {"1", "2"}
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 22
     out, _ = run(*evaluate[:-1], "official.csv", "--protocol", "official", cwd=tmp_path)
-    assert abs(json.loads(out)["dice"] - found["dice"]) < 0.01 and json.loads(out)["hd95"] is None
+    assert abs(json.loads(out)["dice"] - content["dice"]) < 0.01 and json.loads(out)["hd95"] is None
 
 
 def test_an_engineer_with_a_pipeline(programs, test_split, tmp_path):
@@ -246,9 +246,9 @@ def test_an_engineer_with_a_pipeline(programs, test_split, tmp_path):
     assert out == ""
     assert "512 of 512 voxels are NaN" in (tmp_path / "error.txt").read_text()
     run(programs / "sdseg", "segment", image, "-o", "by_command.nii.gz", cwd=tmp_path)
-    one, other = (read_volume(tmp_path / f"{name}.nii.gz") for name in ("from_memory", "by_command"))
-    np.testing.assert_array_equal(one.array, other.array)
-    np.testing.assert_allclose(one.affine, other.affine)
+    from_memory, by_command = (read_volume(tmp_path / f"{name}.nii.gz") for name in ("from_memory", "by_command"))
+    np.testing.assert_array_equal(from_memory.array, by_command.array)
+    np.testing.assert_allclose(from_memory.affine, by_command.affine)
 
 
 def test_a_researcher_trains_on_photographs(programs, tmp_path):

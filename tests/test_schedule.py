@@ -17,10 +17,10 @@ def test_published_values(schedule):
 
 
 def test_equals_diffusers_scaled_linear(schedule):
-    other = DDPMScheduler(1000, 0.0015, 0.0155, "scaled_linear", clip_sample=False)
+    scheduler = DDPMScheduler(1000, 0.0015, 0.0155, "scaled_linear", clip_sample=False)
     latent, noise, t = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8), torch.tensor([0, 17, 500, 998, 999])
     torch.testing.assert_close(
-        schedule.add_noise(latent, noise, t), other.add_noise(latent, noise, t), rtol=1e-4, atol=1e-4
+        schedule.add_noise(latent, noise, t), scheduler.add_noise(latent, noise, t), rtol=1e-4, atol=1e-4
     )
 
 

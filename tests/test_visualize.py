@@ -1,4 +1,4 @@
-"""Pictures of results: what is coloured, and how."""
+"""Pictures of results: which pixels are coloured, and how."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ def draw(label, prediction, **options):
     return np.split(panel, 3, axis=1), pages
 
 
-def assert_drawn(plain, drawn, mask, colours):
+def assert_drawn(plain, picture, mask, colours):
     for value in np.unique(mask):
         inside = mask == value
         expected = plain[inside]
         if value:
             expected = 0.55 * expected + 0.45 * np.array(colours[value])
-        np.testing.assert_allclose(drawn[inside], expected, atol=1e-6)
+        np.testing.assert_allclose(picture[inside], expected, atol=1e-6)
 
 
 def masks(highest):
@@ -40,9 +40,9 @@ def test_one_class_is_green_in_the_label_and_red_in_the_prediction():
 
 
 def test_each_of_several_classes_has_its_colour_in_both():
-    known = {1: (1.0, 0.0, 0.5)}
-    (plain, first, second), (label, prediction) = draw(*masks(3), colours=known)
-    colours = {2: COLOURS[2], 3: COLOURS[3], **known}
+    own_colours = {1: (1.0, 0.0, 0.5)}
+    (plain, first, second), (label, prediction) = draw(*masks(3), colours=own_colours)
+    colours = {2: COLOURS[2], 3: COLOURS[3], **own_colours}
     assert_drawn(plain, first, label, colours)
     assert_drawn(plain, second, prediction, colours)
 
@@ -59,5 +59,5 @@ def test_photographs_are_drawn_likewise(highest):
     plain, first, second = np.split(picture_panel(image, label, label, gap=0), 3, axis=1)
     np.testing.assert_allclose(plain, (image.transpose(1, 2, 0) + 1) / 2, atol=1e-6)
     single = ({1: LABEL_COLOUR}, {1: PREDICTION_COLOUR})
-    for drawn, colours in zip((first, second), single, strict=True):
-        assert_drawn(plain, drawn, label, colours if highest == 1 else COLOURS)
+    for picture, colours in zip((first, second), single, strict=True):
+        assert_drawn(plain, picture, label, colours if highest == 1 else COLOURS)

@@ -1,4 +1,4 @@
-"""Datasets: slices of volumes, whole volumes, procedural masks, and the datalists that name the cases."""
+"""Datasets of slices, whole volumes and procedural masks, and the datalists that name the cases of each split."""
 
 from sdseg_monai.data.datalist import read_datalist, write_datalist
 from sdseg_monai.data.procedural import ProceduralMasks

@@ -1,4 +1,4 @@
-"""Training slices as a pure function of (seed, draw): exact resume and multi-process equality follow from that."""
+"""Training slices that depend on (seed, draw) alone, so that a resumed or distributed training gives equal weights."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from sdseg_monai.transforms.slices import StackSlicesd, add_context, to_three_ch
 
 
 class SliceDataset(Dataset):
-    """Every slice of every volume, in-plane resized, cached in memory, augmented on the fly.
+    """Every slice of every volume, resized in-plane, cached in memory, augmented when it is read.
 
-    MONAI's GridPatchDataset streams slices too, but as an iterable with its own running random state; here an item
-    depends on nothing but ``seed`` and its number, which is what makes a resumed run equal an uninterrupted one.
+    MONAI's GridPatchDataset streams slices too, but as an iterable with a running random state; here an item depends on
+    ``seed`` and its draw number alone, so that a resumed training equals an uninterrupted one.
 
     Args:
         data: datalist, one dict per case.
-        transform: deterministic transforms of a whole volume; must yield ``image`` and ``label``, each
+        transform: deterministic transforms of a whole volume; must return ``image`` and ``label``, each
             [1, X, Y, Z], the image in [-1, 1], the label in {0..K-1}.
         slice_axis: spatial axis across which slices are taken.
         size: (H, W) of the network's input.
-        augmentation: random dictionary transforms of one slice, ``image`` [C, H, W] and ``label`` [1, H, W]; None for
-            none.
-        seed: seed of the augmentation and of what training draws per sample.
-        progress: show a bar while the volumes are read.
-        context_mm: distance of the neighbours that an image's first and last channel show, in millimetres, whatever
-            the volume's spacing; None repeats the slice instead.
-        augmentation_cycle: epochs after which a slice is augmented as before, so that what is computed of it can be
-            kept, see :class:`sdseg_monai.handlers.CacheLatents`; None for never.
+        augmentation: random dictionary transforms of one slice, ``image`` [C, H, W] and ``label`` [1, H, W]; None to
+            augment nothing.
+        seed: seed of the augmentation and of the random draws of training for each sample.
+        progress: show a progress bar while the volumes are read.
+        context_mm: distance in millimetres, whatever the volume's spacing, of the neighbouring slices in the first and
+            last channel of an image; None repeats the slice in all three channels.
+        augmentation_cycle: epochs after which the augmentations of a slice repeat, so that its latents can be cached,
+            see :class:`sdseg_monai.handlers.CacheLatents`; None if they never repeat.
 
     Attributes:
-        latents: [augmentation_cycle * len(self), Z, h, w], the mask latents that came to be kept; None for none.
+        latents: cached mask latents, [augmentation_cycle * len(self), Z, h, w], float32; None if nothing is cached.
 
     Raises:
-        InputError: ``augmentation_cycle`` is no number of epochs.
+        InputError: ``augmentation_cycle`` is less than 1.
     """
 
     def __init__(
@@ -64,24 +64,24 @@ class SliceDataset(Dataset):
         self.seed = seed
         self.augmentation_cycle = augmentation_cycle
         self.latents: torch.Tensor | None = None
-        steps = [
+        transforms = [
             transform,
             StackSlicesd(("image", "label"), slice_axis, size, context_mm),
             CastToTyped("label", torch.uint8),
         ]
-        # flat: CacheDataset caches nothing from the first nested Compose on
-        self.stacks = CacheDataset(data, Compose(steps).flatten(), num_workers=1, progress=progress)
+        # CacheDataset caches only what comes before the first nested Compose, so the transforms must be flat
+        self.stacks = CacheDataset(data, Compose(transforms).flatten(), num_workers=1, progress=progress)
         self.ends = list(accumulate(len(stack["image"]) for stack in self.stacks))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
-        """Return the slice ``draw % len(self)`` as drawn in epoch ``draw // len(self)``.
+        """Return slice ``draw % len(self)`` with its augmentation of epoch ``draw // len(self)``.
 
         Returns:
-            ``image`` [3, H, W], ``label`` [1, H, W] in {0..K-1}, both float32, ``seed``, int64, and, once there are
-            latents, ``latent`` [Z, h, w].
+            ``image`` [3, H, W], in [-1, 1] before its augmentation, and ``label`` [1, H, W] in {0..K-1}, both float32,
+            ``seed``, int64, and, if latents are cached, ``latent`` [Z, h, w].
         """
         epoch, index = divmod(draw, len(self))
         variant = draw if self.augmentation_cycle is None else epoch % self.augmentation_cycle * len(self) + index
@@ -103,10 +103,10 @@ class SliceDataset(Dataset):
 
 
 class DrawSampler(DistributedSampler):
-    """Torch's DistributedSampler, whose shuffling is a function of (seed, epoch), yielding draw numbers.
+    """Torch's DistributedSampler, which shuffles by (seed, epoch), but yields draw numbers instead of indices.
 
     A draw is ``epoch * len(dataset) + index``, so that :class:`SliceDataset` augments a slice differently in each
-    epoch. Process ``r`` of ``n`` takes every n-th draw: n batches of B are the draws of one batch of n*B.
+    epoch. Each of n processes takes every n-th draw: their n batches of B are the draws of one batch of n*B.
     """
 
     def __iter__(self) -> Iterator[int]:

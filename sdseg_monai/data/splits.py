@@ -1,13 +1,13 @@
-"""Which cases train, which validate and which test: functions of the cases' names, so that a split comes out again.
+"""Splits of cases into training, validation and test; a split depends on the cases' names, so that it is reproducible.
 
-There is one function for each promise that was given, since no single one keeps them all:
+No single rule fits all uses, so there are three:
 
-- :func:`split_by_seed` deals anew with each seed and gives every split each class (``sdseg init-bundle``);
-- :func:`split_by_counts` takes the numbers of a published split and no seed (the preprocessing scripts);
-- :func:`split_by_share` keeps a case on its side when more cases come (the label server).
+- :func:`split_by_seed` depends on a seed and tries to give every split each class (``sdseg init-bundle``);
+- :func:`split_by_counts` takes the numbers of cases of a published split and no seed (the preprocessing scripts);
+- :func:`split_by_share` leaves a case in its split when more cases are added (the label server).
 
-Bundles, published figures and servers hold what these functions returned: the same names must give the same splits
-for ever.
+Bundles, published figures and label servers depend on what these functions return: the same names must always give the
+same splits.
 """
 
 from __future__ import annotations
@@ -21,80 +21,84 @@ from sdseg_monai.io.sources import SPLITS
 from sdseg_monai.seeding import seed_from
 
 VALIDATION_SHARE = TEST_SHARE = 0.15
-DEALS = 20  # that are tried for one that gives every split each class
+DEALS = 20  # random orders that are tried to find one that gives every split each class
 
 Splits = dict[str, list[str]]  # names of cases, by split
 
 
 def split_by_seed(classes: Mapping[str, Collection[int]], seed: int) -> Splits:
-    """Deal cases to training, validation and test, 70/15/15, whatever their order.
+    """Split cases into training, validation and test, 70/15/15.
 
-    They are dealt in the order of the SHA-256 of seed, deal and name; of several deals the first is taken that leaves
-    fewest splits without a class. Training and validation get one case each at least; of fewer than seven, test none.
+    Cases are sorted by the SHA-256 of seed, number of the deal and name. Of several deals the first with the fewest
+    classes missing in a split is taken. Training and validation get at least one case each; with fewer than seven cases
+    test gets none.
 
     Args:
-        classes: of each case, by its name.
-        seed: of the order.
+        classes: values of the classes in each case, by the case's name.
+        seed: another seed gives another split.
 
     Raises:
-        InputError: there is only one case.
+        InputError: there are fewer than two cases.
     """
     if len(classes) < 2:
         raise InputError(f"{len(classes)} case, expected two or more: one to train on, another to choose the model by")
-    validation, test = max(1, int(VALIDATION_SHARE * len(classes))), int(TEST_SHARE * len(classes))
+    num_validation, num_test = max(1, int(VALIDATION_SHARE * len(classes))), int(TEST_SHARE * len(classes))
     orders = (sorted(classes, key=lambda name: _digest(seed, deal, name)) for deal in range(DEALS))
-    deals = (_deal(order, validation, test) for order in orders)
+    deals = (_deal(order, num_validation, num_test) for order in orders)
     return min(deals, key=lambda splits: len(missing_classes(classes, splits)))
 
 
 def split_by_counts(names: Collection[str], *, validation: int, test: int) -> Splits:
-    """Deal cases, in the order of the SHA-256 of their names, to test, then validation; the rest trains.
+    """Split cases in the order of the SHA-256 of their names: first test, then validation, the rest is training.
 
     Args:
         names: of the cases.
-        validation: number of cases.
-        test: number of cases.
+        validation: number of validation cases.
+        test: number of test cases.
     """
     return _deal(sorted(names, key=_digest), validation, test)
 
 
 def split_by_share(names: Collection[str], share: float) -> Splits:
-    """Divide cases into training and validation by a hash of their names.
+    """Split cases into training and validation by a hash of their names.
 
-    A case stays on its side when more are there, unless that leaves a side empty.
+    A case stays in its split when more cases are added, unless a split would be empty.
 
     Args:
         names: of the cases.
-        share: of the cases that validate, in expectation; at least one case does, and one trains.
+        share: expected fraction of validation cases, in [0, 1]; each split gets at least one case.
 
     Raises:
-        InputError: there are fewer than two.
+        InputError: there are fewer than two cases.
     """
     if len(names) < 2:
         raise InputError(f"{len(names)} labelled cases, expected at least two: one to train on and one to validate on")
-    draws = {name: seed_from(name) / 2**63 for name in names}
-    order = sorted(draws, key=lambda name: (draws[name], name))
-    count = min(max(sum(draw < share for draw in draws.values()), 1), len(order) - 1)
-    return {"training": order[count:], "validation": order[:count]}
+    hashes = {name: seed_from(name) / 2**63 for name in names}  # in [0, 1)
+    order = sorted(hashes, key=lambda name: (hashes[name], name))
+    num_validation = min(max(sum(value < share for value in hashes.values()), 1), len(order) - 1)
+    return {"training": order[num_validation:], "validation": order[:num_validation]}
 
 
 def missing_classes(
     classes: Mapping[str, Collection[int]], splits: Mapping[str, Sequence[str]]
 ) -> list[tuple[int, str]]:
-    """Return each class with a split that has cases, but none with that class.
+    """Return pairs of a class and a split that has cases, but no case with that class.
 
     Args:
-        classes: of each case, by its name.
-        splits: names of the cases of each.
+        classes: values of the classes in each case, by the case's name.
+        splits: names of the cases of each split.
     """
-    present = {split: {value for name in names for value in classes[name]} for split, names in splits.items() if names}
+    split_classes = {
+        split: {value for name in names for value in classes[name]} for split, names in splits.items() if names
+    }
     values = sorted({value for case_classes in classes.values() for value in case_classes})
-    return [(value, split) for value in values for split in present if value not in present[split]]
+    return [(value, split) for value in values for split in split_classes if value not in split_classes[split]]
 
 
-def _deal(order: Sequence[str], validation: int, test: int) -> Splits:
+def _deal(order: Sequence[str], num_validation: int, num_test: int) -> Splits:
     """Give the first cases to test, the next to validation, the rest to training."""
-    parts = (order[test + validation :], order[test : test + validation], order[:test])
+    training = order[num_test + num_validation :]
+    parts = (training, order[num_test : num_test + num_validation], order[:num_test])
     return {split: sorted(names) for split, names in zip(SPLITS, parts, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Training volumes as a pure function of (seed, draw), for networks that see all of a volume at once."""
+"""Training volumes that depend on (seed, draw) alone, for networks that take a whole volume as input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from torch.utils.data import Dataset
 from sdseg_monai.data.augmentation import augment
 from sdseg_monai.seeding import seed_from
 
-BLACK = -1.0
+BLACK = -1.0  # lowest intensity after scaling
 
 
 class VolumeDataset(Dataset):
-    """Whole volumes, padded with black or cropped about their centre, cached in memory, augmented on the fly.
+    """Whole volumes, padded with black or cropped around their centre, cached in memory, augmented when they are read.
 
     Args:
         data: datalist, one dict per case.
-        transform: deterministic transforms of a volume, as for :class:`sdseg_monai.data.SliceDataset`.
+        transform: deterministic transforms of a volume, as of :class:`sdseg_monai.data.SliceDataset`.
         size: (X, Y, Z) of the network's input, in voxels.
-        augmentation: random dictionary transforms of ``image`` and ``label``, each [1, X, Y, Z]; None for none.
-        seed: seed of the augmentation and of what training draws per sample.
-        progress: show a bar while the volumes are read.
+        augmentation: random dictionary transforms of ``image`` and ``label``, each [1, X, Y, Z]; None to augment
+            nothing.
+        seed: seed of the augmentation and of the random draws of training for each sample.
+        progress: show a progress bar while the volumes are read.
     """
 
     def __init__(
@@ -39,20 +40,20 @@ class VolumeDataset(Dataset):
     ) -> None:
         self.augmentation = augmentation
         self.seed = seed
-        steps = [
+        transforms = [
             transform,
             ResizeWithPadOrCropd("image", tuple(size), constant_values=BLACK),
             ResizeWithPadOrCropd("label", tuple(size)),
             CastToTyped("label", torch.uint8),
         ]
-        # flat: CacheDataset caches nothing from the first nested Compose on
-        self.volumes = CacheDataset(data, Compose(steps).flatten(), num_workers=1, progress=progress)
+        # CacheDataset caches only what comes before the first nested Compose, so the transforms must be flat
+        self.volumes = CacheDataset(data, Compose(transforms).flatten(), num_workers=1, progress=progress)
 
     def __len__(self) -> int:
         return len(self.volumes)
 
     def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
-        """Return the volume ``draw % len(self)`` as drawn in epoch ``draw // len(self)``.
+        """Return volume ``draw % len(self)`` with its augmentation of epoch ``draw // len(self)``.
 
         Returns:
             ``image`` [1, X, Y, Z] in [-1, 1] before its augmentation, ``label`` [1, X, Y, Z] in {0..K-1}, both float32,

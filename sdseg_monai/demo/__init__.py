@@ -1,1 +1,1 @@
-"""A first result on a fresh machine."""
+"""The command ``sdseg demo``: a first result on a new computer."""

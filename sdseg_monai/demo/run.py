@@ -1,4 +1,4 @@
-"""A first result on a fresh machine: one volume, segmented with the embedded bundle, and a picture of it."""
+"""A first result on a new computer: one volume, segmented with the embedded bundle, and a picture of it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ from sdseg_monai.visualize import slice_panel
 logger = logging.getLogger(__name__)
 
 TASK = "Task04_Hippocampus"
-SAGITTAL = 0  # a cut across this axis shows both parts, one in front of the other
+SAGITTAL = 0  # sagittal slices show both parts of the hippocampus
 PICTURE_SCALE = 6
 CONNECT_SECONDS = 10
 
 
 def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> Iterator[str]:
-    """Segment one volume into ``output`` (mask and overlay picture); yields what was done, line by line.
+    """Segment one volume, and write the mask and a picture of it.
 
-    A case of the test split is taken from ``data``, else from MSD Task04 as MONAI fetches it; without a network,
-    or with ``offline``, a volume is made up.
+    The volume is a case of the test split: from ``data``, or from MSD Task04, which MONAI downloads. Without a network,
+    or with ``offline``, it is an artificial volume.
 
     Args:
         output: folder for ``image.nii.gz``, ``mask.nii.gz`` and ``overlay.png``.
-        data: folder of MSD Task04_Hippocampus (``imagesTr`` or ``images`` in it).
-        offline: make a volume up at once.
+        data: folder of MSD Task04_Hippocampus, which contains ``imagesTr`` or ``images``.
+        offline: use an artificial volume, and download nothing.
+
+    Yields:
+        What was done, one line for each step.
 
     Raises:
         InputError: the folder cannot be written, or ``data`` holds no case of the test split.
@@ -64,11 +67,11 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     write_atomically(output / "overlay.png", picture.save, ".png")
     yield f"drew image, label and mask side by side: {output / 'overlay.png'}"
     metrics = evaluate_case(output / "mask.nii.gz", label)
-    parts = [("together", result.labels > 0, metrics.dice)]
+    structures = [("together", result.labels > 0, metrics.dice)]
     for value, segment in result.segments.items():
-        parts.append((segment.name, result.labels == value, metrics.in_class(value).dice))
-    for name, inside, dice in parts:
-        yield f"{name}: volume {inside.sum() * result.voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
+        structures.append((segment.name, result.labels == value, metrics.in_class(value).dice))
+    for name, voxels, dice in structures:
+        yield f"{name}: volume {voxels.sum() * result.voxel_ml:.2f} ml; 3-D Dice against the label {dice:.3f}"
 
 
 def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Path, str]:
@@ -80,7 +83,7 @@ def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Pa
                 return _fetched_case(Path(scratch), output)
         except InputError:
             raise
-        except Exception as error:  # no network, or the answer was not the archive: MONAI raises plain Exceptions
+        except Exception as error:  # no connection, or no archive came: MONAI raises plain Exceptions
             logger.debug("Task04 could not be fetched: %s", error)
     image, label = output / "image.nii.gz", output / "label.nii.gz"
     write_phantom(image, label)
@@ -88,7 +91,7 @@ def _find_case(output: Path, data: Path | None, offline: bool) -> tuple[Path, Pa
 
 
 def _fetched_case(scratch: Path, output: Path) -> tuple[Path, Path, str]:
-    """Fetch Task04 into ``scratch`` and keep one test case of it in ``output``."""
+    """Download Task04 into ``scratch``, and copy one case of the test split to ``output``."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
@@ -96,14 +99,14 @@ def _fetched_case(scratch: Path, output: Path) -> tuple[Path, Path, str]:
     finally:
         socket.setdefaulttimeout(timeout)
     image, label, about = _test_case(scratch / TASK)
-    kept = output / "image.nii.gz", output / "label.nii.gz"
-    for source, target in zip((image, label), kept, strict=True):
+    targets = output / "image.nii.gz", output / "label.nii.gz"
+    for source, target in zip((image, label), targets, strict=True):
         write_atomically(target, partial(shutil.copyfile, source))
-    return *kept, about
+    return *targets, about
 
 
 def _test_case(data: Path) -> tuple[Path, Path, str]:
-    """Return the first case of the committed test split that lies in ``data``."""
+    """Return image and label of the first case of the test split that is in ``data``, and a line that says so."""
     datalist = json.loads(Bundle.open(DEFAULT_BUNDLE).config_file("datalist").read_text())
     for item in datalist["test"]:
         name = Path(item["image"]).name

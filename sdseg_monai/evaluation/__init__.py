@@ -1,4 +1,4 @@
-"""Masks against labels: who belongs to whom, how well they agree, and what that says of all cases."""
+"""Evaluate masks with labels: match the files, compute metrics for each case, summarise them over all cases."""
 
 from sdseg_monai.evaluation.agreement import (
     METRICS,

@@ -1,4 +1,4 @@
-"""Scoring predicted masks against labels, volume by volume or picture by picture on their own grid."""
+"""Metrics of predicted masks against labels, for each volume or picture on its own grid."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ UNDEFINED = float("nan")
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How well a predicted mask agrees with a label; NaN stands for what is not defined.
+    """How well a predicted mask agrees with a label. A metric that is not defined is NaN.
 
     Attributes:
-        dice: 1 for two empty masks, 0 for an empty one and another.
-        iou: likewise.
-        hd95: 95th percentile of the distances between the two surfaces, each to the other, whichever is larger, in mm
-            (in a picture: pixels); not defined where a mask is empty, or where the size of a voxel is not known.
-        nsd: normalised surface Dice, the share of both surfaces' voxels that lie within a tolerance of the other
-            surface; 1 for two empty masks, 0 for an empty one and another; not defined where the size of a voxel is
-            not known.
-        volume_difference: predicted volume minus the label's, by the label's; 0 for two empty masks, not defined for an
-            empty label alone.
+        dice: Dice coefficient, in [0, 1]; 1 if both masks are empty, 0 if only one of them is.
+        iou: intersection over union (Jaccard index), in [0, 1]; of empty masks as ``dice``.
+        hd95: 95th percentile of the Hausdorff distance, in mm (of a picture in pixels): of each surface to the other,
+            the larger of the two. Not defined if a mask is empty, or if the size of a voxel is not known.
+        nsd: normalised surface Dice, in [0, 1]: the share of both surfaces that lies within a tolerance of the other
+            surface; of empty masks as ``dice``. Not defined if the size of a voxel is not known.
+        volume_difference: (predicted volume - volume of the label) / volume of the label; 0 if both masks are empty.
+            Not defined if only the label is empty.
     """
 
     dice: float
@@ -48,26 +47,26 @@ class Agreement:
 
 
 METRICS = tuple(field.name for field in fields(Agreement))
-BOTH_EMPTY = Agreement(dice=1.0, iou=1.0, nsd=1.0, volume_difference=0.0)
-OFFICIALLY_EMPTY = Agreement(dice=0.0, iou=0.0)
+EMPTY_PAIR = Agreement(dice=1.0, iou=1.0, nsd=1.0, volume_difference=0.0)
+OFFICIAL_EMPTY_PAIR = Agreement(dice=0.0, iou=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseMetrics(Agreement):
-    """Agreement of one case's foreground, any class (in a picture any light pixel), over the whole of it.
+    """The metrics of one case: of its foreground, which is the union of all classes, and of each class.
 
     Attributes:
-        case: name.
-        classes: agreement in each class that the prediction or the label holds.
-        empty: agreement in any other class.
+        case: name of the case.
+        classes: metrics of each class that the prediction or the label contains.
+        empty: metrics of all other classes.
     """
 
     case: str
     classes: dict[int, Agreement]
-    empty: Agreement = BOTH_EMPTY
+    empty: Agreement = EMPTY_PAIR
 
     def in_class(self, value: int) -> Agreement:
-        """Return the agreement in the class with this value."""
+        """Return the metrics of the class with this value."""
         return self.classes.get(value, self.empty)
 
 
@@ -78,17 +77,27 @@ def evaluate_folders(
     tolerance: float = NSD_TOLERANCE,
     protocol: Protocol = "native",
 ) -> list[CaseMetrics]:
-    """Score every label for which there is a prediction.
+    """Evaluate each prediction of a folder with its label.
 
     Args:
         predictions: folder of masks.
-        labels: folder of labels, named likewise.
-        progress: show a bar.
-        tolerance: of the surface Dice.
+        labels: folder of labels, matched by :func:`match_cases`; it may hold more labels than there are predictions.
+        progress: show a progress bar.
+        tolerance: of the surface Dice, in mm (of pictures in pixels).
         protocol: see :func:`evaluate_case`.
+
+    Returns:
+        The metrics of each case, in the order of the names.
 
     Raises:
         InputError: a folder is missing or empty, a prediction has no label, or a pair cannot be compared.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sdseg_monai.evaluation import evaluate_folders, summarise
+        >>> cases = evaluate_folders(Path("masks"), Path("labels"))  # doctest: +SKIP
+        >>> summarise(cases)["dice"]  # doctest: +SKIP
+        0.88
     """
     pairs = match_cases(predictions, labels)
     bar = tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
@@ -98,35 +107,47 @@ def evaluate_folders(
 def evaluate_case(
     prediction: Path, label: Path, tolerance: float = NSD_TOLERANCE, protocol: Protocol = "native"
 ) -> CaseMetrics:
-    """Score one prediction; two empty masks agree fully (1), an empty one and another not at all (0).
+    """Evaluate one prediction with its label.
 
     Args:
-        prediction: mask file.
-        label: mask file on the same grid.
-        tolerance: of the surface Dice, in mm (in a picture: pixels).
+        prediction: file of the mask.
+        label: file of the label, on the same grid.
+        tolerance: of the surface Dice, in mm (of a picture in pixels).
         protocol: ``native``, on the label's own grid, or ``official``, see :func:`compare_officially`.
 
     Raises:
-        InputError: a file cannot be used or holds other than whole numbers, or the two lie on different grids.
+        InputError: a file cannot be used or does not hold whole numbers, or the two files have different grids.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sdseg_monai.evaluation import evaluate_case
+        >>> metrics = evaluate_case(Path("mask.nii.gz"), Path("label.nii.gz"))  # doctest: +SKIP
+        >>> metrics.dice, metrics.in_class(1).hd95  # doctest: +SKIP
+        (0.91, 1.0)
     """
     volumes = read_mask(prediction), read_mask(label)
     check_same_grid(label, volumes[1], prediction, volumes[0])
     for path, volume in zip((prediction, label), volumes, strict=True):
         check_label_map(path, volume.array, most_values=UNSURE, allow_unsure=False)
-    predicted, expected = (torch.from_numpy(volume.array) for volume in volumes)  # [X, Y, Z]
+    predicted_mask, label_mask = (torch.from_numpy(volume.array) for volume in volumes)  # [X, Y, Z]
     if protocol == "official":
-        return compare_officially(case_name(prediction), predicted, expected)
+        return compare_officially(case_name(prediction), predicted_mask, label_mask)
     spacing = np.linalg.norm(volumes[1].affine[:3, :3], axis=0).tolist()
-    return compare_masks(case_name(prediction), predicted, expected, spacing, tolerance)
+    return compare_masks(case_name(prediction), predicted_mask, label_mask, spacing, tolerance)
 
 
 def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tensor) -> CaseMetrics:
-    """Score masks [X, Y, Z] as the published code scores volumes: Dice and IoU over slices brought to 256 x 256.
+    """Compare two masks as the published code does: Dice and IoU of the slices, resized to 256 x 256 pixels.
 
-    Slices are taken across the file's third axis and resized by nearest neighbour. Of empty masks the rule is
-    :class:`~sdseg_monai.metrics.TransUNetDice`'s for Dice, and an IoU of 0 for two of them. There are no distances, and
-    no difference of volumes. The published code resizes the label only, since its network's score
-    lies on that grid; a mask file has been on the image's own grid meanwhile.
+    Slices are taken across the third axis of the file and resized by nearest neighbour. The Dice of empty masks follows
+    the rule of :class:`~sdseg_monai.metrics.TransUNetDice`; the IoU of two empty masks is 0. ``hd95``, ``nsd`` and
+    ``volume_difference`` are not defined. One difference remains: in the published code the score of the network is
+    already on this grid and only the label is resized; here both are resized.
+
+    Args:
+        case: name of the case.
+        predicted: class of each voxel, [X, Y, Z], 0 for the background.
+        expected: the label, in the same form.
 
     Source: ``calculate_volume_dice`` in scripts/slice2seg.py, lin-tianyu/Stable-Diffusion-Seg.
     """
@@ -134,7 +155,7 @@ def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tenso
     values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
     classes = {value: _compare_officially(predicted == value, expected == value) for value in values}
     union = _compare_officially(predicted > 0, expected > 0)
-    return CaseMetrics(case=case, classes=classes, empty=OFFICIALLY_EMPTY, **vars(union))
+    return CaseMetrics(case=case, classes=classes, empty=OFFICIAL_EMPTY_PAIR, **vars(union))
 
 
 def _official_grid(mask: torch.Tensor) -> torch.Tensor:
@@ -142,12 +163,12 @@ def _official_grid(mask: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(slices, OFFICIAL_SIZE, mode="nearest-exact")
 
 
-def _compare_officially(predicted: torch.Tensor, expected: torch.Tensor) -> Agreement:
-    masks = [mask.flatten()[None, None] for mask in (predicted, expected)]  # [1, 1, voxels]
+def _compare_officially(predicted_mask: torch.Tensor, label_mask: torch.Tensor) -> Agreement:
+    masks = [mask.flatten()[None, None] for mask in (predicted_mask, label_mask)]  # [1, 1, voxels]
     dice = TransUNetDice()
     dice(*masks)
     if not any(mask.any() for mask in masks):
-        return OFFICIALLY_EMPTY
+        return OFFICIAL_EMPTY_PAIR
     return Agreement(dice=float(dice.aggregate()), iou=float(compute_iou(*masks, ignore_empty=False)))
 
 
@@ -158,14 +179,23 @@ def compare_masks(
     spacing: Sequence[float] | None = None,
     tolerance: float = NSD_TOLERANCE,
 ) -> CaseMetrics:
-    """Score one mask against another of the same shape, as :func:`evaluate_case` does files.
+    """Compare two masks of the same shape, as :func:`evaluate_case` does with files.
 
     Args:
-        case: name.
-        predicted: class of each voxel, 0 for the background; a binary mask may be bool.
-        expected: likewise.
-        spacing: edges of a voxel, in mm; None leaves out what needs distances.
+        case: name of the case.
+        predicted: class of each voxel, [X, Y, Z], 0 for the background; a binary mask may be bool.
+        expected: the label, in the same form.
+        spacing: lengths of the edges of a voxel, in mm; None: ``hd95`` and ``nsd`` are not defined.
         tolerance: of the surface Dice, in mm.
+
+    Example:
+        >>> import torch
+        >>> from sdseg_monai.evaluation import compare_masks
+        >>> mask = torch.zeros(8, 8, 8, dtype=torch.uint8)
+        >>> mask[2:6, 2:6, 2:6] = 1
+        >>> metrics = compare_masks("case_0", mask, mask, spacing=(1, 1, 1))
+        >>> metrics.dice, metrics.hd95
+        (1.0, 0.0)
     """
     values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
     classes = {value: _compare(predicted == value, expected == value, spacing, tolerance) for value in values}
@@ -174,16 +204,16 @@ def compare_masks(
 
 
 def _compare(
-    predicted: torch.Tensor, expected: torch.Tensor, spacing: Sequence[float] | None, tolerance: float
+    predicted_mask: torch.Tensor, label_mask: torch.Tensor, spacing: Sequence[float] | None, tolerance: float
 ) -> Agreement:
-    predicted_size, expected_size = int(predicted.sum()), int(expected.sum())  # voxels
-    if not (predicted_size or expected_size):
-        return BOTH_EMPTY
-    masks = (predicted[None, None], expected[None, None])
+    predicted_size, label_size = int(predicted_mask.sum()), int(label_mask.sum())  # voxels
+    if not (predicted_size or label_size):
+        return EMPTY_PAIR
+    masks = (predicted_mask[None, None], label_mask[None, None])
     hd95 = nsd = UNDEFINED
     if spacing is not None:
         surface_options = {"include_background": True, "spacing": spacing}
-        if predicted_size and expected_size:
+        if predicted_size and label_size:
             hd95 = float(compute_hausdorff_distance(*masks, percentile=95, **surface_options))
         nsd = float(compute_surface_dice(*masks, [tolerance], **surface_options))
     return Agreement(
@@ -191,5 +221,5 @@ def _compare(
         iou=float(compute_iou(*masks, ignore_empty=False)),
         hd95=hd95,
         nsd=nsd,
-        volume_difference=(predicted_size - expected_size) / expected_size if expected_size else UNDEFINED,
+        volume_difference=(predicted_size - label_size) / label_size if label_size else UNDEFINED,
     )

@@ -1,4 +1,4 @@
-"""Which files belong to one case, by their names: predictions and labels, images and labels, images and predictions."""
+"""Match files of one case by their names: predictions and labels, images and labels, images and predictions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
 
-FIRST_CHANNEL = "_0000"  # by which the names of nnU-Net's images differ from those of their labels
+FIRST_CHANNEL = "_0000"  # the end of the names of nnU-Net's images, which their labels do not have
 
 
 def case_name(path: Path) -> str:
-    """Return the name of the case that a volume or picture file is of: the file's, without its suffix.
+    """Return the name of the case of a volume or picture: the name of the file without its suffix.
 
     Raises:
-        InputError: the suffix is none that is read here.
+        InputError: a file with this suffix cannot be read.
     """
     return image_stem(path)
 
 
 def list_cases(folder: Path) -> dict[str, Path]:
-    """Return the volume files of ``folder``, or, where it has none, its pictures, by the name of their case, sorted.
+    """Return the volumes of a folder by the names of their cases, sorted; its pictures if it has no volume.
 
     Raises:
-        InputError: the folder is missing or empty, or two files are of one case.
+        InputError: the folder is missing or empty, or two files have the name of one case.
     """
     files: dict[str, Path] = {}
     for file in map(Path, list_images(folder)):
@@ -39,12 +39,12 @@ def list_cases(folder: Path) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The files of two folders, case by case.
+    """The files and the labels of two folders, matched.
 
     Attributes:
-        pairs: each a file and its label, in the order of the files.
-        files: that have no label.
-        labels: that have no file.
+        pairs: each file with its label, in the order of the files.
+        files: the files without a label.
+        labels: the labels without a file.
     """
 
     pairs: list[tuple[Path, Path]]
@@ -53,38 +53,38 @@ class Pairing:
 
 
 def pair_cases(files: Mapping[str, Path], labels: Mapping[str, Path], affix: str = "") -> Pairing:
-    """Pair files with labels of the same name, else with the one label that ends in the same number.
+    """Match each file with the label of the same name, or else with the only label that ends in the same number.
 
-    The second serves BTCV, whose img0001 belongs to label0001: no other label may end in that number, and no other file
-    without a label of its name.
+    The second rule is for BTCV, where img0001 belongs to label0001. It holds only if no other label, and no other file
+    without a label of its own name, ends in that number.
 
     Args:
-        files: by the name of their case, as from :func:`list_cases`.
-        labels: likewise.
-        affix: end of a file's name that its label's may lack, such as :data:`FIRST_CHANNEL`.
+        files: files by the names of their cases, as from :func:`list_cases`.
+        labels: labels by the names of their cases.
+        affix: end of a file's name that the name of its label may lack, such as :data:`FIRST_CHANNEL`.
     """
     label_of: dict[str, str] = {}  # by the file's name
-    unpaired = set(labels)
+    unmatched_labels = set(labels)
     for name in files:
-        label = next((label for label in (name, name.removesuffix(affix)) if label in unpaired), None)
+        label = next((label for label in (name, name.removesuffix(affix)) if label in unmatched_labels), None)
         if label is not None:
             label_of[name] = label
-            unpaired.remove(label)
+            unmatched_labels.remove(label)
     labels_by_number = _by_number(labels)
     for number, name in _by_number(name for name in files if name not in label_of).items():
         label = labels_by_number.get(number)
-        if label in unpaired:
+        if label in unmatched_labels:
             label_of[name] = label
-            unpaired.remove(label)
+            unmatched_labels.remove(label)
     return Pairing(
         pairs=[(file, labels[label_of[name]]) for name, file in files.items() if name in label_of],
         files=[file for name, file in files.items() if name not in label_of],
-        labels=[label for name, label in labels.items() if name in unpaired],
+        labels=[label for name, label in labels.items() if name in unmatched_labels],
     )
 
 
 def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Pair each prediction of a folder with its label by :func:`pair_cases`; there may be more labels.
+    """Match each prediction of a folder with its label by :func:`pair_cases`; there may be more labels.
 
     Raises:
         InputError: a folder is missing or empty, has two files of one case, or a prediction has no label of its kind.
@@ -101,28 +101,28 @@ def match_cases(predictions: Path, labels: Path) -> list[tuple[Path, Path]]:
 
 
 def match_images(predictions: Sequence[Path], images: Path | None) -> list[Path | None]:
-    """Return the image of each prediction, of the very same name; None for each without a folder of images.
+    """Return for each prediction the image of the same name; without a folder of images, None for each prediction.
 
     Raises:
         InputError: the folder is missing or empty, has two files of one case, or a prediction has no image.
     """
     if images is None:
         return [None] * len(predictions)
-    by_name = list_cases(images)
-    missing = [path for path in predictions if case_name(path) not in by_name]
-    if missing:
-        raise InputError(f"{missing[0]}: no image of that name in {images}, expected one for each prediction")
-    return [by_name[case_name(path)] for path in predictions]
+    image_of_case = list_cases(images)
+    unmatched_files = [path for path in predictions if case_name(path) not in image_of_case]
+    if unmatched_files:
+        raise InputError(f"{unmatched_files[0]}: no image of that name in {images}, expected one for each prediction")
+    return [image_of_case[case_name(path)] for path in predictions]
 
 
 def check_same_kind(file: Path, label: Path) -> None:
-    """Raise :class:`InputError` unless a file and its label are two volumes or two pictures."""
+    """Raise :class:`InputError` if one of a file and its label is a volume and the other one a picture."""
     if is_picture(file) != is_picture(label):
         raise InputError(f"{label}: is of another kind than {file}, expected two volumes or two pictures")
 
 
 def _by_number(names: Iterable[str]) -> dict[str, str]:
-    """Return the names that end in a number, by it, but for those whose number others end in too."""
+    """Return the names that end in a number, by that number; without the names that end in the same number."""
     numbers = {name: match.group() for name in names if (match := re.search(r"\d+$", name))}
     counts = Counter(numbers.values())
     return {number: name for name, number in numbers.items() if counts[number] == 1}

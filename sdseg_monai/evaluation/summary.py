@@ -1,4 +1,4 @@
-"""What the agreements of cases say together: means, intervals, a table."""
+"""Summaries of the metrics of several cases: means, bootstrap intervals, a table."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from sdseg_monai.metrics import bootstrap_interval
 
 
 def mean_metrics(cases: Sequence[CaseMetrics]) -> CaseMetrics:
-    """Return the mean over cases, named ``mean``, of each metric, over the cases for which it is defined."""
+    """Return the mean of each metric over the cases for which it is defined, as a case with the name ``mean``."""
     values = sorted({value for case in cases for value in case.classes})
     classes = {value: _mean([case.in_class(value) for case in cases]) for value in values}
     return CaseMetrics(case="mean", classes=classes, **vars(_mean(cases)))
 
 
 def summarise(cases: Sequence[CaseMetrics]) -> dict[str, object]:
-    """Return number of cases, metrics of the foreground and, where there are several, of each class, as for JSON.
+    """Return the means of all metrics as a dictionary for JSON.
 
-    Each metric has its mean, the mean's 95 % bootstrap interval ``METRIC_interval``, and ``METRIC_cases`` where it is
-    not defined for all cases; without any, mean and interval are None.
+    Returns:
+        ``cases``, the number of cases; for each metric of the foreground, such as ``dice``, its mean; the 95 %
+        bootstrap interval of the mean, ``dice_interval``; and, if the metric is not defined for all cases, the number
+        of cases for which it is, ``dice_cases``. Under ``classes`` is the same for each class, if there are several.
+        Mean and interval are None if the metric is not defined for any case.
     """
     summary: dict[str, object] = {"cases": len(cases), **_summarise(cases)}
     values = sorted({value for case in cases for value in case.classes})
@@ -36,7 +39,7 @@ def summarise(cases: Sequence[CaseMetrics]) -> dict[str, object]:
 
 
 def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
-    """Write one row per case and a last one with the mean: the foreground's metrics, then, of several, each class's.
+    """Write a row for each case and a last row with the mean: the metrics of the foreground, then those of each class.
 
     Raises:
         InputError: the folder cannot be written.
@@ -53,11 +56,13 @@ def write_csv(path: Path, cases: Sequence[CaseMetrics]) -> None:
 
 
 def _mean(agreements: Sequence[Agreement]) -> Agreement:
-    defined = {name: _defined(agreements, name) for name in METRICS}
-    return Agreement(**{name: float(np.mean(values)) if values else UNDEFINED for name, values in defined.items()})
+    values_of_metric = {name: _defined(agreements, name) for name in METRICS}
+    means = {name: float(np.mean(values)) if values else UNDEFINED for name, values in values_of_metric.items()}
+    return Agreement(**means)
 
 
 def _defined(agreements: Sequence[Agreement], name: str) -> list[float]:
+    """Return the values of a metric that are defined."""
     return [value for agreement in agreements if not math.isnan(value := getattr(agreement, name))]
 
 

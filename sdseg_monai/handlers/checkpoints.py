@@ -1,4 +1,4 @@
-"""What a training writes and takes up again."""
+"""The files that a training writes: its checkpoint, to resume it, and the network's weights."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from sdseg_monai.weights import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
+OPTIONS_KEY = "meaning"  # of the networks' training options; checkpoints of version 0.4.0 have this key
 
-class Checkpoint:
-    """Write the whole training state after each epoch, atomically, and take it up again when the training starts.
 
-    Everything random is a function of (seed, epoch, draw), so a run that was killed at any step and started again
-    with the same command ends with the weights of one that was not: it repeats the epoch that it was in.
+class TrainingCheckpoint:
+    """Write the whole state of the training after each epoch, atomically; load it when the training starts.
+
+    All randomness is a function of (seed, epoch, draw). A training that was stopped at any step and started again with
+    the same command repeats the epoch in which it was stopped, and ends with the weights of an uninterrupted one.
 
     Args:
-        path: the file; the same command finds it again.
-        objects: what has ``state_dict`` and ``load_state_dict``: networks, optimizers, schedules, averages.
-        evaluator: its best metric is kept as well; None where the run does not validate.
+        path: the file.
+        objects: objects with ``state_dict`` and ``load_state_dict``, by name: networks, optimizers, learning rate
+            schedulers, averages.
+        evaluator: its best metric is stored as well; None if the training does not validate.
 
     Raises:
-        InputError: the training data make no batch, so that nothing would be trained; after the training, if no
-            validation took place, so that no model was chosen.
+        InputError: on :meth:`attach`, if the training data are too few for one batch; when the training starts, if the
+            checkpoint is of another training; when it ends, if no validation took place, so that no model was chosen.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Checkpoint:
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
-        """Attach to the trainer: after validation, before what needs the loaded state."""
+        """Attach to the trainer: after the validation, before the handlers that need the loaded state."""
         if engine.state.epoch_length == 0:
             raise InputError("the training data are fewer than batch_size, which makes no batch: set it lower")
         engine.add_event_handler(Events.STARTED, self.load)
@@ -54,16 +57,19 @@ class Checkpoint:
         engine.add_event_handler(Events.COMPLETED, self.check)
 
     def load(self, engine: Engine) -> None:
-        """Continue from the checkpoint if there is one."""
+        """Load the checkpoint if there is one.
+
+        Raises:
+            InputError: the file cannot be read, or is of another training.
+        """
         if not self.path.is_file():
             return
         state = read_tensors(self.path)
         try:
             for name, item in self.objects.items():
-                if _meaning(item) != state["meaning"].get(name):
-                    raise ValueError(
-                        f"{name} was trained with {state['meaning'].get(name)}, now it has {_meaning(item)}"
-                    )
+                options, saved_options = _training_options(item), state[OPTIONS_KEY].get(name)
+                if options != saved_options:
+                    raise ValueError(f"{name} was trained with {saved_options}, now it has {options}")
             for name, item in self.objects.items():
                 item.load_state_dict(state[name])
             engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
@@ -78,11 +84,11 @@ class Checkpoint:
         logger.info("continuing after epoch %d from %s", engine.state.epoch, self.path)
 
     def save(self, engine: Engine) -> None:
-        """Write the state of the epoch that ended."""
+        """Write the state at the end of an epoch."""
         if getattr(engine.state, "rank", 0) != 0:
             return
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
-        state["meaning"] = {name: _meaning(item) for name, item in self.objects.items()}
+        state[OPTIONS_KEY] = {name: _training_options(item) for name, item in self.objects.items()}
         state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
         if self.evaluator is not None:
             state["best_metric"] = float(self.evaluator.state.best_metric)
@@ -98,15 +104,15 @@ class Checkpoint:
             )
 
 
-def _meaning(item: Any) -> dict[str, str] | None:
-    return item.meaning if isinstance(item, SDSeg) else None
+def _training_options(item: Any) -> dict[str, str] | None:
+    return item.training_options if isinstance(item, SDSeg) else None
 
 
 class BestModel:
-    """Write the evaluated network's strict state dict whenever the key metric is the best so far.
+    """Write the state dict of the evaluated network whenever the key metric is the best so far.
 
     Args:
-        path: the bundle's ``models/model.pt``.
+        path: the file, a bundle's ``models/model.pt``.
         network: network that the evaluator evaluates.
     """
 
@@ -119,7 +125,7 @@ class BestModel:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save if this evaluation was the best."""
+        """Write the file if this evaluation was the best."""
         state = engine.state
         if getattr(state, "rank", 0) == 0 and state.best_metric_epoch == state.epoch:
             save_tensors(self.path, self.network.state_dict())
@@ -127,13 +133,13 @@ class BestModel:
 
 
 class LastModel(BestModel):
-    """Write the network's strict state dict after the last epoch, for a training that does not validate."""
+    """Write the state dict of the network after the last epoch, for a training that does not validate."""
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save."""
+        """Write the file."""
         if getattr(engine.state, "rank", 0) == 0:
             save_tensors(self.path, self.network.state_dict())

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard."""
+"""Handlers that draw pictures for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ IMAGES_SHOWN = 4
 
 
 class PanelHandler:
-    """Show image, label and prediction of the first validated case side by side in TensorBoard.
+    """Show image, label and prediction of the first validation case side by side in TensorBoard.
 
     Args:
         log_dir: TensorBoard folder.
-        slice_axis: axis across which the network slices; the slice with most label is shown.
+        slice_axis: axis across which slices are taken; the slice with the largest area of label is shown.
     """
 
     def __init__(self, log_dir: str | Path, slice_axis: int) -> None:
@@ -32,7 +32,7 @@ class PanelHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the case that was just evaluated."""
+        """Draw the case of the last iteration."""
         output = engine.state.output[0]
         image, label, pred = (torch.as_tensor(output[key]).float().cpu().numpy() for key in ("image", "label", "pred"))
         if len(image) == 3:  # a photograph, [3, H, W, 1]
@@ -44,13 +44,13 @@ class PanelHandler:
 
 
 class ImageLatentHandler:
-    """Show what the vision encoder makes of a few training images, before training and after each ``interval`` epochs.
+    """Show the vision encoder's latents of a few training images, before the training and every ``interval`` epochs.
 
     Args:
         network: network in training.
-        dataset: training set, items with ``image`` [3, H, W]; a few are shown, evenly spaced over it.
+        dataset: training set, items with ``image`` [3, H, W]; a few are shown, evenly spaced over the set.
         log_dir: TensorBoard folder.
-        interval: epochs between pictures.
+        interval: number of epochs between two pictures.
 
     Source: figure 6 of the paper.
     """
@@ -62,21 +62,21 @@ class ImageLatentHandler:
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:
-        """Attach to the trainer, after what loads a checkpoint."""
+        """Attach to the trainer, after the handler that loads a checkpoint."""
         engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the latents as they are now."""
+        """Draw the latents of the network's present weights."""
         device = next(self.network.parameters()).device
         length = len(self.dataset)  # type: ignore[arg-type]
         indices = [length * (2 * i + 1) // (2 * IMAGES_SHOWN) for i in range(IMAGES_SHOWN)]
         images = torch.stack([self.dataset[index]["image"] for index in indices])
-        training = self.network.training
+        was_training = self.network.training
         self.network.eval()
         with torch.no_grad():
             latents = self.network.encode_image(images.to(device)).float().cpu()
-        self.network.train(training)
+        self.network.train(was_training)
         with SummaryWriter(self.log_dir) as writer:
             panel = latent_panel(images.numpy(), latents.numpy())
             writer.add_image("training/image_latent", panel, engine.state.iteration, dataformats="HWC")

@@ -1,4 +1,4 @@
-"""What happens once when a training or an epoch starts."""
+"""Handlers for the start of a training or of an epoch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 class EpochSeed:
-    """Seed torch's global generator (dropout) from (seed, epoch, rank) at each epoch's start.
+    """Seed torch's global random generator, which dropout uses, from (seed, epoch, rank) at the start of each epoch.
 
-    The state of the generator then needs no place in a checkpoint.
+    So a checkpoint need not store the state of the generator.
+
+    Args:
+        seed: seed of the training.
     """
 
     def __init__(self, seed: int) -> None:
@@ -35,21 +38,21 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Seed for the epoch that starts."""
+        """Seed the generator for the epoch that starts."""
         torch.manual_seed(seed_from(self.seed, engine.state.epoch, getattr(engine.state, "rank", 0)))
 
 
 class LatentScale:
-    """Measure the network's ``scale_factor`` once: 1/std of the training masks' latents.
+    """Measure the network's ``scale_factor`` once: 1/std of the latents of training masks.
 
-    Does nothing where the factor is known, from a checkpoint or from pretrained weights: changing it would put all
-    that the U-Net learned on another scale. SD's 0.18215 is for photographs; masks are about 1.5 times wider. Latents
-    that :class:`CacheLatents` kept before are not encoded again.
+    A factor from a checkpoint or from pretrained weights stays: the U-Net was trained on latents of that scale. Stable
+    Diffusion's 0.18215 is for photographs; the standard deviation of masks' latents is about 1.5 times as large.
+    Latents that :class:`CacheLatents` cached are not encoded again.
 
     Args:
         network: network whose buffer is filled.
         dataset: training set, items with ``label`` [1, H, W] and ``seed``.
-        num_masks: masks to measure on, evenly spaced over the set; at most this many.
+        num_masks: largest number of masks to measure on; they are evenly spaced over the set.
         batch_size: masks per forward pass.
 
     Source: official-behaviour 1.3, which measures on the first batch alone.
@@ -62,23 +65,23 @@ class LatentScale:
         self.batch_size = batch_size
 
     def attach(self, engine: Engine) -> None:
-        """Attach to the trainer, after what loads a checkpoint."""
+        """Attach to the trainer, after the handlers that load a checkpoint and cache latents."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Measure, unless the factor is known."""
-        factor = self.network.scale_factor
-        if torch.isfinite(factor):
+        """Measure the factor, unless the network has one."""
+        scale_factor = self.network.scale_factor
+        if torch.isfinite(scale_factor):
             return
         length = len(self.dataset)  # type: ignore[arg-type]
         indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
-        kept = getattr(self.dataset, "latents", None)
-        latents = self._encode(indices) if kept is None else kept[list(indices)]
-        factor.fill_(1 / latents.std())
-        logger.info("latent scale factor %.5f, measured on %d training masks", float(factor), len(indices))
+        cached_latents = getattr(self.dataset, "latents", None)
+        latents = self._encode(indices) if cached_latents is None else cached_latents[list(indices)]
+        scale_factor.fill_(1 / latents.std())
+        logger.info("latent scale factor %.5f, measured on %d training masks", float(scale_factor), len(indices))
 
     def _encode(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return the latents of those masks, not scaled, [N, Z, h, w], on the CPU."""
+        """Return the latents of the masks at ``indices``, not scaled, [N, Z, h, w], on the CPU."""
         device = self.network.scale_factor.device
         latents = []
         for start in tqdm(range(0, len(indices), self.batch_size), desc="latent scale", delay=2, leave=False):
@@ -91,19 +94,20 @@ class LatentScale:
 
 
 class CacheLatents:
-    """Encode each training mask once, in each of its augmentations, so that training steps need not.
+    """Encode each training mask in each of its augmentations once before training, instead of in every step.
 
-    The autoencoder is frozen, so that a mask's latent never changes; the dataset's augmentations must come again, see
-    ``augmentation_cycle`` of :class:`sdseg_monai.data.SliceDataset`. Kept are the posterior's means, before scaling,
-    in float32 on the CPU. Of several processes each encodes and keeps all of them: the sampler deals every epoch anew.
+    The mask encoder is frozen, so that the latent of a mask does not change. The dataset's augmentations must repeat,
+    see ``augmentation_cycle`` of :class:`sdseg_monai.data.SliceDataset`. The means of the posterior, not scaled, are
+    cached in float32 on the CPU. In a distributed training each process encodes and caches all masks, because the
+    sampler assigns slices to processes anew in every epoch.
 
     Args:
         network: network in training.
-        dataset: training set, filled with latents.
+        dataset: training set; its ``latents`` are filled.
         batch_size: masks per forward pass.
 
     Raises:
-        InputError: augmentations never repeat, training wants samples of the posterior, or the network has one pass
+        InputError: augmentations never repeat, training takes samples of the posterior, or the network needs one pass
             per class.
     """
 
@@ -119,11 +123,11 @@ class CacheLatents:
         self.batch_size = batch_size
 
     def attach(self, engine: Engine) -> None:
-        """Attach to the trainer, before what reads training slices."""
+        """Attach to the trainer, before the handlers that read training slices."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Encode."""
+        """Encode the masks and give the latents to the dataset."""
         device = self.network.scale_factor.device
         self.dataset.latents = None
         draws = range(self.dataset.augmentation_cycle * len(self.dataset))  # type: ignore[operator]
@@ -142,16 +146,16 @@ class CacheLatents:
 
 
 class ExpectedTime:
-    """Before a training on the CPU that will take long, log how long.
+    """Log the expected time of a training on the CPU before it starts, if the training will take long.
 
-    One forward pass of one slice is timed; a training step is taken as three of them per slice, which is what
-    backpropagation costs in arithmetic.
+    The time of one forward pass of one slice is measured. A training step is estimated as three forward passes per
+    slice, since a backward pass needs about twice the arithmetic of a forward pass.
 
     Args:
         network: network in training.
         size: (H, W) of its input.
         batch_size: slices per step.
-        report_above: minutes below which nothing is logged.
+        report_above: shortest expected time in minutes that is logged.
     """
 
     def __init__(self, network: nn.Module, size: Sequence[int], batch_size: int, report_above: float = 10) -> None:
@@ -165,14 +169,14 @@ class ExpectedTime:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Estimate and log."""
+        """Estimate the time and log it."""
         parameter = next(self.network.parameters())
         steps = engine.state.max_epochs * engine.state.epoch_length - engine.state.iteration
         if parameter.device.type != "cpu" or steps <= 0:
             return
         image = torch.zeros(1, 3, *self.size)
         with torch.no_grad():
-            self.network(image)  # the first pass also allocates
+            self.network(image)  # the first pass is slower, because it allocates memory
             start = time.perf_counter()
             self.network(image)
         minutes = 3 * (time.perf_counter() - start) * self.batch_size * steps / 60

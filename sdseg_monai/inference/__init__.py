@@ -1,1 +1,1 @@
-"""From an image to its mask: one image or many, once or several times to see how sure a model is."""
+"""Segment images: one or many of them, once or several times to measure how sure the model is."""

@@ -1,4 +1,4 @@
-"""Images to files, one after the other: what goes wrong with one does not stop the rest, and a run can be resumed."""
+"""Segment many images into files, one after the other: one bad image does not stop the others; a run can be resumed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from sdseg_monai.io.dicom import DICOM_SUFFIX, Series
 from sdseg_monai.io.sources import Source, is_photograph, source_name, source_stem, source_warnings
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES, volume_suffix
 
-MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # out of memory above all, a RuntimeError to torch
+MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # torch raises RuntimeError when memory runs out
 
-MAP_SUFFIX = ".nii.gz"  # of maps beside a mask that is no volume file
+MAP_SUFFIX = ".nii.gz"  # for maps beside a mask that is not a volume file (PNG, DICOM SEG)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """An image, and the files that are to be made of it.
+    """One image and the files to write for it.
 
     Attributes:
         source: the image.
-        mask: its mask's file.
-        maps: files of what is written beside the mask, by name.
+        mask: file of its mask.
+        maps: files of the maps beside the mask, by the maps' names, see :attr:`SegmentationResult.maps`.
     """
 
     source: Source
@@ -41,36 +41,46 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The image's name."""
+        """Name of the image."""
         return source_name(self.source)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """Mask, maps, and the JSON file beside the mask."""
+        """All files that are written: the mask, the maps, and the JSON file beside the mask."""
         return (self.mask, *self.maps.values(), sidecar(self.mask))
 
 
 def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
-    """Return the job for one image: the mask is ``output``, or lies in that folder, maps lie beside it, ``NAME_MAP``.
+    """Return the job for one image.
+
+    Args:
+        source: the image.
+        output: file of the mask, or a folder for it.
+        maps: names of the maps; the files lie beside the mask and are called ``MASK_MAP``, such as ``mask_entropy``.
 
     Raises:
-        InputError: the suffix is none that this image's mask can have.
+        InputError: the mask of this image cannot have the suffix of ``output``.
     """
     suffixes = mask_suffixes(source)
-    named = output.name.lower().endswith(suffixes) and not output.is_dir()
-    if output.suffix and not named and not output.is_dir():
+    is_mask_file = output.name.lower().endswith(suffixes) and not output.is_dir()
+    if output.suffix and not is_mask_file and not output.is_dir():
         raise InputError(f"{output}: expected a file ending in {', '.join(suffixes)}, or a folder")
-    mask = output if named else output / default_mask_name(source)
+    mask = output if is_mask_file else output / default_mask_name(source)
     suffix = volume_suffix(mask) if mask.name.lower().endswith(VOLUME_SUFFIXES) else MAP_SUFFIX
     stem = sidecar(mask).stem
     return Job(source, mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in maps})
 
 
 def jobs_in_folder(sources: Sequence[Source], output: Path, maps: Sequence[str]) -> list[Job]:
-    """Return the jobs for several files: masks lie in the folder ``output``, each map in a folder of its own in that.
+    """Return the jobs for several images.
+
+    Args:
+        sources: the images.
+        output: folder of the masks.
+        maps: names of the maps; ``output`` has a subfolder for each of them.
 
     Raises:
-        InputError: ``output`` is called as a file.
+        InputError: ``output`` has the name of a file rather than of a folder.
     """
     if output.name.lower().endswith((*VOLUME_SUFFIXES, PICTURE_SUFFIX, DICOM_SUFFIX)) and not output.is_dir():
         raise InputError(f"{output}: expected a folder for the masks of a folder")
@@ -83,22 +93,24 @@ def jobs_in_folder(sources: Sequence[Source], output: Path, maps: Sequence[str])
 
 
 def default_mask_name(source: Source) -> str:
-    """Return the name of a mask in a folder: the image's, so that predictions and labels match by name."""
+    """Return the name of a mask in a folder: that of its image, so that predictions and labels match by name."""
     if is_photograph(source):
         return source_stem(source) + PICTURE_SUFFIX
     return source_name(source) + (DICOM_SUFFIX if isinstance(source, Series) else "")
 
 
 def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) -> SegmentationResult:
-    """Segment one image and write what is asked for.
+    """Segment one image and write its files.
 
     Args:
         pipeline: the model.
-        job: the image.
-        progress: see :class:`~sdseg_monai.inference.pipeline.Pipeline`.
+        job: the image and its files.
+        progress: see :func:`~sdseg_monai.inference.pipeline.segment`.
 
     Raises:
-        InputError: the image cannot be used, the machine cannot do it, or an output not be written.
+        InputError: the image cannot be used, the machine cannot segment it (out of memory, for example), or a file
+            cannot be written.
+        Cancelled: ``progress`` returned False.
     """
     try:
         result = pipeline(job.source, progress=progress)
@@ -114,17 +126,21 @@ def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) 
 def segment_many(
     pipeline: Pipeline, jobs: Sequence[Job], manifest: Manifest, resume: bool, progress: Progress | None = None
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Segment one job after the other; yields each with its case, as the manifest has it.
+    """Segment one job after the other, and yield each job with its entry of the manifest.
 
-    A case has a ``status``: ``done``; ``failed``, with an ``error``; or ``skipped``, what the manifest has as done and
-    is still whole.
+    An entry has a ``status``. It is ``done``; or ``failed``, with the message of the ``error``; or ``skipped``: the
+    image was segmented in an earlier run, and its files are still complete.
 
     Args:
         pipeline: the model.
-        jobs: the images.
-        manifest: written anew after each case.
-        resume: skip what is done and whole.
-        progress: of the slices of each image.
+        jobs: the images and their files.
+        manifest: is written again after each image.
+        resume: skip the images that an earlier run has segmented.
+        progress: see :func:`~sdseg_monai.inference.pipeline.segment`; it is called for each image.
+
+    Raises:
+        InputError: the manifest cannot be written. An image that fails raises nothing.
+        Cancelled: ``progress`` returned False.
     """
     for job in jobs:
         if resume and manifest.is_done(job.source, job.outputs):

@@ -1,4 +1,4 @@
-"""What a run over a folder did, as JSON beside its masks: nobody parses stdout, and a run can be taken up again."""
+"""The manifest of a run over many images: a JSON file beside the masks, for programs and to resume the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FILE_NAME = "sdseg_manifest.json"
 
 
 class Manifest:
-    """The manifest of one run, written anew after each case.
+    """The manifest of one run. It is written again after each case.
 
     Attributes:
         path: the file.
-        about: what does not change a mask: versions, device.
-        settings: what masks depend on: bundle, hashes of weights and overlays, seed, options.
-        cases: by the name of the input, what came of it.
+        about: versions and device, which do not change a mask.
+        settings: everything that the masks depend on: bundle, hashes of weights and overlays, seed, options.
+        cases: the entry of each image by the image's name, see :func:`~sdseg_monai.inference.batch.segment_many`.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -38,27 +38,27 @@ class Manifest:
         """Return the manifest of the run that wrote ``path``, or a new one where there is no such file.
 
         Raises:
-            InputError: the file is no manifest, or is of a run with other settings.
+            InputError: the file is not a manifest, or it belongs to a run with other settings.
         """
         manifest = cls(path, about, settings)
         if not path.exists():
             return manifest
         try:
             content = json.loads(path.read_text())
-            found, cases = dict(content["settings"]), {name: dict(case) for name, case in content["cases"].items()}
+            old_settings = dict(content["settings"])
+            manifest.cases = {name: dict(case) for name, case in content["cases"].items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: no manifest of a run ({error!r:.200}); remove it to start anew") from error
         for name, value in json.loads(json.dumps(manifest.settings)).items():
-            if found.get(name) != value:
+            if old_settings.get(name) != value:
                 raise InputError(
-                    f"{path}: is of a run with {name} {found.get(name)!r}, now it is {value!r}: resume with the same "
-                    "settings, or name another output"
+                    f"{path}: is of a run with {name} {old_settings.get(name)!r}, now it is {value!r}: resume with the "
+                    "same settings, or name another output"
                 )
-        manifest.cases = cases
         return manifest
 
     def is_done(self, source: Source, outputs: Iterable[Path]) -> bool:
-        """Whether ``source`` was segmented as it is now, and each of its ``outputs`` is whole and on its grid."""
+        """Tell whether this very image was segmented, and each of its ``outputs`` is complete and on its grid."""
         case = self.cases.get(source_name(source), {})
         try:
             if case.get("status") != "done" or case.get("input_sha256") != hash_source(source):
@@ -68,7 +68,7 @@ class Manifest:
             return False
 
     def record(self, source: Source, **case: Any) -> None:
-        """Note what came of ``source``, and write the file.
+        """Set the entry of an image, and write the file.
 
         Raises:
             InputError: the folder cannot be written.
@@ -79,7 +79,7 @@ class Manifest:
 
 
 def _is_readable(case: Mapping[str, Any]) -> bool:
-    """Tell whether a case has what tables and pages are made of, as a version of ours wrote it."""
+    """Tell whether an entry of the manifest has all that tables and reports need, in the form of this version."""
     sizes = [case.get(name, {}) for name in ("volume_ml", "pixels")]
     numbers: list[Any] = [case.get("seconds")]
     for size in sizes:
@@ -89,24 +89,28 @@ def _is_readable(case: Mapping[str, Any]) -> bool:
             numbers += [value.get(n) for n in ("mask", "smallest", "largest")] if isinstance(value, dict) else [value]
     warnings = case.get("warnings")
     if not isinstance(warnings, list) or not all(isinstance(warning, dict) for warning in warnings):
-        return False  # of 0.4.0, whose warnings were texts, among others
+        return False  # as in a manifest of 0.4.0, whose warnings were texts
     texts = [warning.get("text") for warning in warnings]
     return all(isinstance(n, int | float) for n in numbers) and all(isinstance(text, str) for text in texts)
 
 
 def _are_whole(source: Source, outputs: list[Path]) -> bool:
-    """Tell it, of DICOM SEG and of pictures' maps without their grid; :class:`InputError` of what cannot be read."""
+    """Tell whether the files are complete; the grid of a DICOM SEG, and of a picture's maps, is not compared.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     pictures = [path for path in outputs if is_picture(path)]
     segs = [path for path in outputs if path.suffix.lower() == DICOM_SUFFIX]
-    beside = [path for path in outputs if path.suffix.lower() == ".json"]
-    volumes = [path for path in outputs if path not in (*pictures, *segs, *beside)]
-    for path in beside:
+    json_files = [path for path in outputs if path.suffix.lower() == ".json"]
+    volumes = [path for path in outputs if path not in (*pictures, *segs, *json_files)]
+    for path in json_files:
         json.loads(path.read_text())
-    read = {path: read_volume(path) for path in volumes}
+    volume_of_file = {path: read_volume(path) for path in volumes}
     if isinstance(source, Path) and is_picture(source):
         return all(read_picture_mask(path).shape == read_picture(source).shape[1:] for path in pictures)
     image = load_source(source)
     grid = read_volume(image) if isinstance(image, Path) else image
-    for path, volume in read.items():
+    for path, volume in volume_of_file.items():
         check_same_grid(Path(source_name(source)), grid, path, volume)
     return all(is_whole_seg(path) for path in segs)

@@ -1,4 +1,4 @@
-"""What a user can choose of a model and of how it is asked: one list, for programs, the command and the server."""
+"""The options of a model and of its inference: one list for programs, the command and the label server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ Progress = Callable[[int, int], bool | None]
 
 
 class ModelOptions(TypedDict, total=False):
-    """Options of a single model.
+    """Options of a single model, all of them optional.
 
     Attributes:
-        device: torch device; None for the bundle's choice, CUDA where there is some.
-        seed: of the start noise, where the network has some; None for the bundle's.
-        batch_size: slices per forward pass; the result does not depend on it; None for the bundle's.
-        overlays: configs to chain after the bundle's; they are code, as the bundle's own.
+        device: torch device, such as ``cpu`` or ``cuda:1``; None for the bundle's choice, which is CUDA where there is
+            a GPU.
+        seed: seed of the start noise, 0 to 2^63 - 1, for networks that start from noise; None for the bundle's seed.
+        batch_size: slices per forward pass, at least 1; it changes memory and time, not the result. None for the
+            bundle's batch size.
+        overlays: one or several config files that change the bundle's configs. They are code, like these: use what
+            you trust.
     """
 
     device: str | None
@@ -31,14 +34,23 @@ class ModelOptions(TypedDict, total=False):
 
 
 class Options(ModelOptions, total=False):
-    """Options of a :class:`~sdseg_monai.inference.pipeline.Pipeline`.
+    """Options of :func:`sdseg_monai.segment` and :class:`sdseg_monai.Pipeline`: those of a model, and these.
 
     Attributes:
-        weights: files to use instead of the bundle's own; several are an ensemble.
-        abstain_below: confidence in [0, 1] below which a voxel is given the value 255.
-        uncertainty: how to ask the model several times, see :mod:`sdseg_monai.inference.strategies`: ``flips``
-            (test-time mirroring), ``seeds`` (several start noises) or ``ensemble`` (several weights).
-        num_samples: start noises of ``seeds``.
+        weights: file of weights to use instead of the bundle's own; several files with ``uncertainty="ensemble"``.
+        abstain_below: confidence in [0, 1]; a voxel that is less sure has the value 255, "unsure", in the mask. Not for
+            photographs. None: no voxel has this value.
+        uncertainty: how to measure the uncertainty, see :mod:`sdseg_monai.inference.strategies`: ``flips`` (test-time
+            mirroring), ``seeds`` (several start noises) or ``ensemble`` (several weights). None: the volume is
+            segmented once.
+        num_samples: number of start noises, at least 2, with ``uncertainty="seeds"``; None for 5.
+
+    Example:
+        >>> from sdseg_monai import Pipeline
+        >>> from sdseg_monai.inference.options import Options
+        >>> options: Options = {"device": "cpu", "uncertainty": "flips", "batch_size": 16}
+        >>> Pipeline("hippocampus_sdseg", **options).strategy.num_samples
+        2
     """
 
     weights: str | Path | Sequence[str | Path]
@@ -51,20 +63,20 @@ NAMES = tuple(Options.__annotations__)
 
 
 def check_inputs(options: Options) -> dict[str, Any]:
-    """Return every one of :class:`Options`, None where it is not given, paths as lists of :class:`~pathlib.Path`.
+    """Return all :class:`Options` by name: None where an option is not given, paths as lists of :class:`~pathlib.Path`.
 
     Raises:
-        ArgumentError: an option cannot be, or two of them contradict each other.
+        ArgumentError: an option has a value that it cannot have, or two options contradict each other.
         TypeError: an option is unknown.
     """
-    unknown = [name for name in options if name not in NAMES]
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}, expected one of {', '.join(NAMES)}")
-    checked: dict[str, Any] = {name: options.get(name) for name in NAMES}
+    unknown_names = [name for name in options if name not in NAMES]
+    if unknown_names:
+        raise TypeError(f"unknown option {unknown_names[0]!r}, expected one of {', '.join(NAMES)}")
+    values: dict[str, Any] = {name: options.get(name) for name in NAMES}
     for name in ("weights", "overlays"):
-        checked[name] = as_paths(name, options.get(name, ()))
-    weights, uncertainty = checked["weights"], checked["uncertainty"]
-    seed, batch_size, abstain_below = checked["seed"], checked["batch_size"], checked["abstain_below"]
+        values[name] = as_paths(name, options.get(name, ()))
+    weights, uncertainty = values["weights"], values["uncertainty"]
+    seed, batch_size, abstain_below = values["seed"], values["batch_size"], values["abstain_below"]
     if uncertainty not in (None, *get_args(Uncertainty)):
         raise ArgumentError(f"uncertainty={uncertainty!r}: expected one of {', '.join(get_args(Uncertainty))}")
     if abstain_below is not None and not (_is_number(abstain_below, Real) and 0 <= abstain_below <= 1):
@@ -77,18 +89,18 @@ def check_inputs(options: Options) -> dict[str, Any]:
         raise ArgumentError(f"{len(weights)} weights: expected one, or uncertainty='ensemble'")
     if len({os.path.realpath(path) for path in weights}) < len(weights):
         raise ArgumentError("weights: a file is given twice, which would agree with itself; expected different ones")
-    if checked["num_samples"] is not None and uncertainty != "seeds":
+    if values["num_samples"] is not None and uncertainty != "seeds":
         raise ArgumentError(
-            f"num_samples={checked['num_samples']!r}: only uncertainty='seeds' has a number of samples to choose"
+            f"num_samples={values['num_samples']!r}: only uncertainty='seeds' has a number of samples to choose"
         )
-    return checked
+    return values
 
 
 def as_paths(name: str, value: object) -> list[Path]:
-    """Return the paths of the argument called ``name``, given one or several.
+    """Return the paths of the argument ``name``, whose ``value`` is one path or a sequence of paths.
 
     Raises:
-        ArgumentError: it is neither.
+        ArgumentError: ``value`` is neither.
     """
     paths = [value] if isinstance(value, str | Path) else value
     if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):

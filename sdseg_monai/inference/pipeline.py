@@ -1,4 +1,4 @@
-"""From an image to its mask, with everything that a user can choose: the one way for programs, command and server."""
+"""From an image to its mask, with all options: programs, the command and the label server all segment through here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_s
 
 
 class Pipeline:
-    """A model and how it is asked: once, or several times to see how unsure it is.
+    """A model with its options, read once for many images; call it to segment an image.
 
     Args:
         bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code: use what you
@@ -32,15 +32,19 @@ class Pipeline:
         options: see :class:`~sdseg_monai.inference.options.Options`.
 
     Attributes:
-        segmenter: the model, the ensemble's first.
-        strategy: how it is asked.
-        about: versions and device.
-        settings: what the masks depend on.
+        segmenter: the model; of an ensemble the first one.
+        strategy: how the scores of a volume are computed: once, or several times to measure the uncertainty.
+        abstain_below: confidence in [0, 1] below which a voxel is "unsure"; None where no voxel is.
+        about: versions and device, as in the manifest.
+        settings: everything that the masks depend on, as in the manifest.
 
     Raises:
-        InputError: the bundle, the weights, an overlay or the device cannot be used, or options contradict each other.
+        ArgumentError: an option has a value that it cannot have, or two options contradict each other.
+        InputError: the bundle, the weights, an overlay or the device cannot be used.
+        TypeError: an option is unknown.
 
     Example:
+        >>> from sdseg_monai import Pipeline
         >>> pipeline = Pipeline("hippocampus_sdseg", device="cpu")
         >>> result = pipeline("scan.nii.gz")  # doctest: +SKIP
         >>> result.labels.shape, result.volumes  # doctest: +SKIP
@@ -50,12 +54,12 @@ class Pipeline:
     def __init__(self, bundle: str | Path = DEFAULT_BUNDLE, **options: Unpack[Options]) -> None:
         if not isinstance(bundle, str | Path):
             raise ArgumentError(f"bundle={bundle!r}: expected a name, a folder or a zip")
-        checked = check_inputs(options)
-        model = {name: checked[name] for name in ("device", "seed", "batch_size", "overlays")}
-        members = [Segmenter(bundle, file, **model) for file in checked["weights"] or [None]]
+        values = check_inputs(options)
+        model_options = {name: values[name] for name in ("device", "seed", "batch_size", "overlays")}
+        members = [Segmenter(bundle, file, **model_options) for file in values["weights"] or [None]]
         self.segmenter = members[0]
-        self.strategy = _choose_strategy(members, checked["uncertainty"], checked["num_samples"])
-        self.abstain_below: float | None = checked["abstain_below"]
+        self.strategy = _choose_strategy(members, values["uncertainty"], values["num_samples"])
+        self.abstain_below: float | None = values["abstain_below"]
         self.about = {
             "versions": {"sdseg-monai": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "device": str(self.segmenter.device),
@@ -65,19 +69,19 @@ class Pipeline:
             "bundle": str(bundle),
             "config_sha256": hash_file(self.segmenter.config),
             "weights_sha256": [hash_file(member.weights) for member in members],
-            "overlays_sha256": [hash_file(path) for path in checked["overlays"]],
-            **{name: checked[name] for name in ("seed", "abstain_below", "uncertainty", "num_samples")},
+            "overlays_sha256": [hash_file(path) for path in values["overlays"]],
+            **{name: values[name] for name in ("seed", "abstain_below", "uncertainty", "num_samples")},
         }
 
     @property
     def segments(self) -> dict[int, Segment]:
-        """What the values of a mask stand for, as far as the bundle says; the background is left out."""
+        """What each value of a mask stands for, without the background; empty where the bundle does not say it."""
         unsure = {} if self.abstain_below is None else {UNSURE: UNSURE_SEGMENT}
         return {**self.segmenter.segments, **unsure}
 
     @property
     def map_names(self) -> list[str]:
-        """What can be written beside a mask: names of :attr:`SegmentationResult.maps`."""
+        """Names of the maps that can be written beside a mask, see :attr:`SegmentationResult.maps`."""
         entropy = ["entropy"] if self.strategy.num_samples > 1 else []
         return [*score_names(self.segmenter.num_classes - 1), "confidence", *entropy]
 
@@ -87,31 +91,34 @@ class Pipeline:
         """Segment one image.
 
         Args:
-            image: see :func:`segment`.
-            series: SeriesInstanceUID, where a DICOM folder has several.
-            progress: called after each batch with the number of slices that are done and of all; to cancel, it returns
-                False.
+            image: see :func:`sdseg_monai.segment`.
+            series: SeriesInstanceUID of the series to segment, where a DICOM folder has several.
+            progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it
+                returns False.
+
+        Returns:
+            The result; with ``uncertainty`` a :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
 
         Raises:
-            InputError: the image cannot be used, or is a picture, whose mask has no value for what is abstained from.
+            InputError: the image cannot be used, or it is a photograph and ``abstain_below`` is set.
             Cancelled: ``progress`` returned False.
         """
         start = time.perf_counter()
-        # 1. Open: a path becomes a file or a DICOM series, what lies in memory a volume; nothing is decoded yet
+        # 1. Open: a path becomes a file or a DICOM series, an array in memory a volume; no voxel is read from disk yet
         source = open_source(image, series)
         if is_photograph(source) and self.abstain_below is not None:
             raise InputError(f"{source}: a picture's mask is black and white, it has no value for an unsure pixel")
-        input_sha256 = hash_source(source)  # before: what is put in its place meanwhile is not what was segmented
+        input_sha256 = hash_source(source)  # first: the file may be replaced while it is segmented
         # 2. Read and prepare, in the network's orientation: image [C, X, Y, Z] in [-1, 1], float32
         item = self.segmenter.prepare(source)
-        # 3. Score, a batch of slices after the other: S samples, slabs of [S, K, X, Y, z] in [0, 1]
+        # 3. Compute the scores, one batch of slices after the other: slabs of S samples, [S, K, X, Y, z] in [0, 1]
         slabs = self._report(self.strategy.iter_slabs(item["image"]), item["image"], progress)
-        # 4. Join the slabs, go back to the image's own grid, and decide there: score [K, X, Y, Z], labels [X, Y, Z]
+        # 4. Join the slabs, resample to the image's own grid, choose the classes: score [K, X, Y, Z], labels [X, Y, Z]
         result = self.strategy.finish(item, slabs)
-        # 5. Abstain where the confidence [X, Y, Z] is too low
+        # 5. Mark as unsure the voxels whose confidence [X, Y, Z] is too low
         if self.abstain_below is not None:
             result = result.abstain(self.abstain_below)
-        # 6. Say how the result came about
+        # 6. Record how the result was made
         case = {
             "input": source_name(source),
             "input_sha256": input_sha256,
@@ -127,19 +134,24 @@ class Pipeline:
     def _report(
         self, slabs: Iterator[torch.Tensor], image: torch.Tensor, progress: Progress | None
     ) -> Iterator[torch.Tensor]:
-        """Pass ``slabs`` [S, K, X, Y, z] of ``image`` [C, X, Y, Z] on, and tell ``progress`` of each."""
-        axis, done = self.segmenter.inferer.slice_axis, 0
+        """Yield the ``slabs`` [S, K, X, Y, z] of ``image`` [C, X, Y, Z], and call ``progress`` after each."""
+        axis = self.segmenter.inferer.slice_axis
+        num_done, num_slices = 0, image.shape[axis + 1]
         for slab in slabs:
-            done += slab.shape[axis + 2]
-            if progress is not None and progress(done, image.shape[axis + 1]) is False:
-                raise Cancelled(f"cancelled after {done} of {image.shape[axis + 1]} slices")
+            num_done += slab.shape[axis + 2]
+            if progress is not None and progress(num_done, num_slices) is False:
+                raise Cancelled(f"cancelled after {num_done} of {num_slices} slices")
             yield slab
 
     def configure(self, *, seed: int | None = None, batch_size: int | None = None) -> None:
-        """Set the seed of the start noise and the slices per forward pass, as at the making; None for the bundle's."""
-        checked = check_inputs({"seed": seed, "batch_size": batch_size})
+        """Change the options ``seed`` and ``batch_size``; None sets the bundle's own value.
+
+        Raises:
+            ArgumentError: an option has a value that it cannot have.
+        """
+        values = check_inputs({"seed": seed, "batch_size": batch_size})
         for member in self.strategy.members:
-            member.configure(seed=checked["seed"], batch_size=checked["batch_size"])
+            member.configure(seed=values["seed"], batch_size=values["batch_size"])
         self.settings["seed"] = seed
 
 
@@ -165,28 +177,35 @@ def segment(
 ) -> SegmentationResult:
     """Segment one image, as ``sdseg segment`` does.
 
-    The model is read anew at each call; for many images make one :class:`Pipeline` and call that.
+    The model is read again at each call. For many images, make one :class:`sdseg_monai.Pipeline` and call it.
 
     Args:
-        image: file of a volume (NIfTI, NRRD, MHA) or picture; a DICOM file, or a folder with one or, chosen by
-            ``series``, several series; a nibabel image; or voxels [X, Y, Z] with their affine [4, 4] to RAS+ mm.
-        bundle: see :class:`Pipeline`.
-        series: SeriesInstanceUID in a DICOM folder.
-        progress: called after each batch with the number of slices that are done and of all; to cancel, it returns
+        image: one of these: the file of a volume (NIfTI, NRRD, MHA) or of a photograph (PNG, JPEG, BMP, TIFF); a DICOM
+            file, or a folder with one or several DICOM series; a nibabel image; or a tuple of an array [X, Y, Z] and
+            its affine [4, 4] from voxels to RAS+ millimetres.
+        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code: use what you
+            trust.
+        series: SeriesInstanceUID of the series to segment, where a DICOM folder has several.
+        progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it returns
             False.
-        options: see :class:`~sdseg_monai.inference.options.Options`. With ``uncertainty`` the result is a
-            :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
+        options: see :class:`~sdseg_monai.inference.options.Options`.
 
     Returns:
-        Labels on the image's own grid, with affine, names, scores, warnings and manifest; ``save`` writes them.
+        The mask on the image's own grid, with names, volumes, scores, warnings and manifest; its ``save`` writes files.
+        With ``uncertainty`` it is a :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
 
     Raises:
-        InputError: the image, the bundle or an option cannot be used; its message is one line.
+        ArgumentError: an option has a value that it cannot have, or two options contradict each other.
+        InputError: the image, the bundle, the weights or the device cannot be used; the message is one line.
+        TypeError: an option is unknown.
         Cancelled: ``progress`` returned False.
 
     Example:
         >>> from sdseg_monai import segment
-        >>> segment("scan.nii.gz", device="cpu").save("mask.nii.gz")  # doctest: +SKIP
+        >>> result = segment("scan.nii.gz", device="cpu")  # doctest: +SKIP
+        >>> result.volumes  # doctest: +SKIP
+        {'Anterior hippocampus': 1.52, 'Posterior hippocampus': 1.43}
+        >>> result.save("mask.nii.gz")  # doctest: +SKIP
     """
-    source = open_source(image, series)  # before the model is read
+    source = open_source(image, series)  # a wrong path is reported before the model is read
     return Pipeline(bundle, **options)(source, progress=progress)

@@ -1,4 +1,4 @@
-"""What segmenting one image results in, and its files."""
+"""The result of segmenting one image, and the files that it is saved to."""
 
 from __future__ import annotations
 
@@ -36,22 +36,24 @@ GENERATOR = f"{PROGRAM} {__version__}"
 
 @dataclass(frozen=True, repr=False)
 class SegmentationResult:
-    """The segmentation of one image, on its own grid; a picture is a volume of one slice, [H, W, 1].
+    """The segmentation of one image, on the image's own grid. A photograph is a volume of one slice, [H, W, 1].
 
     Attributes:
-        labels: class of each voxel, [X, Y, Z], uint8; 0 for the background, :data:`~sdseg_monai.io.segments.UNSURE`
-            where the model abstained.
-        scores: of each class but the background, [C, X, Y, Z], float32 in [0, 1].
-        confidence: how sure the class is, [X, Y, Z], float32 in [0, 1], see
+        labels: the mask: class of each voxel, [X, Y, Z], uint8; 0 for the background, 255
+            (:data:`~sdseg_monai.io.segments.UNSURE`) for voxels below ``abstain_below``.
+        scores: score of each class without the background, [C, X, Y, Z], float32 in [0, 1].
+        confidence: how sure the class of each voxel is, [X, Y, Z], float32 in [0, 1], see
             :func:`~sdseg_monai.networks.codes.score_margin`.
-        affine: from voxel to RAS+ millimetres, [4, 4], float64; of a picture the identity.
-        segments: what the values of ``labels`` stand for, as far as the bundle says, the background left out.
-        source: the image, whose header or references the files take over.
-        warnings: what its user must know before the mask is trusted.
-        manifest: how the result came about: versions, device, bundle and hash of its weights, seed, seconds, volumes,
-            warnings; filled in by :func:`sdseg_monai.segment`.
+        affine: from voxels to RAS+ millimetres, [4, 4], float64; of a photograph the identity.
+        segments: what each value of ``labels`` stands for, without the background; empty where the bundle does not say
+            it.
+        source: the image; the saved files take over its header (NIfTI) or its references (DICOM).
+        warnings: what the user must know before the mask is trusted, each a record with ``kind`` and ``text``.
+        manifest: how the result was made: versions, device, bundle, hash of the weights, options, seconds, volumes,
+            warnings; empty where it was not made by :func:`sdseg_monai.segment` or :class:`sdseg_monai.Pipeline`.
 
     Example:
+        >>> import nibabel, sdseg_monai
         >>> result = sdseg_monai.segment("scan.nii.gz")  # doctest: +SKIP
         >>> result  # doctest: +SKIP
         SegmentationResult(35 x 51 x 35, Anterior hippocampus 1.52 ml, Posterior hippocampus 1.43 ml)
@@ -68,48 +70,48 @@ class SegmentationResult:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return shape, sizes and the number of warnings: arrays would fill the screen."""
+        """Return the shape, the sizes and the number of warnings in one line, without the arrays."""
         texts = [" x ".join(map(str, self.labels.shape))]
         if is_photograph(self.source):
             texts += [f"{name} {count} pixels" for name, count in self._by_name(self.voxel_counts).items()]
         else:
             texts += [f"{name} {volume:.2f} ml" for name, volume in self.volumes.items()]
         if self.warnings:
-            texts.append(f"{len(self.warnings)} warnings")
+            texts.append("1 warning" if len(self.warnings) == 1 else f"{len(self.warnings)} warnings")
         return f"{type(self).__name__}({', '.join(texts)})"
 
     @property
     def names(self) -> dict[int, str]:
-        """What the values stand for; a class that the bundle does not name is called by its number."""
-        known = {value: segment.name for value, segment in self.segments.items()}
-        return {value: f"class {value}" for value in range(1, len(self.scores) + 1)} | known
+        """Name of each value of ``labels`` without the background; a class without a name is ``class 1`` and so on."""
+        segment_names = {value: segment.name for value, segment in self.segments.items()}
+        return {value: f"class {value}" for value in range(1, len(self.scores) + 1)} | segment_names
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel in ml."""
+        """Volume of a voxel, in ml."""
         return voxel_millilitres(self.affine)
 
     @property
     def voxel_counts(self) -> np.ndarray:
-        """Voxels of each class but the background, [C], int64; in a picture its pixels."""
-        end = len(self.scores) + 1  # beyond lies what was abstained from
+        """Number of voxels of each class without the background, [C], int64; of a photograph the number of pixels."""
+        end = len(self.scores) + 1  # the value 255, unsure, is not counted
         return np.bincount(self.labels.ravel(), minlength=end)[1:end]
 
     @property
     def volumes(self) -> dict[str, float]:
-        """Volume of each class but the background by its name, in ml; of a picture, which has no scale, none."""
+        """Volume of each class by its name, in ml, without the background; empty for a photograph."""
         return {} if is_photograph(self.source) else self._by_name(self.voxel_counts * self.voxel_ml)
 
     @property
     def sizes(self) -> dict[str, dict[str, Any]]:
-        """Volume of each class by its name under ``volume_ml``, rounded; of a picture its ``pixels``."""
+        """For JSON: under ``volume_ml`` the rounded volume of each class by name; of a photograph under ``pixels``."""
         if is_photograph(self.source):
             return {"pixels": self._by_name(self.voxel_counts)}
         return {"volume_ml": self._by_name((self.voxel_counts * self.voxel_ml).round(4))}
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What else there is to say in one line, as for JSON; of a single score nothing."""
+        """For JSON: what the samples say together; empty where there is one score."""
         return {}
 
     def _by_name(self, values: np.ndarray) -> dict[str, Any]:
@@ -117,56 +119,67 @@ class SegmentationResult:
         return dict(zip(names, values.tolist(), strict=True))
 
     def abstain(self, below: float) -> Self:
-        """Return the same with :data:`UNSURE` in ``labels`` where the confidence, in [0, 1], lies below ``below``."""
+        """Return this result with the value 255, "unsure", in ``labels`` where the confidence is less than ``below``.
+
+        Args:
+            below: confidence, in [0, 1].
+        """
         labels = np.where(self.confidence < below, np.uint8(UNSURE), self.labels)
         return replace(self, labels=labels, segments={**self.segments, UNSURE: UNSURE_SEGMENT})
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
-        """What can be written beside the mask, [X, Y, Z] each, by name: the :func:`score_names` and ``confidence``."""
+        """The maps that :meth:`save` can write beside the mask, by name, each [X, Y, Z], float32.
+
+        They are ``score``, or ``score_1``, ``score_2`` and so on where there are several classes, and ``confidence``.
+        """
         return {**dict(zip(score_names(len(self.scores)), self.scores, strict=True)), "confidence": self.confidence}
 
     def to_nifti(self) -> nib.Nifti1Image:
-        """Return the mask on the image's grid, with the names of its values in an extension of the header.
+        """Return the mask as a nibabel image, uint8, on the image's grid.
 
-        Of a NIfTI file it has the sform, qform and their codes; of a picture, which has no place in space, a grid of
-        1 mm pixels.
+        The names of the values are in an extension of the header. If the image was a NIfTI file, the mask has its
+        sform and qform with their codes. A photograph has no scale: its mask has pixels of 1 mm.
         """
         return nifti_image(self.labels, self._grid, label_extension(self.segments))
 
     def save(self, path: str | Path, maps: Mapping[str, str | Path] | None = None) -> None:
-        """Write the mask, what its values stand for and the manifest as JSON beside it, and the :attr:`maps` named.
+        """Write the mask, a JSON file beside it, and some of the :attr:`maps`.
 
-        The suffix of ``path`` says how: ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha`` on the image's grid, NIfTI with
-        the names of the values in an extension of its header; ``.dcm``, of a DICOM series, as DICOM SEG; ``.png``, of a
-        picture, in black and white.
+        The JSON file holds the manifest and what each value of the mask stands for.
+
+        Args:
+            path: file of the mask; its suffix is the format: ``.nii.gz`` or ``.nii`` (with the names of the values in
+                the header), ``.nrrd`` or ``.mha``; ``.dcm`` (DICOM SEG) for a DICOM series; only ``.png``, in black and
+                white, for a photograph.
+            maps: files of the maps to write, by the maps' names; volumes.
 
         Raises:
-            InputError: the suffix is another or does not suit the image, a map is unknown, or a file is the image or
-                another's, or cannot be written.
+            InputError: the image's mask cannot have this suffix, a map is unknown, a file would replace the image or a
+                JSON file that does not belong to a mask, or a file cannot be written.
         """
         path, files = Path(path), {name: Path(target) for name, target in (maps or {}).items()}
-        suffixes, known = mask_suffixes(self.source), self.maps
+        suffixes, map_arrays = mask_suffixes(self.source), self.maps
         if not path.name.lower().endswith(suffixes) or path.name.lower() in suffixes:
             raise InputError(f"{path}: expected a file ending in {', '.join(suffixes)}")
         for name in files:
-            if name not in known:
-                raise InputError(f"no map is called {name!r}, expected {', '.join(known)}")
+            if name not in map_arrays:
+                raise InputError(f"no map is called {name!r}, expected {', '.join(map_arrays)}")
         check_sidecar(sidecar(path))
         check_outputs(source_files(self.source), [path, sidecar(path), *files.values()])
-        for name, target in files.items():  # first: a mask is the sign that a case is done
-            write_volume(target, known[name], self._grid)
+        for name, target in files.items():  # maps first: where the mask exists, the maps are complete
+            write_volume(target, map_arrays[name], self._grid)
         if path.suffix.lower() == DICOM_SUFFIX and isinstance(self.source, Series):
             write_seg(path, self.labels, self.source, self.segments)
         elif is_photograph(self.source):
             write_picture_mask(path, self.labels[..., 0])
         else:
-            nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
-            write_volume(path, self.labels, self._grid, extension=label_extension(self.segments) if nifti else None)
-        about = json.dumps({"generator": GENERATOR, "labels": self._described(), **self.manifest}, indent=1) + "\n"
-        write_atomically(sidecar(path), lambda temporary: temporary.write_text(about))
+            is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+            write_volume(path, self.labels, self._grid, extension=label_extension(self.segments) if is_nifti else None)
+        text = json.dumps({"generator": GENERATOR, "labels": self._label_records(), **self.manifest}, indent=1) + "\n"
+        write_atomically(sidecar(path), lambda temporary: temporary.write_text(text))
 
-    def _described(self) -> dict[int, dict[str, Any]]:
+    def _label_records(self) -> dict[int, dict[str, Any]]:
         return {
             value: {"name": segment.name, "color": segment.colour, "code": segment.code}
             for value, segment in self.segments.items()
@@ -180,30 +193,34 @@ class SegmentationResult:
 
 
 def mask_suffixes(source: Source) -> tuple[str, ...]:
-    """Return what the file of an image's mask may end in."""
+    """Return the suffixes that the file of this image's mask can have."""
     if is_photograph(source):
         return (PICTURE_SUFFIX,)
     return (*VOLUME_SUFFIXES, DICOM_SUFFIX) if isinstance(source, Series) else VOLUME_SUFFIXES
 
 
 def sidecar(mask: Path) -> Path:
-    """Return the JSON file beside a mask."""
+    """Return the path of the JSON file beside a mask."""
     stem = mask.name.removesuffix(".gz")
     return mask.with_name(f"{stem[: -len(Path(stem).suffix)]}.json")
 
 
 def check_sidecar(path: Path) -> None:
-    """Raise :class:`InputError` if another's file would be replaced: images, lists and configs have such names too."""
+    """Check that the JSON file beside a mask does not replace a file of the user, such as a datalist or a config.
+
+    Raises:
+        InputError: there is a file of this name that this package did not write beside a mask.
+    """
     if not path.exists():
         return
     try:
-        ours = json.loads(path.read_text())["generator"].startswith(PROGRAM)
+        is_sidecar = json.loads(path.read_text())["generator"].startswith(PROGRAM)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        ours = False
-    if not ours:
+        is_sidecar = False
+    if not is_sidecar:
         raise InputError(f"{path}: is not of a mask and would be replaced, name another output")
 
 
 def score_names(count: int) -> list[str]:
-    """Return what the scores of so many classes are called: ``score`` alone, or ``score_1``, ``score_2`` and so on."""
+    """Return the names of the scores of ``count`` classes: ``score``, or of several ``score_1``, ``score_2``, ..."""
     return ["score"] if count == 1 else [f"score_{value}" for value in range(1, count + 1)]

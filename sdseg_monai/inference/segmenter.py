@@ -1,4 +1,4 @@
-"""A bundle's network with the bundle's own transforms and inferer."""
+"""One model: the network of a bundle with its transforms and its inferer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import AsDiscreted, Compose
-from monai.utils import MetaKeys
+from monai.utils import MetaKeys, convert_to_dst_type
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
@@ -29,49 +29,61 @@ from sdseg_monai.weights import load_weights
 logger = logging.getLogger(__name__)
 
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "postprocessing")
-# ids of the steps of a config's postprocessing that must be known one by one; bundles of 0.4.0 do not name them
+# ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
 MASK_FROM_SCORE, SAVE_MASK = "mask_from_score", "save_mask"
 
 
 class Segmenter:
-    """A bundle's network with the bundle's own transforms and inferer: the same result wherever it is run.
+    """One model: the network of a bundle with its weights, its transforms and its inferer.
+
+    A :class:`sdseg_monai.Pipeline` holds one or several of these; use that to segment images.
 
     Args:
         bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code, as MONAI says:
             load only what you trust.
-        weights: file to load instead of the bundle's own, the same network's.
+        weights: file of weights of the same network, to load instead of the bundle's own.
         options: see :class:`~sdseg_monai.inference.options.ModelOptions`.
 
     Attributes:
-        config: the bundle's ``inference.json``.
-        weights: the file that was loaded.
-        modality: of the images that the network knows, empty where that is not known.
-        num_classes: values of a mask, 0 for the background included.
-        segments: what these stand for, as far as the bundle's metadata says; the background is left out.
+        config: the file ``inference.json`` of the bundle.
+        weights: the file of the weights.
+        device: torch device of the network.
+        network: the network, in evaluation mode.
+        inferer: leads from a prepared volume to its scores, slice by slice.
+        preprocessing: the bundle's transforms from a file to the network's input.
+        modality: DICOM's term for the images of the training, or ``RGB``; empty where it is not known.
+        num_classes: number of classes, the background included.
+        segments: what each value of a mask stands for, without the background; empty where the metadata do not say it.
 
     Raises:
-        InputError: there is no such bundle, overlay or device, the bundle has no weights of its network, or that has
-            another number of classes than the config.
+        InputError: there is no such bundle, overlay or device; or the weights are missing or belong to another network;
+            or the config has another number of classes than the network.
+
+    Example:
+        >>> from sdseg_monai.inference.segmenter import Segmenter
+        >>> segmenter = Segmenter("hippocampus_sdseg", device="cpu")
+        >>> segmenter.num_classes, segmenter.modality
+        (3, 'MR')
     """
 
     def __init__(
         self, bundle: str | Path = DEFAULT_BUNDLE, weights: Path | None = None, **options: Unpack[ModelOptions]
     ) -> None:
-        opened = Bundle.open(bundle)
-        self.config = opened.config_file("inference")
+        files = Bundle.open(bundle)
+        self.config = files.config_file("inference")
         overlays, device = as_paths("overlays", options.get("overlays", ())), options.get("device")
         with config_errors(self.config):
-            parser = opened.config("inference", overlays)
+            parser = files.config("inference", overlays)
             if device is not None:
                 parser["device"] = checked_device(device)
-            missing = [key for key in CONFIG_KEYS if key not in parser]
-            if missing:
-                raise InputError(f"{self.config}: no {', '.join(missing)}, expected a bundle of this kind")
-            self._load_network(parser, opened.root, weights)
+            missing_keys = [key for key in CONFIG_KEYS if key not in parser]
+            if missing_keys:
+                raise InputError(f"{self.config}: no {', '.join(missing_keys)}, expected a bundle of this kind")
+            self._load_network(parser, files.root, weights)
             self.inferer = parser.get_parsed_content("inferer")
             self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
             self._inverse, self._classify = split_postprocessing(parser, self.config)
-        self.segments, self.modality = _read_metadata(opened, self.num_classes, changed=bool(overlays))
+        self.segments, self.modality = _read_metadata(files, self.num_classes, has_overlays=bool(overlays))
         self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=options.get("seed"), batch_size=options.get("batch_size"))
 
@@ -83,7 +95,7 @@ class Segmenter:
         self.num_classes = int(parser.get_parsed_content("num_classes")) if "num_classes" in parser else 2
         self.device: torch.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
-        network_classes = getattr(self.network, "num_classes", self.num_classes)  # a PixelSegmenter does not say
+        network_classes = getattr(self.network, "num_classes", self.num_classes)  # a PixelSegmenter has no num_classes
         if network_classes != self.num_classes:
             raise InputError(
                 f"{self.config}: its network has {network_classes} classes, num_classes is {self.num_classes}: set the "
@@ -94,18 +106,22 @@ class Segmenter:
         self.network.eval()
 
     def configure(self, *, seed: int | None = None, batch_size: int | None = None) -> None:
-        """Set the seed of the start noise and the slices per forward pass; None for the bundle's."""
-        network_seed, inferer_seed, own_batch_size = self._defaults
+        """Change the options ``seed`` and ``batch_size``; None sets the bundle's own value."""
+        network_seed, inferer_seed, bundle_batch_size = self._defaults
         self.network.seed = network_seed if seed is None else seed
         self.inferer.seed = inferer_seed if seed is None else seed
-        self.inferer.batch_size = own_batch_size if batch_size is None else batch_size
+        self.inferer.batch_size = bundle_batch_size if batch_size is None else batch_size
 
     def prepare(self, source: Source) -> dict[str, Any]:
-        """Read one image and bring it to the network's orientation and intensities.
+        """Read one image, and apply the bundle's preprocessing: orientation and intensities.
+
+        Args:
+            source: the image, from :func:`~sdseg_monai.io.sources.open_source`.
 
         Returns:
-            Under ``image`` a MetaTensor [C, X, Y, Z], float32, which remembers the way back; under ``source`` whence;
-            under ``warnings`` a list of :class:`~sdseg_monai.io.warnings.ImageWarning`, which were logged as well.
+            A dictionary: ``image`` is a MetaTensor [C, X, Y, Z], float32 in [-1, 1], which knows how to invert its
+            transforms; ``source`` is the source; ``warnings`` is a list of
+            :class:`~sdseg_monai.io.warnings.ImageWarning`, which are logged too.
 
         Raises:
             InputError: the image cannot be used.
@@ -113,9 +129,9 @@ class Segmenter:
         warnings = _LoggedWarnings(short_name(source))
         for warning in (*source_warnings(source), *self._modality_warnings(source)):
             warnings.append(warning)
-        loaded = load_source(source)  # a file, or voxels [X, Y, Z] with their affine
+        image = load_source(source)  # a file, or a volume: voxels [X, Y, Z] with their affine
         with unwrapped_input_errors():
-            item = self.preprocessing({"image": loaded, "source": source, "warnings": warnings})
+            item = self.preprocessing({"image": image, "source": source, "warnings": warnings})
         if item["image"].min() == item["image"].max():
             warnings.append(ImageWarning("constant", "all voxels are alike to the network, the mask means nothing"))
         return item
@@ -132,26 +148,36 @@ class Segmenter:
         return [ImageWarning("modality", text)]
 
     def invert(self, item: Mapping[str, Any], values: torch.Tensor) -> torch.Tensor:
-        """Take ``values`` [C, X, Y, Z] of a prepared ``item`` back to the grid of its image, [C, X, Y, Z], float32."""
+        """Resample a map to the grid of the image, by the inverse of the preprocessing.
+
+        Args:
+            item: the prepared image, from :meth:`prepare`.
+            values: [C, X, Y, Z], float32, on the grid of ``item["image"]``.
+
+        Returns:
+            The same map on the image's own grid, [C, X, Y, Z], float32.
+        """
         return self._inverted(item, values)["pred"].as_subclass(torch.Tensor).float()
 
     def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
-        return self._inverse({**item, "pred": values})
+        # MONAI's Invertd passes over what is not a MetaTensor, with a warning only
+        meta_values = convert_to_dst_type(values, item["image"], dtype=torch.float32)[0]
+        return self._inverse({**item, "pred": meta_values})
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
-        """Take a ``score`` of a prepared ``item`` back to the grid of its image, and decide the classes there.
+        """Resample a score to the grid of the image, and choose the class of each voxel there.
 
         Args:
-            item: of :meth:`prepare`.
-            score: in [0, 1], float32, on the CPU: of two classes the foreground's, [1, X, Y, Z], of more one each,
-                [K, X, Y, Z].
+            item: the prepared image, from :meth:`prepare`.
+            score: in [0, 1], float32, on the CPU, on the grid of ``item["image"]``. Of two classes it is the score of
+                the foreground, [1, X, Y, Z]; of more classes one score for each class, [K, X, Y, Z].
         """
-        inverted = self._inverted(item, score)
-        on_grid = inverted["pred"].as_subclass(torch.Tensor).float()  # [K, X, Y, Z] of the image's own grid
-        confidence = score_margin(on_grid[None])[0, 0].numpy()
-        foreground = on_grid if len(on_grid) == 1 else on_grid[1:]
+        item_on_grid = self._inverted(item, score)
+        score_on_grid = item_on_grid["pred"].as_subclass(torch.Tensor).float()  # [K, X, Y, Z] on the image's own grid
+        confidence = score_margin(score_on_grid[None])[0, 0].numpy()
+        foreground = score_on_grid if len(score_on_grid) == 1 else score_on_grid[1:]
         return SegmentationResult(
-            labels=mask_to_array(self._classify(inverted)["pred"]),
+            labels=mask_to_array(self._classify(item_on_grid)["pred"]),
             scores=foreground.numpy(),
             confidence=confidence,
             affine=item["image"].meta[MetaKeys.ORIGINAL_AFFINE].numpy(),
@@ -162,16 +188,18 @@ class Segmenter:
 
 
 def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, Compose]:
-    """Return the steps of a config's ``postprocessing`` that lead back to the image's grid, and those that follow.
+    """Split the ``postprocessing`` of a config into two parts.
 
-    The second begin with the step that makes classes of scores, ``mask_from_score``, and leave out ``save_mask``.
-    Where a config does not name these, as those of 0.4.0, they are known by their types.
+    Returns:
+        The steps that resample scores to the image's own grid, and the steps after them. These begin with the step that
+        chooses a class by the scores (``mask_from_score``), and do not contain the step that writes the mask
+        (``save_mask``). A config of 0.4.0 does not have these ids; there the two steps are found by their types.
 
     Raises:
-        InputError: there is no step that makes classes of scores.
+        InputError: there is no step that chooses a class by the scores.
     """
     postprocessing = parser.get_parsed_content("postprocessing")
-    steps: Sequence[Any] = Compose([postprocessing]).flatten().transforms  # of a Compose in a Compose too
+    steps: Sequence[Any] = Compose([postprocessing]).flatten().transforms  # also of a Compose within a Compose
     mask_from_score, save_mask = (
         parser.get_parsed_content(name) if name in parser else None for name in (MASK_FROM_SCORE, SAVE_MASK)
     )
@@ -186,7 +214,7 @@ def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, C
 
 
 class _LoggedWarnings(list[ImageWarning]):
-    """The warnings about one image; each is logged as it comes, under the image's name."""
+    """The warnings about one image. Each is logged when it is added, after the image's name."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -197,9 +225,9 @@ class _LoggedWarnings(list[ImageWarning]):
         logger.warning("%s: %s", self.name, warning.text)
 
 
-def _read_metadata(bundle: Bundle, num_classes: int, changed: bool) -> tuple[dict[int, Segment], str]:
-    """Return segments and modality; what overlays have changed, the metadata may not know."""
+def _read_metadata(bundle: Bundle, num_classes: int, has_overlays: bool) -> tuple[dict[int, Segment], str]:
+    """Return segments and modality of the metadata; with overlays the images may be others, so no modality then."""
     if not bundle.config_file("metadata").is_file():
         return {}, ""
-    segments, modality = bundle.segments, "" if changed else bundle.modality
+    segments, modality = bundle.segments, "" if has_overlays else bundle.modality
     return segments if len(segments) == num_classes - 1 else {}, modality

@@ -1,4 +1,4 @@
-"""How a model is asked for the score of a volume: once, or several times to see how unsure it is."""
+"""Strategies of inference: compute the scores of a volume once, or several times to measure the uncertainty."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.uncertainty import SampledSegmentation, compare_samples
 from sdseg_monai.inferers import case_names, has_start_noise
 
-NUM_SEEDS = 5  # as many as Table 5 compares here
+NUM_SEEDS = 5  # as in Table 5 of docs/paper.md
 
 
 class Strategy(ABC):
-    """A way to ask one or several models, for one score of a volume or for several samples of it.
+    """How one or several models compute the scores of a volume.
 
     Args:
-        members: the models; the first prepares volumes and takes scores back to the grid of their files.
+        members: the models; the first one prepares volumes and resamples scores to the grid of their files.
 
     Attributes:
-        num_samples: S, how many scores of a volume there are.
+        members: the models.
+        num_samples: S, the number of scores (samples) of one volume.
     """
 
     def __init__(self, members: Sequence[Segmenter]) -> None:
@@ -37,23 +38,32 @@ class Strategy(ABC):
         return self.members[0]
 
     def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the S scores of a prepared ``image`` [C, X, Y, Z], from :meth:`Segmenter.prepare`, slab after slab.
+        """Compute the S scores of a volume, slab after slab along the inferer's slice axis.
 
-        A slab is [S, K, X, Y, z] in [0, 1], float32, on the CPU; in order along the inferer's slice axis.
+        Args:
+            image: the prepared volume, [C, X, Y, Z], from :meth:`Segmenter.prepare`.
+
+        Yields:
+            The scores of the next slices, [S, K, X, Y, z] in [0, 1], float32, on the CPU.
         """
         yield from _stack(*(_iter_scores(member, image) for member in self.members))
 
     @abstractmethod
     def finish(self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor]) -> SegmentationResult:
-        """Join the ``slabs`` of a prepared ``item``, and take what results to the grid of its file."""
+        """Join the slabs, and make the result on the grid of the image's file.
+
+        Args:
+            item: the prepared volume, from :meth:`Segmenter.prepare`.
+            slabs: its scores, from :meth:`iter_slabs`.
+        """
 
     def segment(self, item: Mapping[str, Any]) -> SegmentationResult:
-        """Segment an ``item`` that :meth:`Segmenter.prepare` has made."""
+        """Segment a volume that :meth:`Segmenter.prepare` has prepared."""
         return self.finish(item, self.iter_slabs(item["image"]))
 
 
 class Once(Strategy):
-    """The score of the volume: what SDSeg needs, one reverse step and one sample.
+    """The volume is segmented once, as in the paper: one reverse step and one sample.
 
     Args:
         segmenter: the model.
@@ -69,27 +79,27 @@ class Once(Strategy):
 
 
 class Sampling(Strategy):
-    """Several samples of the score, whose differences tell how unsure the model is, without a label."""
+    """The volume is segmented several times; the differences measure how unsure the model is, without a label."""
 
     def combine(self, slab: torch.Tensor) -> torch.Tensor:
-        """Return the score that is the result, [K, X, Y, z], from a ``slab`` of :meth:`iter_slabs`: the mean."""
+        """Return the score of the result, [K, X, Y, z], from a ``slab`` [S, K, X, Y, z]: the mean of the samples."""
         return slab.mean(dim=0)
 
     def finish(self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor]) -> SampledSegmentation:
-        """Return the segmentation that the samples result in, and how far they differ."""
+        """Return the segmentation, and how far the samples differ; see :meth:`Strategy.finish`."""
         return compare_samples(self.segmenter, item, slabs, self.combine)
 
 
 class Mirror(Sampling):
-    """Test-time mirroring: the score of the volume and that of its mirror image, mirrored back.
+    """Test-time mirroring: the volume and its mirror image are segmented; the second score is mirrored back.
 
-    The body is nearly symmetric from left to right, so that the mirror image is one that another patient, or the other
-    side of this one, could have given, while nobody lies head down. Classes that name a side of the body, as BTCV's
-    kidneys do, are wrong in a mirror. A model with start noise starts from the same one both times.
+    The mirror image exchanges left and right. The body is nearly symmetric, so another patient could look like the
+    mirror image. Classes that name a side of the body, such as the left kidney, are wrong in it: the two samples then
+    differ for no good reason. Where slices are sagittal, a mirror image from left to right would only change their
+    order; there the mirror image exchanges front and back.
 
-    The result is the score of the volume itself: a model that has seen no mirror image in training knows less of one.
-
-    Where slices are taken across left-right, so that a mirror would only reorder them, it is front-back.
+    The result is the score of the volume itself, not the mean, because a model that was trained without mirror images
+    is worse at them. A model with start noise uses the same noise for both samples.
 
     Args:
         segmenter: the model.
@@ -101,9 +111,9 @@ class Mirror(Sampling):
         self.axis = 1 if segmenter.inferer.slice_axis == 0 else 0  # spatial, in RAS orientation
 
     def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the scores of ``image`` and of its mirror image, see :class:`Strategy`."""
-        mirrored = (slab.flip(self.axis + 1) for slab in _iter_scores(self.segmenter, image.flip(self.axis + 1)))
-        yield from _stack(_iter_scores(self.segmenter, image), mirrored)
+        """Yield the scores of ``image`` and of its mirror image, see :meth:`Strategy.iter_slabs`."""
+        mirror_slabs = (slab.flip(self.axis + 1) for slab in _iter_scores(self.segmenter, image.flip(self.axis + 1)))
+        yield from _stack(_iter_scores(self.segmenter, image), mirror_slabs)
 
     def combine(self, slab: torch.Tensor) -> torch.Tensor:
         """Return the score of the volume itself."""
@@ -111,17 +121,18 @@ class Mirror(Sampling):
 
 
 class Seeds(Sampling):
-    """The scores from several start noises; every image is encoded once.
+    """The volume is segmented from several start noises; the image is encoded once for all of them.
 
-    Each slice has a noise of its own, whatever the bundle's inferer has, keyed by the segmenter's seed, the file's
-    name, the slice's index and the sample's.
+    Each slice has its own noise, which depends on the model's seed, the name of the file, the index of the slice and
+    the number of the sample.
 
     Args:
         segmenter: the model.
-        num_samples: how many start noises.
+        num_samples: number of start noises, at least 2.
 
     Raises:
-        InputError: the model has no start noise, so that its scores are all the same, or there are fewer than two.
+        InputError: the model has no start noise, so all its scores would be equal.
+        ArgumentError: ``num_samples`` is less than 2.
     """
 
     def __init__(self, segmenter: Segmenter, num_samples: int = NUM_SEEDS) -> None:
@@ -137,7 +148,7 @@ class Seeds(Sampling):
 
     @torch.inference_mode()
     def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the scores of ``image`` from every seed, see :class:`Strategy`."""
+        """Yield the scores of ``image`` from each start noise, see :meth:`Strategy.iter_slabs`."""
         network, (case,) = self.segmenter.network, case_names(image[None])
         image = image.to(self.segmenter.device)
         for slab in self.segmenter.inferer.iter_samples(image, network, case, "per_slice", self.num_samples):
@@ -145,13 +156,13 @@ class Seeds(Sampling):
 
 
 class Ensemble(Sampling):
-    """The scores of several models of one bundle, trained from other seeds.
+    """The volume is segmented by several models: one bundle, whose network was trained from different seeds.
 
     Args:
-        members: the models, each with weights of its own.
+        members: the models, at least two, each with its own weights.
 
     Raises:
-        InputError: there are fewer than two.
+        InputError: there are fewer than two models.
     """
 
     def __init__(self, members: Sequence[Segmenter]) -> None:

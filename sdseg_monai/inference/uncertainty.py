@@ -1,4 +1,4 @@
-"""How unsure a model is of a volume, measured on several scores of it: no label is needed."""
+"""Measures of how unsure a model is of a volume, from several scores of it; they need no label."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ from monai.metrics import compute_dice
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.sources import is_photograph
-from sdseg_monai.networks.codes import cut_score
+from sdseg_monai.networks.codes import classes_from_score
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SampledSegmentation(SegmentationResult):
-    """The segmentation that S samples result in, and how far they differ, on the file's grid; C as in ``scores``.
+    """The result of ``uncertainty``: a segmentation, and how far its S samples differ, on the grid of the image.
 
     Attributes:
-        entropy: of the samples' mean score, [X, Y, Z], float32, see :func:`predictive_entropy`.
+        entropy: entropy of the samples' mean score in each voxel, [X, Y, Z], float32 in [0, 1], see
+            :func:`predictive_entropy`.
         disagreement: :func:`mask_disagreement` of the samples' masks, in [0, 1].
-        sample_volumes: of each class in each sample's mask, [S, C], float64, in ml.
+        sample_volumes: volume of each class in the mask of each sample, [S, C], float64, in ml.
+
+    Example:
+        >>> from sdseg_monai import segment
+        >>> result = segment("scan.nii.gz", uncertainty="flips")  # doctest: +SKIP
+        >>> result.disagreement, result.volume_range.shape  # doctest: +SKIP
+        (0.03, (2, 2))
+        >>> result.save("mask.nii.gz", maps={"entropy": "mask_entropy.nii.gz"})  # doctest: +SKIP
     """
 
     entropy: np.ndarray
@@ -34,21 +42,21 @@ class SampledSegmentation(SegmentationResult):
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
-        """What can be written beside the mask, ``entropy`` too, see :attr:`SegmentationResult.maps`."""
+        """The maps of a :class:`SegmentationResult`, and ``entropy``."""
         return {**super().maps, "entropy": self.entropy}
 
     @property
     def volume_range(self) -> np.ndarray:
-        """Smallest and largest volume of each class in the samples, [2, C], in ml.
+        """Smallest and largest volume of each class in the samples, [2, C], float64, in ml.
 
-        It holds what the samples say, no more: of S samples of one source a further one would lie in it with a
-        probability of (S - 1)/(S + 1); the true volume need not.
+        This is not a confidence interval of the true volume. A further sample would lie in the range with a probability
+        of (S - 1)/(S + 1).
         """
         return np.stack([self.sample_volumes.min(axis=0), self.sample_volumes.max(axis=0)])
 
     @property
     def sizes(self) -> dict[str, dict[str, Any]]:
-        """As of :class:`SegmentationResult`, with the samples' smallest and largest volume beside the mask's."""
+        """For JSON: the volumes of a :class:`SegmentationResult`, each with the smallest and largest of the samples."""
         sizes = super().sizes
         if is_photograph(self.source):
             return sizes
@@ -58,7 +66,7 @@ class SampledSegmentation(SegmentationResult):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """How many samples there are, and how far they differ, as for JSON."""
+        """For JSON: the number of samples, and how far they differ."""
         return {"samples": len(self.sample_volumes), "disagreement": round(self.disagreement, 4)}
 
 
@@ -70,26 +78,26 @@ def compare_samples(
 ) -> SampledSegmentation:
     """Compare several scores of one volume.
 
-    The scores of one slab are held for all samples at once, of the whole volume only the result's, the entropy, and a
-    class per sample and voxel.
+    To save memory, the scores of all samples are held for one slab at a time. Of the whole volume are held: the score
+    of the result, the entropy, and one class for each sample and voxel.
 
     Args:
-        segmenter: what takes scores back to the grid of the file.
-        item: of :meth:`Segmenter.prepare`.
+        segmenter: resamples scores to the grid of the file.
+        item: the prepared volume, from :meth:`Segmenter.prepare`.
         slabs: S samples of its score, [S, K, X, Y, z] each, in order along the slice axis.
-        combine: what makes of a slab the score that is the result, [K, X, Y, z].
+        combine: makes the score of the result, [K, X, Y, z], from the samples of a slab.
     """
     scores, entropies, classes = [], [], []
     for slab in slabs:
         scores.append(combine(slab))
         mean = slab.mean(dim=0)
         entropies.append(predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None])
-        classes.append(cut_score(slab)[:, 0])
+        classes.append(classes_from_score(slab)[:, 0])
     axis = segmenter.inferer.slice_axis + 1
     score, entropy, sampled_classes = (torch.cat(parts, dim=axis) for parts in (scores, entropies, classes))
     masks, volumes = [], []
     for sample_classes in sampled_classes:  # [X, Y, Z]
-        sample = _on_grid(segmenter, item, sample_classes, len(score))
+        sample = _mask_on_grid(segmenter, item, sample_classes, len(score))
         masks.append(sample.labels)
         volumes.append(sample.voxel_counts * sample.voxel_ml)
     return SampledSegmentation(
@@ -101,27 +109,27 @@ def compare_samples(
 
 
 def predictive_entropy(scores: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of class probabilities by the logarithm of their number, [...] in [0, 1].
+    """Return the entropy of class probabilities, divided by the logarithm of the number of classes, [...] in [0, 1].
 
-    It is 0 where one class is certain, 1 where all are equally probable.
+    It is 0 where one class is certain, and 1 where all classes are equally probable.
 
     Args:
-        scores: probabilities of all classes but the background, [C, ...], which has the rest.
+        scores: probabilities of all classes without the background, [C, ...]; the background has the rest up to 1.
     """
     entropy = torch.special.entr((1 - scores.sum(dim=0)).clamp_min(0))
-    for probability in scores:  # one by one: all at once would need the memory of another score
+    for probability in scores:  # class by class, to save memory
         entropy += torch.special.entr(probability)
     return (entropy / math.log(len(scores) + 1)).clamp(0, 1)
 
 
 def mask_disagreement(masks: Sequence[np.ndarray]) -> float:
-    """Return 1 minus the mean Dice of every two ``masks`` and every class, in [0, 1]: 0 where all agree.
+    """Return 1 minus the mean Dice over all pairs of ``masks`` and all classes, in [0, 1]: 0 where all masks agree.
 
-    The classes are those that occur in any mask, the background left out. Two masks without a class agree in it; so do
-    masks without any.
+    The classes are those that occur in any mask, without the background. Two masks that both lack a class agree in it,
+    and empty masks agree.
 
     Args:
-        masks: class of each voxel, 0 for the background, all of one shape.
+        masks: class of each voxel, 0 for the background; at least two masks, all of one shape.
 
     Raises:
         ValueError: there are fewer than two masks, or their shapes differ.
@@ -130,16 +138,19 @@ def mask_disagreement(masks: Sequence[np.ndarray]) -> float:
         raise ValueError(f"masks of shapes {[mask.shape for mask in masks]}: expected at least two, all of one shape")
     tensors = [torch.from_numpy(mask)[None, None] for mask in masks]  # [1, 1, X, Y, Z]
     dice = [
-        compute_dice(one == value, other == value, ignore_empty=False).item()
+        compute_dice(mask == value, other_mask == value, ignore_empty=False).item()
         for value in sorted({value for mask in masks for value in np.unique(mask).tolist()} - {0})
-        for one, other in combinations(tensors, 2)
+        for mask, other_mask in combinations(tensors, 2)
     ]
     return 1 - float(np.mean(dice)) if dice else 0.0
 
 
-def _on_grid(
+def _mask_on_grid(
     segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int
 ) -> SegmentationResult:
-    """Take the ``classes`` [X, Y, Z] of a prepared item to the file's grid as scores of 0 and 1, which resize well."""
+    """Return the mask of a sample, whose ``classes`` are [X, Y, Z], on the file's grid.
+
+    The classes are resampled as scores of 0 and 1, since interpolation between numbers of classes means nothing.
+    """
     values = torch.arange(num_scores) if num_scores > 1 else torch.ones(1)
     return segmenter.finish(item, (classes == values.view(-1, 1, 1, 1)).float())

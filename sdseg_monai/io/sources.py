@@ -175,7 +175,7 @@ def _copy_array(voxels: Any, affine: Any) -> Volume:
 
 def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return np.asanyarray(image.dataobj), image.affine
+        return np.array(image.dataobj), image.affine  # a copy: the image may be a view that torch cannot take
     except Exception as error:  # nibabel's proxy reads the file here, and each format has exceptions of its own
         raise InputError(f"{image.get_filename()}: the voxels cannot be read ({error})") from error
 

@@ -1,4 +1,4 @@
-"""Measures that MONAI lacks: LPIPS, the stability of the paper's Table 5, the official Dice rule, an interval."""
+"""Metrics that MONAI lacks: LPIPS, the stability of the paper's Table 5, the official Dice, bootstrap intervals."""
 
 from sdseg_monai.metrics.bootstrap import RESAMPLES, bootstrap_interval
 from sdseg_monai.metrics.dice import TransUNetDice

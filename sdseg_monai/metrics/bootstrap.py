@@ -1,4 +1,4 @@
-"""How far a mean over cases can be trusted."""
+"""Confidence interval of a mean over cases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ RESAMPLES = 10_000
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean of ``values``, at least one, none of them NaN."""
+    """Return the 95 % confidence interval of the mean of ``values``, by the percentile bootstrap.
+
+    Args:
+        values: one per case, at least one, none of them NaN.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper bound; both are the value itself if all values are equal.
+    """
     if len(set(values)) < 2:
         return (values[0], values[0])
     result = bootstrap(

@@ -1,4 +1,4 @@
-"""Dice by the rule of the official code, for figures that must be comparable with its own."""
+"""Dice by the rule of the official code, to compare figures with those of the official code."""
 
 from __future__ import annotations
 
@@ -7,36 +7,41 @@ from typing import Any
 import torch
 from monai.metrics import CumulativeIterationMetric
 
-EPSILON = 1e-10  # the official denominator's
+EPSILON = 1e-10  # added to the denominator, as in the official code
 
 
 class TransUNetDice(CumulativeIterationMetric):
-    """Dice of binary masks, per case over the whole volume, with TransUNet's rule for empty ones.
+    """Dice of binary masks, per case over the whole volume, with TransUNet's rule for empty masks.
 
-    Two masks with foreground score 2 |A and B| / (|A| + |B| + 1e-10). An empty prediction scores 0, even where the
-    label is empty too; a prediction with foreground scores 1 where the label is empty. So a false alarm on an empty
-    case is rewarded and silence punished: for comparison with the official figures only.
+    If both masks have foreground, the Dice is 2 |A and B| / (|A| + |B| + 1e-10). If the prediction is empty, it is 0,
+    even if the label is empty too; if only the label is empty, it is 1. This rewards false positives in a case without
+    foreground and penalises the correct empty mask: use it only to compare with the official figures.
 
     Source: ``dice_score`` and ``calculate_volume_dice`` in scripts/slice2seg.py, lin-tianyu/Stable-Diffusion-Seg.
     """
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Score ``y_pred`` against ``y``, both [B, 1, ...] in {0, 1}; returns [B, 1] in [0, 1], float32.
+        """Return the Dice of each case, [B, 1] in [0, 1], float32.
+
+        Args:
+            y_pred: prediction, [B, 1, ...] in {0, 1}.
+            y: label, likewise.
+            kwargs: not used.
 
         Raises:
             ValueError: the label is missing, the shapes differ or are not [B, 1, ...].
         """
         if y is None or y.shape != y_pred.shape or y.ndim < 3 or y.shape[1] != 1:
-            found = None if y is None else tuple(y.shape)
-            raise ValueError(f"prediction {tuple(y_pred.shape)} and label {found}, expected the same [B, 1, ...]")
-        predicted, expected = (mask.flatten(1) > 0 for mask in (y_pred, y))  # [B, voxels]
-        overlap, size_pred, size = (m.sum(1) for m in (predicted & expected, predicted, expected))
+            label_shape = None if y is None else tuple(y.shape)
+            raise ValueError(f"prediction {tuple(y_pred.shape)} and label {label_shape}, expected the same [B, 1, ...]")
+        mask_pred, mask = (values.flatten(1) > 0 for values in (y_pred, y))  # [B, voxels]
+        overlap, size_pred, size = (values.sum(1) for values in (mask_pred & mask, mask_pred, mask))
         dice = 2 * overlap.double() / (size_pred + size + EPSILON)
         dice = torch.where((size == 0) & (size_pred > 0), 1.0, dice)
         return dice.float()[:, None]
 
     def aggregate(self) -> torch.Tensor:
-        """Return the mean over all cases since the last reset; scalar.
+        """Return the mean over all cases since the last reset, a scalar tensor.
 
         Raises:
             ValueError: there was no case.

@@ -15,22 +15,22 @@ from sdseg_monai.seeding import seeded_normal
 
 
 class AutoencoderOutput(NamedTuple):
-    """What a training step of the autoencoder yields."""
+    """Output of a training step of the autoencoder."""
 
     reconstruction: torch.Tensor  # [B, 3, H, W], about [-1, 1], not clamped
     posterior: DiagonalGaussianDistribution  # over [B, latent_channels, h, w]
 
 
 class MaskDecoder(DecoderTiny):
-    """A cheap decoder for masks, distilled from a :class:`MaskAutoencoder`'s: TAESD's blocks, no norms, no attention.
+    """Small mask decoder, distilled from that of a :class:`MaskAutoencoder`: TAESD's blocks, no norm, no attention.
 
-    It takes latents as they are: diffusers' own first squeezes them to within 3, where a latent of Stable Diffusion
-    that is not scaled (its standard deviation is 5.5) would lose its size.
+    It takes latents as they are. diffusers' ``DecoderTiny`` would first limit them to [-3, 3] by a tanh, which distorts
+    latents of Stable Diffusion that are not scaled (their standard deviation is 5.5).
 
     Args:
         latent_channels: channels of the latent.
         channels: channels of every layer.
-        levels: resolutions, each twice the one before; the last is the image's.
+        levels: number of resolutions; each is twice the one before it, the last is the image's.
     """
 
     def __init__(self, latent_channels: int, channels: int, levels: int) -> None:
@@ -50,19 +50,28 @@ class MaskDecoder(DecoderTiny):
 
 
 class MaskAutoencoder(AutoencoderKL):
-    """CompVis kl-f8 layout (Stable Diffusion's VAE) on diffusers' classes; the defaults are its full size.
+    """Mask autoencoder in the layout of CompVis' kl-f8, Stable Diffusion's VAE; the defaults are its full size.
 
-    Each level but the last halves the resolution, so ``len(block_out_channels) == 4`` is f=8.
+    Each level but the last halves the resolution, so that four levels give a downsampling factor f of 8.
 
     Args:
         block_out_channels: channels of each level; every entry a multiple of ``norm_num_groups``.
         layers_per_block: residual blocks of an encoder level; the decoder has one more.
         latent_channels: channels of the latent.
         norm_num_groups: groups of every GroupNorm.
-        decoder_channels: channels of a distilled :class:`MaskDecoder` in the decoder's place, which takes the same
-            latents; None for the decoder of the layout.
+        decoder_channels: channels of a distilled :class:`MaskDecoder`, which replaces the decoder of the layout and
+            takes the same latents; None keeps the decoder of the layout.
+
+    Attributes:
+        downsampling: f, by which the encoder divides height and width.
 
     Source: official-behaviour 1.1; 83,653,863 parameters at the default size.
+
+    Example:
+        >>> autoencoder = MaskAutoencoder([8, 16, 16], layers_per_block=1, norm_num_groups=4)
+        >>> latent = autoencoder.encode_latent(torch.zeros(1, 3, 32, 32))
+        >>> latent.shape, autoencoder.decode(latent).sample.shape
+        (torch.Size([1, 4, 8, 8]), torch.Size([1, 3, 32, 32]))
     """
 
     @register_to_config
@@ -93,24 +102,30 @@ class MaskAutoencoder(AutoencoderKL):
 
     @property
     def diffusers_class(self) -> type[AutoencoderKL] | None:
-        """Diffusers' class that computes the same; None with a distilled decoder."""
+        """The class of diffusers that computes the same; None with a distilled decoder."""
         return AutoencoderKL if self.config.decoder_channels is None else None
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the constructor arguments that a config of diffusers' class stands for."""
+        """Return the arguments of this constructor that give the network of a diffusers ``config``."""
         names = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
         return {name: config[name] for name in names}
 
     @property
     def decoding_parts(self) -> nn.ModuleDict:
-        """What decodes."""
+        """The modules that decoding uses, by name."""
         if self.post_quant_conv is None:
             return nn.ModuleDict({"decoder": self.decoder})
         return nn.ModuleDict({"post_quant_conv": self.post_quant_conv, "decoder": self.decoder})
 
     def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to the posterior's mean, or to mean + std * ``noise``."""
+        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to its latent [B, latent_channels, h, w], not scaled.
+
+        Args:
+            mask_image: H and W are multiples of ``downsampling``.
+            noise: standard normal, of the latent's shape: returns the posterior's sample mean + std * ``noise``; None
+                returns the posterior's mean.
+        """
         posterior = self.encode(mask_image).latent_dist
         return posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
 
@@ -123,18 +138,18 @@ class MaskAutoencoder(AutoencoderKL):
         *,
         seeds: torch.Tensor | None = None,
     ) -> AutoencoderOutput | DecoderOutput | tuple[torch.Tensor]:
-        """Encode and decode as diffusers' class does, or, given ``seeds``, as a training step of the autoencoder.
+        """Encode and decode as diffusers' class does, or, with ``seeds``, as a training step of the autoencoder does.
 
         Args:
             sample: mask image, [B, 3, H, W], in [-1, 1]; H and W multiples of ``downsampling``.
-            sample_posterior: decode a sample of the posterior, drawn with ``generator``, and not its mean.
-            return_dict: return an output with ``sample``, not a tuple.
-            generator: of the posterior's noise.
-            seeds: [B], int64, one seed per sample for the posterior's noise, in the place of the three before.
+            sample_posterior: decode a sample of the posterior instead of its mean.
+            return_dict: return an output with the attribute ``sample`` instead of a tuple.
+            generator: random generator of the posterior's noise.
+            seeds: [B], int64, one seed per sample for the posterior's noise; replaces the three arguments above.
 
         Returns:
-            The decoded mask image [B, 3, H, W], about [-1, 1], not clamped, as ``sample`` or alone in a tuple; in a
-            training step an :class:`AutoencoderOutput`.
+            The decoded mask image [B, 3, H, W], about [-1, 1], not clamped, as the attribute ``sample`` or alone in a
+            tuple; with ``seeds`` an :class:`AutoencoderOutput`.
         """
         if seeds is None:
             return super().forward(sample, sample_posterior, return_dict, generator)
@@ -145,17 +160,25 @@ class MaskAutoencoder(AutoencoderKL):
 
 
 class TinyMaskAutoencoder(AutoencoderTiny):
-    """TAESD, the distilled small stand-in for Stable Diffusion's autoencoder: f=8, 1.2 M parameters each way.
+    """TAESD, a small distilled replacement of Stable Diffusion's autoencoder: f=8, 1.2 M parameters each way.
 
-    It maps to Stable Diffusion's latents without a posterior, scaled as the diffusion model expects them.
+    It encodes to one latent, without a posterior, already scaled as Stable Diffusion's U-Net expects it.
 
     Args:
         block_out_channels: channels of each level, all equal.
-        num_blocks: residual blocks of each encoder level; the decoder has them in reverse.
+        num_blocks: residual blocks of each encoder level; the decoder has them in reverse order.
         latent_channels: channels of the latent.
         decoder_channels: channels of every layer of a distilled decoder; None for those of ``block_out_channels``.
 
+    Attributes:
+        downsampling: f, by which the encoder divides height and width.
+
     Source: madebyollin/taesd in diffusers' ``AutoencoderTiny``.
+
+    Example:
+        >>> autoencoder = TinyMaskAutoencoder([8, 8, 8], num_blocks=[1, 1, 1])
+        >>> autoencoder.encode_latent(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 4, 8, 8])
     """
 
     @register_to_config
@@ -174,18 +197,18 @@ class TinyMaskAutoencoder(AutoencoderTiny):
             num_decoder_blocks=tuple(reversed(num_blocks)),
             latent_channels=latent_channels,
         )
-        self.register_to_config(block_out_channels=encoder)  # diffusers puts the decoder's there
+        self.register_to_config(block_out_channels=encoder)  # diffusers' constructor registers the decoder's
         self.latent_channels = latent_channels
         self.downsampling = 2 ** (len(encoder) - 1)
 
     @property
     def diffusers_class(self) -> type[AutoencoderTiny]:
-        """Diffusers' class that computes the same."""
+        """The class of diffusers that computes the same."""
         return AutoencoderTiny
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the constructor arguments that a config of diffusers' class stands for."""
+        """Return the arguments of this constructor that give the network of a diffusers ``config``."""
         encoder, decoder = config["encoder_block_out_channels"], config["decoder_block_out_channels"]
         return {
             "block_out_channels": encoder,
@@ -196,14 +219,14 @@ class TinyMaskAutoencoder(AutoencoderTiny):
 
     @property
     def decoding_parts(self) -> nn.ModuleDict:
-        """What decodes."""
+        """The modules that decoding uses, by name."""
         return nn.ModuleDict({"decoder": self.decoder})
 
     def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1].
+        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to its latent [B, latent_channels, h, w].
 
         Raises:
-            ValueError: ``noise`` is given: there is no posterior to sample.
+            ValueError: ``noise`` is given, but there is no posterior to sample from.
         """
         if noise is not None:
             raise ValueError("this autoencoder has no posterior to sample: use mask_latent='mean'")

@@ -13,12 +13,12 @@ from sdseg_monai.networks.unet import Float32Conv2d, check_attention
 
 
 class CrossAttentionUNet(UNet2DConditionModel):
-    """Stable Diffusion's kind of U-Net over the mask latent alone, attending to the image latent.
+    """U-Net of Stable Diffusion's kind: its input is the mask latent, and it attends to the image latent.
 
-    The official repository has no configuration of this row of Table 6, so what it attends to is ours: each of the
-    h * w positions of the image latent is one token of Z channels, in raster order and without a position code, as
-    Stable Diffusion's cross-attention takes any conditioning. Of what :class:`DenoisingUNet` has beside the fusion, the
-    scale-shift norm is kept; diffusers resamples here by plain convolutions, not by residual blocks.
+    The official repository has no configuration of this row of the paper's Table 6, so the tokens are this package's
+    choice: each of the h * w positions of the image latent is one token of Z channels, in raster order and without a
+    positional encoding, as Stable Diffusion's cross-attention takes any conditioning. The scale-shift norm is that of
+    :class:`DenoisingUNet`; up- and downsampling are diffusers' plain convolutions, not residual blocks.
 
     Args:
         in_channels: channels of the noisy mask latent.
@@ -32,7 +32,13 @@ class CrossAttentionUNet(UNet2DConditionModel):
         dropout: dropout of the residual blocks.
 
     Raises:
-        ValueError: ``attention_levels`` has another number of levels, or ``num_heads`` does not divide.
+        ValueError: ``attention_levels`` has another number of levels, or ``num_heads`` does not divide the channels of
+            a level with attention.
+
+    Example:
+        >>> unet = CrossAttentionUNet(4, 4, 4, [16, 32], [False, True], 1, num_heads=4, norm_num_groups=8)
+        >>> unet.predict(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([999])).shape
+        torch.Size([1, 4, 8, 8])
     """
 
     @register_to_config
@@ -53,11 +59,15 @@ class CrossAttentionUNet(UNet2DConditionModel):
             in_channels=in_channels,
             out_channels=out_channels,
             block_out_channels=tuple(block_out_channels),
-            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention_levels),
-            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention_levels)),
+            down_block_types=tuple(
+                "CrossAttnDownBlock2D" if has_attention else "DownBlock2D" for has_attention in attention_levels
+            ),
+            up_block_types=tuple(
+                "CrossAttnUpBlock2D" if has_attention else "UpBlock2D" for has_attention in reversed(attention_levels)
+            ),
             layers_per_block=layers_per_block,
             cross_attention_dim=cross_attention_dim,
-            attention_head_dim=num_heads,  # what diffusers takes as their number
+            attention_head_dim=num_heads,  # diffusers' name, but this class takes it as the number of heads
             resnet_time_scale_shift="scale_shift",
             norm_num_groups=norm_num_groups,
             dropout=dropout,
@@ -66,12 +76,12 @@ class CrossAttentionUNet(UNet2DConditionModel):
 
     @property
     def diffusers_class(self) -> type[UNet2DConditionModel]:
-        """Diffusers' class that computes the same."""
+        """The class of diffusers that computes the same."""
         return UNet2DConditionModel
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the constructor arguments that a config of diffusers' class stands for."""
+        """Return the arguments of this constructor that give the network of a diffusers ``config``."""
         names = ("in_channels", "out_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")
         return {
             **{name: config[name] for name in (*names, "norm_num_groups", "dropout")},
@@ -86,6 +96,6 @@ class CrossAttentionUNet(UNet2DConditionModel):
         timesteps: torch.Tensor,
         class_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run on the noisy mask latent, attending to the image latent; as :meth:`DenoisingUNet.predict`."""
+        """Predict from the noisy mask latent while attending to the image latent; as :meth:`DenoisingUNet.predict`."""
         tokens = image_latent.flatten(2).transpose(1, 2)  # [B, h * w, Z]
         return self(noisy_latent, timesteps, encoder_hidden_states=tokens, class_labels=class_labels).sample

@@ -1,4 +1,4 @@
-"""Where networks compute."""
+"""The device on which networks compute."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sdseg_monai.errors import InputError
 
 
 def checked_device(name: str) -> torch.device:
-    """Return the device of that name, on which a tensor could be made.
+    """Return the device ``name`` (``cpu``, ``cuda``, ``cuda:1``) after making a tensor on it.
 
     Raises:
-        InputError: it cannot be used here.
+        InputError: the device cannot be used here.
     """
     try:
         device = torch.device(name)

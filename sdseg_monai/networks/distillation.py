@@ -1,4 +1,4 @@
-"""A cheap mask decoder learns from a mask autoencoder's own."""
+"""Distillation of a small mask decoder from the decoder of a mask autoencoder."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ from sdseg_monai.seeding import seeded_integers, seeded_normal
 
 
 class DistillationOutput(NamedTuple):
-    """What two decoders make of the same latents, [B, 3, H, W] each, about [-1, 1], not clamped."""
+    """Mask images that both decoders return for the same latents; each [B, 3, H, W], about [-1, 1], not clamped."""
 
     student: torch.Tensor
     teacher: torch.Tensor
 
 
 class DecoderDistillation(nn.Module):
-    """Decode the teacher's latents of masks with the teacher and with the student; only the student's decoder learns.
+    """Decode the teacher's latents of masks with teacher and student; only the student's decoder is trained.
 
-    Half of the samples get Gaussian noise on their latents. A segmenter's U-Net predicts latents that are not exactly
-    those of any mask, and a decoder that knew nothing else could make anything of them.
+    The latents of half of the samples get Gaussian noise: a segmenter's U-Net predicts latents that are not exactly
+    those of any mask, and the output of a decoder that was trained on exact ones only would be undefined there.
 
     Args:
-        student: autoencoder with a distilled decoder; call :meth:`take_encoder` when the teacher has its weights.
+        student: autoencoder with a distilled decoder; call :meth:`take_encoder` once the teacher has its weights.
         latent_noise: standard deviation of the noise, relative to that of a batch's latents.
 
     Attributes:
-        teacher: autoencoder of the student's sizes with the decoder of its layout, frozen, without weights yet.
+        teacher: autoencoder of the student's sizes with the full decoder, frozen; its weights are random until they are
+            loaded.
 
     Raises:
         ValueError: the student has no distilled decoder.
+
+    Example:
+        >>> sizes = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
+        >>> distillation = DecoderDistillation(MaskAutoencoder(**sizes, decoder_channels=8))
+        >>> distillation.take_encoder()
+        >>> output = distillation(torch.zeros(2, 3, 32, 32), seeds=torch.tensor([0, 1]))
+        >>> output.student.shape == output.teacher.shape
+        True
     """
 
     def __init__(self, student: MaskAutoencoder | TinyMaskAutoencoder, latent_noise: float = 0.1) -> None:
@@ -48,10 +57,11 @@ class DecoderDistillation(nn.Module):
         self.latent_noise = latent_noise
 
     def take_encoder(self) -> None:
-        """Copy the teacher's encoder to the student: both decoders then serve the same latents."""
-        decoding = tuple(f"{name}." for name in self.teacher.decoding_parts)
-        encoding = {k: v for k, v in self.teacher.state_dict().items() if not k.startswith(decoding)}
-        self.student.load_state_dict({**self.student.state_dict(), **encoding})
+        """Copy the teacher's encoder to the student, so that both decoders fit the same latents."""
+        decoder_prefixes = tuple(f"{name}." for name in self.teacher.decoding_parts)
+        teacher_state = self.teacher.state_dict()
+        encoder_state = {k: v for k, v in teacher_state.items() if not k.startswith(decoder_prefixes)}
+        self.student.load_state_dict({**self.student.state_dict(), **encoder_state})
 
     def train(self, mode: bool = True) -> DecoderDistillation:
         """Set the student's mode; the teacher stays in evaluation mode."""
@@ -60,14 +70,14 @@ class DecoderDistillation(nn.Module):
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load as any module does, but never another teacher than the one that was loaded before.
+        """Load a state dict as any module does, but only one with the teacher that was loaded before.
 
         Raises:
-            ValueError: the teacher in ``state_dict`` is another.
+            ValueError: the teacher in ``state_dict`` is another one.
         """
         for name, tensor in self.teacher.state_dict().items():
-            loaded = state_dict.get(f"teacher.{name}")
-            if loaded is None or not torch.equal(tensor.cpu(), loaded.cpu()):
+            saved_tensor = state_dict.get(f"teacher.{name}")
+            if saved_tensor is None or not torch.equal(tensor.cpu(), saved_tensor.cpu()):
                 raise ValueError("it had another teacher")
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -79,9 +89,9 @@ class DecoderDistillation(nn.Module):
             seeds: [B], int64, one seed per sample for the noise.
         """
         with torch.no_grad():
-            latent = self.teacher.encode_latent(mask_image)
+            latent = self.teacher.encode_latent(mask_image)  # [B, Z, h, w]
             noise = seeded_normal(seeds, latent.shape[1:]).to(latent)
-            noisy = seeded_integers(seeds, 2).to(latent).view(-1, 1, 1, 1)
-            latent = latent + self.latent_noise * latent.std() * noisy * noise
-            teacher = self.teacher.decode(latent).sample
-        return DistillationOutput(self.student.decode(latent).sample, teacher)
+            has_noise = seeded_integers(seeds, 2).to(latent).view(-1, 1, 1, 1)  # 0 or 1 for each sample
+            latent = latent + self.latent_noise * latent.std() * has_noise * noise
+            teacher_image = self.teacher.decode(latent).sample
+        return DistillationOutput(self.student.decode(latent).sample, teacher_image)

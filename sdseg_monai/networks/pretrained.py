@@ -1,4 +1,4 @@
-"""A network as a folder in diffusers' form: one subfolder for each part, in diffusers' own class where there is one."""
+"""A network as a diffusers folder: one subfolder for each part, in the form of diffusers' class where there is one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
-OWN_WEIGHTS = "sdseg_monai.safetensors"  # a name that diffusers does not look for: it would load what it knows of them
+OWN_WEIGHTS = "sdseg_monai.safetensors"  # diffusers does not look for this name, so it cannot load half of a part
 PARTS: Mapping[str, tuple[Any, ...]] = {
     "autoencoder": (MaskAutoencoder, TinyMaskAutoencoder),
     "vision_encoder": (VisionEncoder, TinyVisionEncoder),
     "unet": (DenoisingUNet, CrossAttentionUNet),
 }
-DIFFUSERS_CLASSES = {  # and which of ours computes the same
+DIFFUSERS_CLASSES = {  # with the class of this package that computes the same
     "AutoencoderKL": MaskAutoencoder,
     "AutoencoderTiny": TinyMaskAutoencoder,
     "UNet2DModel": DenoisingUNet,
@@ -42,7 +42,7 @@ DIFFUSERS_CLASSES = {  # and which of ours computes the same
 
 
 def save_folder(network: Any, folder: Path) -> None:
-    """Write ``network`` as :meth:`SDSeg.save_pretrained` says."""
+    """Write ``network`` as :meth:`SDSeg.save_pretrained` describes."""
     if not any(name.startswith("encoder.") for name in network.autoencoder.state_dict()):
         raise InputError("the network has no mask encoder (an inference export), expected the full weights")
     scale_factor = float(network.scale_factor)
@@ -64,7 +64,7 @@ def save_folder(network: Any, folder: Path) -> None:
 
 
 def load_folder(kind: type[Network], folder: Path) -> Network:
-    """Return the network that :func:`save_folder` wrote, as :meth:`SDSeg.from_pretrained` says."""
+    """Return the network that :func:`save_folder` wrote, as :meth:`SDSeg.from_pretrained` describes."""
     index = _read_json(folder / INDEX)
     try:
         scale_factor = float(index["scale_factor"])
@@ -80,7 +80,7 @@ def load_folder(kind: type[Network], folder: Path) -> Network:
         raise
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder / INDEX}: not the index of an SDSeg network ({error!r})") from error
-    state = {name: tensor for name, tensor in network.state_dict().items() if "." not in name}  # of no part
+    state = {name: tensor for name, tensor in network.state_dict().items() if "." not in name}  # SDSeg's own buffers
     state["scale_factor"] = torch.tensor(scale_factor)
     for name, part in parts.items():
         state.update({f"{name}.{key}": tensor for key, tensor in _read_part(folder / name, part).items()})
@@ -89,7 +89,7 @@ def load_folder(kind: type[Network], folder: Path) -> Network:
 
 
 def options_of(network: nn.Module) -> dict[str, Any]:
-    """Return the constructor arguments of ``network`` beside its parts and schedule."""
+    """Return the constructor arguments of ``network`` except its parts and its schedule."""
     names = inspect.signature(type(network)).parameters
     return {name: getattr(network, name) for name in names if name not in (*PARTS, "schedule")}
 
@@ -100,21 +100,21 @@ def schedule_config(schedule: NoiseSchedule) -> dict[str, Any]:
 
 
 def part_config(part: Any) -> dict[str, Any]:
-    """Return the constructor arguments of ``part``, and its class as diffusers names it."""
+    """Return the constructor arguments of ``part``, with its class under diffusers' key ``_class_name``."""
     names = inspect.signature(type(part)).parameters
-    return {"_class_name": type(part).__name__, **{name: plain(part.config[name]) for name in names}}
+    return {"_class_name": type(part).__name__, **{name: tuples_to_lists(part.config[name]) for name in names}}
 
 
-def plain(value: Any) -> Any:
-    """Return ``value`` with tuples as lists, as JSON has them."""
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+def tuples_to_lists(value: Any) -> Any:
+    """Return ``value`` with every tuple in it as a list, the form that JSON has."""
+    return [tuples_to_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def to_diffusers(part: Any, **options: Any) -> Any:
-    """Return ``part`` in diffusers' own class, sharing its tensors; None where none computes the same.
+    """Return ``part`` as a model of diffusers' class, which shares its tensors; None where no class computes the same.
 
     Args:
-        part: one of the networks of a :class:`SDSeg`.
+        part: one of the networks of an :class:`SDSeg`.
         options: arguments of diffusers' class that ``part`` does not set.
     """
     kind = part.diffusers_class
@@ -129,7 +129,7 @@ def to_diffusers(part: Any, **options: Any) -> Any:
 
 def _save_part(part: Any, name: str, folder: Path, scale_factor: float) -> list[str]:
     """Write a part to a new folder; return the library and the class that load it."""
-    model = to_diffusers(part, **_measured(name, scale_factor))
+    model = to_diffusers(part, **_scaling_options(name, scale_factor))
     folder.mkdir()
     if model is not None:
         model.save_pretrained(folder)
@@ -142,11 +142,11 @@ def _save_part(part: Any, name: str, folder: Path, scale_factor: float) -> list[
 
 def _build_part(folder: Path, name: str, class_name: str, scale_factor: float) -> Any:
     """Return the part of a folder without its weights, on the meta device."""
-    own = {kind.__name__: kind for kind in PARTS[name]}
-    kinds = {**own, **{key: kind for key, kind in DIFFUSERS_CLASSES.items() if kind in PARTS[name]}}
-    if class_name not in kinds:
-        raise InputError(f"{folder.parent / INDEX}: {name} is a {class_name}, expected {' or '.join(kinds)}")
-    kind, config = kinds[class_name], _read_json(folder / CONFIG)
+    package_classes = {kind.__name__: kind for kind in PARTS[name]}
+    classes = {**package_classes, **{key: kind for key, kind in DIFFUSERS_CLASSES.items() if kind in PARTS[name]}}
+    if class_name not in classes:
+        raise InputError(f"{folder.parent / INDEX}: {name} is a {class_name}, expected {' or '.join(classes)}")
+    kind, config = classes[class_name], _read_json(folder / CONFIG)
     if config.get("_class_name") != class_name:
         raise InputError(
             f"{folder / CONFIG}: is of a {config.get('_class_name')}, expected {class_name}, as {INDEX} says"
@@ -154,11 +154,11 @@ def _build_part(folder: Path, name: str, class_name: str, scale_factor: float) -
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         with torch.device("meta"):
-            if class_name in own:
+            if class_name in package_classes:
                 return kind(**arguments)
             part = kind(**kind.arguments_from(arguments))
-        _check_config(to_diffusers(part, **_measured(name, scale_factor)), arguments)
-    except Exception as error:  # diffusers' constructors fail in as many ways as they have arguments
+        _check_config(to_diffusers(part, **_scaling_options(name, scale_factor)), arguments)
+    except Exception as error:  # diffusers' constructors raise many types of errors for arguments that do not fit
         raise InputError(f"{folder / CONFIG}: not the arguments of {kind.__name__} ({error})") from error
     return part
 
@@ -168,12 +168,12 @@ def _check_config(model: Any, arguments: Mapping[str, Any]) -> None:
     for key, value in arguments.items():
         if key not in model.config:
             raise ValueError(f"{key} is unknown")
-        if plain(model.config[key]) != value:
+        if tuples_to_lists(model.config[key]) != value:
             raise ValueError(f"{key} is {value}, expected {model.config[key]}")
 
 
 def _read_part(folder: Path, part: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a part's folder; version 0.4.0 wrote all parts under diffusers' name."""
+    """Return the tensors of a part's folder; version 0.4.0 wrote those of every part under diffusers' file name."""
     path = folder / OWN_WEIGHTS
     if not path.is_file():
         path = folder / SAFETENSORS_WEIGHTS_NAME
@@ -185,8 +185,8 @@ def _read_part(folder: Path, part: nn.Module) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: {error}") from error
 
 
-def _measured(name: str, scale_factor: float) -> dict[str, float]:
-    """Return what diffusers' class for part ``name`` says about the training beyond the part's own arguments."""
+def _scaling_options(name: str, scale_factor: float) -> dict[str, float]:
+    """Return the options of diffusers' class for part ``name`` that follow from the latents' scale."""
     return {"scaling_factor": scale_factor} if name == "autoencoder" else {}
 
 

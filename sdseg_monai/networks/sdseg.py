@@ -1,4 +1,4 @@
-"""SDSeg: latent diffusion segmentation in one reverse step, as one module."""
+"""SDSeg: latent diffusion segmentation with a single reverse step, as one module."""
 
 from __future__ import annotations
 
@@ -25,45 +25,55 @@ TrainTimesteps = Literal["all", "last"]
 
 
 class SDSegOutput(NamedTuple):
-    """What the loss needs from a training step; every latent and noise is [B, Z, h, w] in float32."""
+    """Output of a training step, input of the loss; every latent and noise is [B, Z, h, w] in float32."""
 
     latent: torch.Tensor  # z_0, the scaled latent of the mask
-    latent_pred: torch.Tensor  # its estimate, Eq. 2
-    noise: torch.Tensor | None  # n; None where no noise was added or none is predicted
-    noise_pred: torch.Tensor | None
-    mask: torch.Tensor  # what the latent stands for, [B, 1, H, W], class of each pixel
+    latent_pred: torch.Tensor  # estimate of z_0, Eq. 2
+    noise: torch.Tensor | None  # n; None where no noise was added or the U-Net predicts none
+    noise_pred: torch.Tensor | None  # estimate of n
+    mask: torch.Tensor  # the mask of z_0, [B, 1, H, W], class of each pixel
 
 
 class SDSeg(nn.Module):
     """Segment image slices with one denoising step from t = T-1 (Lin et al., MICCAI 2024).
 
     The state dict holds everything that inference needs: the frozen mask autoencoder, the vision encoder, the U-Net
-    and ``scale_factor``, the reciprocal of the standard deviation of the training masks' latents. It is NaN until
-    :class:`sdseg_monai.handlers.LatentScale` measures it or weights are loaded, so that a forgotten measurement shows.
+    and ``scale_factor``, the reciprocal of the standard deviation of the training masks' latents. This factor is NaN
+    until :class:`sdseg_monai.handlers.LatentScale` measures it or weights are loaded: a network without it gives NaN
+    instead of wrong masks.
 
     Args:
-        autoencoder: mask autoencoder, frozen here.
+        autoencoder: mask autoencoder; the constructor freezes it.
         vision_encoder: image encoder.
-        unet: denoising network over [mask latent, image latent], trained. A class-conditional one (the official
-            multi-class checkpoints) needs one pass per class. A :class:`CrossAttentionUNet` instead is the baseline
-            of the paper's ablation.
-        schedule: noise schedule.
+        unet: denoising network over [mask latent, image latent]; trained. A class-conditional one (the official
+            multi-class checkpoints) needs one pass per class. A :class:`CrossAttentionUNet` gives the baseline of the
+            paper's ablation.
+        schedule: noise schedule; None for the paper's.
         prediction_type: what the U-Net predicts: ``epsilon`` (the paper), ``sample`` or ``v_prediction``.
-        start_noise: z_T when ``forward`` is given none: ``shared``, one seeded tensor for every slice (the official
-            code), or ``zeros``, which also trains at t = T-1 from zeros only and has no meaning for ``epsilon``.
+        start_noise: z_T if ``forward`` gets no noise: ``shared``, one seeded tensor for every slice (the official
+            code), or ``zeros``. With ``zeros`` training, too, starts from zeros at t = T-1 only, and ``epsilon`` is not
+            possible.
         seed: seed of the shared start noise.
-        num_inference_steps: reverse steps of ``forward``; more than the paper's one are DDIM's, without noise between.
-        mask_latent: what training takes as z_0: the posterior's ``mean``, or a ``sample`` of it (the official code).
+        num_inference_steps: reverse steps of ``forward``; the paper has 1, more are deterministic DDIM steps.
+        mask_latent: z_0 of a training mask: the posterior's ``mean``, or a ``sample`` of it (the official code).
         train_vision_encoder: False freezes the vision encoder (the paper's ablation).
         train_decoder: True trains the autoencoder's decoder too; its encoder stays frozen.
-        train_timesteps: ``all``, drawn uniformly (the paper), or ``last``, T-1 alone, inference's one step; a start
-            from zeros trains there whatever this says.
-        num_classes: classes of a pixel, the background's included, all in one pass by the codes of
-            :func:`~sdseg_monai.networks.codes.class_codes`; None for those of a class-conditional U-Net, else 2.
+        train_timesteps: timesteps of training: ``all``, drawn uniformly (the paper), or ``last``, only T-1, that of
+            single-step inference; with ``start_noise`` ``zeros`` it is T-1 in any case.
+        num_classes: K, classes of a pixel including the background. All are segmented in one pass, by the codes of
+            :func:`~sdseg_monai.networks.codes.class_codes`. None takes the number of a class-conditional U-Net, else 2.
 
     Raises:
         InputError: a class-conditional U-Net has another number of classes.
         ValueError: the three networks do not fit each other, or an option is unknown or contradicts another.
+
+    Example:
+        >>> sizes = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "norm_num_groups": 4}
+        >>> unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, num_heads=4, norm_num_groups=8)
+        >>> network = SDSeg(MaskAutoencoder(**sizes), VisionEncoder(**sizes), unet).eval()
+        >>> _ = network.scale_factor.fill_(1)  # LatentScale measures it in a training
+        >>> network(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 1, 32, 32])
     """
 
     scale_factor: torch.Tensor
@@ -88,14 +98,14 @@ class SDSeg(nn.Module):
         super().__init__()
         _check_options(prediction_type, start_noise, mask_latent, train_timesteps, num_inference_steps)
         _check_fit(autoencoder, vision_encoder, unet)
-        embedded = unet.config.num_class_embeds
-        if embedded is not None and num_classes not in (None, embedded):
+        embedding_classes = unet.config.num_class_embeds
+        if embedding_classes is not None and num_classes not in (None, embedding_classes):
             raise InputError(
-                f"num_classes={num_classes}, but the U-Net's class embedding has {embedded}: set the config's "
-                f"num_classes to {embedded}"
+                f"num_classes={num_classes}, but the U-Net's class embedding has {embedding_classes}: set the config's "
+                f"num_classes to {embedding_classes}"
             )
-        self.num_classes: int = num_classes or embedded or 2
-        self.class_conditional = embedded is not None
+        self.num_classes: int = num_classes or embedding_classes or 2
+        self.class_conditional = embedding_classes is not None
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.train_decoder = train_decoder
         self.autoencoder.decoding_parts.requires_grad_(train_decoder)
@@ -111,15 +121,18 @@ class SDSeg(nn.Module):
         self.seed = seed
         self.register_buffer("scale_factor", torch.tensor(float("nan")))
         codes = class_codes(2 if self.class_conditional else self.num_classes)  # a class-conditional pass is binary
-        # in the state dict where there are several classes, so that weights for other classes do not load
+        # more than two classes: in the state dict, so that weights for another number of classes do not load
         self.register_buffer("class_codes", codes, persistent=len(codes) > 2)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> SDSeg:
         """Return the network that :meth:`save_pretrained` wrote, in float32 on the CPU, in evaluation mode.
 
-        Nothing in the folder is executed, and every tensor and every option is accounted for. Folders of version
-        0.4.0, whose parts are not diffusers' classes, are read too.
+        Nothing in the folder is executed, and an unknown, missing or extra tensor or option is an error. Folders of
+        version 0.4.0, whose parts are not diffusers' classes, are read too.
+
+        Args:
+            folder: the folder with ``model_index.json``.
 
         Raises:
             InputError: a file is missing or damaged, or the tensors are not those of the configs.
@@ -127,32 +140,35 @@ class SDSeg(nn.Module):
         return load_folder(cls, Path(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the network to a new folder, which appears whole or not at all.
+        """Write the network to a new folder, completely or not at all.
 
         ``model_index.json`` names the class of each part and holds the options, the schedule and ``scale_factor``. Each
-        part is a subfolder: ``autoencoder``, ``vision_encoder`` and ``unet``. Where a class of diffusers computes the
-        same, the subfolder is what that class loads by its own ``from_pretrained``, with ``scale_factor`` as the
-        autoencoder's ``scaling_factor``. Any other part (a vision encoder, a distilled :class:`MaskDecoder`, a U-Net
-        whose heads have other numbers of channels at other levels) has its weights under a name that diffusers does not
-        look for: it refuses the part, where it would otherwise load what it knows of it.
+        part is a subfolder: ``autoencoder``, ``vision_encoder`` and ``unet``. If a class of diffusers computes the
+        same as the part, that class loads the subfolder by its own ``from_pretrained``; ``scale_factor`` is then the
+        autoencoder's ``scaling_factor``. The weights of any other part (a vision encoder, a distilled
+        :class:`MaskDecoder`, a U-Net whose heads do not have the same number of channels at every level) are in a file
+        that diffusers does not look for, so that diffusers refuses the part instead of loading some of its tensors.
+
+        Args:
+            folder: a folder that does not exist or is empty.
 
         Raises:
-            InputError: the folder exists and is not empty, or cannot be written; the network lacks its mask encoder or
-                its latent scale.
+            InputError: the folder exists and is not empty, or cannot be written; the network has no mask encoder or no
+                latent scale.
         """
         save_folder(self, Path(folder))
 
     @property
     def trained_parts(self) -> nn.ModuleDict:
-        """The parts that training changes."""
+        """The modules that training updates, by name."""
         parts: dict[str, nn.Module] = {"unet": self.unet}
         if self.train_vision_encoder:
             parts = {"vision_encoder": self.vision_encoder, **parts}
         return nn.ModuleDict({**parts, **(self.autoencoder.decoding_parts if self.train_decoder else {})})
 
     @property
-    def meaning(self) -> dict[str, str]:
-        """What the weights mean beyond their shapes: a training that goes on with other options would spoil them."""
+    def training_options(self) -> dict[str, str]:
+        """The options that the weights depend on: a training that continues with other options would spoil them."""
         names = ("prediction_type", "start_noise", "mask_latent")
         return {name: getattr(self, name) for name in names}
 
@@ -168,7 +184,7 @@ class SDSeg(nn.Module):
         """Return (Z, h, w) of the latent of ``image`` [B, C, H, W].
 
         Raises:
-            InputError: H or W is no multiple of what the autoencoder and the U-Net together divide it by.
+            InputError: H or W is not a multiple of the factor by which autoencoder and U-Net together divide it.
         """
         height, width = image.shape[-2:]
         f = self.autoencoder.downsampling
@@ -182,9 +198,15 @@ class SDSeg(nn.Module):
         return self.vision_encoder(image)
 
     def encode_mask(self, mask: torch.Tensor, noise: torch.Tensor | None = None, *, scale: bool = True) -> torch.Tensor:
-        """Encode ``mask`` [B, 1, H, W] in {0..K-1} to its latent, [B, Z, h, w], scaled unless told not to; no gradient.
+        """Encode a mask to its latent, without gradients.
 
-        The latent is the posterior's mean, or, given standard normal ``noise`` [B, Z, h, w], a sample of it.
+        Args:
+            mask: class of each pixel, [B, 1, H, W] in {0..K-1}.
+            noise: standard normal, [B, Z, h, w], to take a sample of the posterior; None takes its mean.
+            scale: multiply the latent by ``scale_factor``.
+
+        Returns:
+            [B, Z, h, w], float32.
         """
         mask_image = mask_to_image(mask, self.class_codes).to(self.autoencoder.dtype)
         with torch.no_grad():
@@ -192,25 +214,33 @@ class SDSeg(nn.Module):
         return latent * self.scale_factor if scale else latent
 
     def draw_class(self, mask: torch.Tensor, seeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw the class of each sample that a class-conditional network is trained on; class 0 is all others' union.
+        """Draw a class for each sample, on whose binary mask a class-conditional network is trained.
+
+        For class 0 the binary mask is the union of all other classes.
 
         Args:
-            mask: [B, 1, H, W] in {0..K-1}.
-            seeds: [B], int64.
+            mask: class of each pixel, [B, 1, H, W] in {0..K-1}.
+            seeds: [B], int64, one seed per sample.
 
         Returns:
-            The classes' binary masks [B, 1, H, W], and the classes [B], int64.
+            The binary masks [B, 1, H, W] of the classes, and the classes [B], int64.
 
         Source: official-behaviour, section 2.
         """
-        class_labels = seeded_integers(_keys("class", seeds), self.num_classes).to(mask.device)
+        class_labels = seeded_integers(_purpose_seeds("class", seeds), self.num_classes).to(mask.device)
         labels = class_labels.view(-1, 1, 1, 1)
         return torch.where(labels == 0, mask > 0, mask == labels).to(mask.dtype), class_labels
 
     def estimate_latent(
         self, noisy_latent: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """Turn the U-Net's prediction into the estimate of z_0 (Eq. 2), [B, Z, h, w], float32."""
+        """Return the estimate of z_0 (Eq. 2), [B, Z, h, w] in float32, for the U-Net's ``prediction`` from z_t.
+
+        Args:
+            noisy_latent: z_t, [B, Z, h, w].
+            prediction: of the kind ``prediction_type``, [B, Z, h, w].
+            timesteps: [B], int64 in [0, T).
+        """
         return self.schedule.estimate_latent(noisy_latent, prediction, timesteps, self.prediction_type)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -218,7 +248,7 @@ class SDSeg(nn.Module):
         return self.autoencoder.decode((latent / self.scale_factor).to(self.autoencoder.dtype)).sample
 
     def decode_score(self, latent: torch.Tensor) -> torch.Tensor:
-        """Decode a scaled latent [B, Z, h, w] to what :meth:`forward` returns of it."""
+        """Decode a scaled latent [B, Z, h, w] to the score that :meth:`forward` returns."""
         return score_from_mask_image(self.decode(latent), self.class_codes)
 
     def decode_logits(self, latent: torch.Tensor) -> torch.Tensor:
@@ -242,35 +272,42 @@ class SDSeg(nn.Module):
         seeds: torch.Tensor | None = None,
         latent: torch.Tensor | None = None,
     ) -> torch.Tensor | SDSegOutput:
-        """Segment, or, given ``mask`` and ``seeds``, run one training step's forward pass.
+        """Segment, or, with ``mask`` and ``seeds``, run the forward pass of a training step.
 
         Args:
             image: [B, 3, H, W] in [-1, 1].
-            noise: z_T, [B or 1, Z, h, w]; drawn as ``start_noise`` says when absent.
-            mask: [B, 1, H, W] in {0..K-1}.
+            noise: z_T, [B or 1, Z, h, w], standard normal; None takes the network's ``start_noise``.
+            mask: class of each pixel, [B, 1, H, W] in {0..K-1}.
             seeds: [B], int64, one seed per sample for its timestep and noise.
-            latent: what :meth:`encode_mask` makes of ``mask``, where it was kept; not scaled, [B, Z, h, w].
+            latent: cached latent of ``mask`` from :meth:`encode_mask`, not scaled, [B, Z, h, w]; None to encode here.
 
         Returns:
-            Of two classes the foreground's score [B, 1, H, W] in [0, 1], foreground from 0.5; of more one score per
-            class, [B, K, H, W], their sum 1; or an :class:`SDSegOutput`.
+            With two classes the foreground's score [B, 1, H, W] in [0, 1], where 0.5 and more is foreground; with more
+            classes one score per class, [B, K, H, W], which sum to 1. In a training step an :class:`SDSegOutput`.
 
         Raises:
-            InputError: H or W is no multiple of what the autoencoder and the U-Net together divide it by.
-            ValueError: noise is given to a network that starts from zeros, or only one of ``mask`` and ``seeds``.
+            InputError: H or W is not a multiple of the factor by which autoencoder and U-Net together divide it.
+            ValueError: a network that starts from zeros gets noise, or only one of ``mask`` and ``seeds`` is given.
         """
         if (mask is None) != (seeds is None):
             raise ValueError("a training step needs both mask and seeds, got only one of them")
         if mask is not None and seeds is not None:
             return self._training_forward(image, mask, seeds, latent)
-        self.latent_shape(image)  # checks
+        self.latent_shape(image)  # raises if the size does not fit
         return self.segment_latent(self.encode_image(image), noise)
 
     def segment_latent(self, image_latent: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Segment from the image's latent z_c, [B, Z, h, w], as :meth:`forward`; several noises share one encoding.
+        """Segment as :meth:`forward` does, but from the image latent, so that several noises need one encoding only.
 
-        The scores of a class-conditional network are the softmax of its maps, of about [-1, 1], so scaled that a map
-        of 1 lies ``LOGIT_GAIN`` above one of -1, as a class on its code does above the next.
+        The scores of a class-conditional network are the softmax of its class maps, which are about [-1, 1]. The scale
+        is that of :func:`~sdseg_monai.networks.codes.class_logits`: a map of 1 is ``LOGIT_GAIN`` above a map of -1.
+
+        Args:
+            image_latent: z_c, [B, Z, h, w], from :meth:`encode_image`.
+            noise: z_T as in :meth:`forward`.
+
+        Returns:
+            The score as in :meth:`forward`.
         """
         if not self.class_conditional:
             *_, latent = self.reverse(image_latent, noise)
@@ -285,28 +322,33 @@ class SDSeg(nn.Module):
         num_steps: int | None = None,
         class_labels: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Run the reverse process; yields each step's estimate of z_0, [B, Z, h, w], the last is the result.
+        """Run the reverse process; yield the estimate of z_0 after each step, the last of which is the result.
 
         Args:
             image_latent: z_c, [B, Z, h, w].
             noise: z_T as in :meth:`forward`.
             num_steps: reverse steps; None for ``num_inference_steps``.
             class_labels: [B], int64; for a class-conditional network.
+
+        Yields:
+            [B, Z, h, w], float32, scaled.
         """
         shape = (self.autoencoder.latent_channels, *image_latent.shape[-2:])
         noisy_latent = self._start_noise(shape, noise).to(image_latent).expand(len(image_latent), *shape)
-        steps = self.schedule.reverse_timesteps(num_steps or self.num_inference_steps)
-        for index, timestep in enumerate(steps):
+        reverse_timesteps = self.schedule.reverse_timesteps(num_steps or self.num_inference_steps)
+        for index, timestep in enumerate(reverse_timesteps):
             timesteps = torch.full((len(image_latent),), timestep, device=image_latent.device)
             prediction = self.unet.predict(noisy_latent, image_latent, timesteps, class_labels)
             latent = self.estimate_latent(noisy_latent, prediction, timesteps)
             yield latent
-            if index + 1 < len(steps):
-                previous = torch.full_like(timesteps, steps[index + 1])
-                noisy_latent = self.schedule.step(noisy_latent, latent, timesteps, previous).to(image_latent)
+            if index + 1 < len(reverse_timesteps):
+                prev_timesteps = torch.full_like(timesteps, reverse_timesteps[index + 1])
+                noisy_latent = self.schedule.step(noisy_latent, latent, timesteps, prev_timesteps).to(image_latent)
 
     def _class_map(self, image_latent: torch.Tensor, noise: torch.Tensor | None, index: int) -> torch.Tensor:
-        """Decode one class to [B, 1, H, W], not clamped; class 0 was trained on the union of the others, so negated.
+        """Return the map of one class, [B, 1, H, W], about [-1, 1], not clamped.
+
+        The map of class 0 is negated, because class 0 is trained on the union of all other classes.
 
         Source: official-behaviour, section 2.
         """
@@ -324,9 +366,9 @@ class SDSeg(nn.Module):
             return torch.zeros(1, *shape)
         if noise is not None:
             return noise
-        shared = seeded_normal(torch.tensor([self.seed]), shape)
-        # a trace would record the drawing, without its generator: give it the numbers
-        return torch.from_numpy(shared.numpy()) if torch.jit.is_tracing() else shared
+        start_noise = seeded_normal(torch.tensor([self.seed]), shape)
+        # a trace would record the random draw, but not its generator: NumPy makes the values a constant of the trace
+        return torch.from_numpy(start_noise.numpy()) if torch.jit.is_tracing() else start_noise
 
     def _training_forward(
         self, image: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor, latent: torch.Tensor | None
@@ -359,25 +401,25 @@ class SDSeg(nn.Module):
     def _posterior_noise(self, seeds: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor | None:
         if self.mask_latent == "mean":
             return None
-        return seeded_normal(_keys("posterior", seeds), shape).to(seeds.device)
+        return seeded_normal(_purpose_seeds("posterior", seeds), shape).to(seeds.device)
 
 
-def _keys(name: str, seeds: torch.Tensor) -> torch.Tensor:
-    """Return seeds for another drawing, ``name``, of the samples of ``seeds`` [B]."""
-    return torch.tensor([seed_from(name, seed) for seed in seeds.tolist()])
+def _purpose_seeds(purpose: str, seeds: torch.Tensor) -> torch.Tensor:
+    """Return seeds [B] for draws of another ``purpose`` for the samples of ``seeds`` [B], independent of the others."""
+    return torch.tensor([seed_from(purpose, seed) for seed in seeds.tolist()])
 
 
 def _check_options(
     prediction_type: str, start_noise: str, mask_latent: str, train_timesteps: str, num_inference_steps: int
 ) -> None:
-    for name, value, known in (
+    for name, value, choices in (
         ("prediction_type", prediction_type, get_args(PredictionType)),
         ("start_noise", start_noise, get_args(StartNoise)),
         ("mask_latent", mask_latent, get_args(MaskLatent)),
         ("train_timesteps", train_timesteps, get_args(TrainTimesteps)),
     ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is unknown: expected one of {', '.join(known)}")
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown: expected one of {', '.join(choices)}")
     if start_noise == "zeros" and prediction_type == "epsilon":
         raise ValueError(
             "start_noise='zeros' with prediction_type='epsilon' has nothing to predict: use 'sample' or 'v_prediction'"
@@ -393,7 +435,7 @@ def _check_fit(
     vision_encoder: VisionEncoder | TinyVisionEncoder,
     unet: DenoisingUNet | CrossAttentionUNet,
 ) -> None:
-    z = autoencoder.latent_channels
+    latent_channels = autoencoder.latent_channels
     if vision_encoder.downsampling != autoencoder.downsampling:
         raise ValueError(
             f"vision encoder divides the resolution by {vision_encoder.downsampling}, mask autoencoder by "
@@ -401,13 +443,15 @@ def _check_fit(
         )
     config = unet.config
     if isinstance(unet, CrossAttentionUNet):
-        found, expected = [config.in_channels, config.cross_attention_dim], [z, vision_encoder.latent_channels]
-        meaning = "input and cross-attention channels"
+        channels = [config.in_channels, config.cross_attention_dim]
+        expected_channels = [latent_channels, vision_encoder.latent_channels]
+        description = "input and cross-attention channels"
     else:
-        found, expected = [config.in_channels], [z + vision_encoder.latent_channels]
-        meaning = "input channels (mask and image latent)"
-    if found != expected or config.out_channels != z:
+        channels = [config.in_channels]
+        expected_channels = [latent_channels + vision_encoder.latent_channels]
+        description = "input channels (mask and image latent)"
+    if channels != expected_channels or config.out_channels != latent_channels:
         raise ValueError(
-            f"U-Net has {', '.join(map(str, found))} {meaning} and {config.out_channels} output channels: expected "
-            f"{', '.join(map(str, expected))} and {z}"
+            f"U-Net has {', '.join(map(str, channels))} {description} and {config.out_channels} output channels: "
+            f"expected {', '.join(map(str, expected_channels))} and {latent_channels}"
         )

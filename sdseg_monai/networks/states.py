@@ -1,4 +1,4 @@
-"""State dicts: read from safetensors, and every tensor accounted for."""
+"""State dicts: reading them from safetensors, and checks that no tensor is missing, extra, misshapen or not finite."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: no such file, expected tensors")
     try:
         return load_file(path)
-    except Exception as error:  # the library has its own exceptions, and torch's for an unknown dtype
+    except Exception as error:  # safetensors has exceptions of its own, and raises torch's for an unknown dtype
         raise InputError(f"{path}: not a readable safetensors file ({reason(error)})") from error
 
 
 def check_state(available: Shapes, shapes: Shapes) -> None:
-    """Check that a file's tensors are those of a network, neither more nor fewer, under its own names.
+    """Check that a file has exactly the tensors of a network, under the network's names and in its shapes.
 
     Args:
         available: shapes of the file's tensors.
-        shapes: shapes of the network's.
+        shapes: shapes of the network's tensors.
 
     Raises:
-        InputError: one is missing, misshapen or too many; it names the first.
+        InputError: a tensor is missing, has another shape, or is not part of the network; the message names the first.
     """
     refuse_missing(available, shapes)
     for name, shape in shapes.items():
@@ -45,24 +45,30 @@ def check_state(available: Shapes, shapes: Shapes) -> None:
 
 
 def refuse_missing(names: Iterable[str], expected: Iterable[str]) -> None:
-    """Raise :class:`InputError` if ``names`` lack one of those ``expected``."""
-    missing = sorted(set(expected) - set(names))
-    if missing:
-        raise InputError(f"{missing[0]} is missing{_and_others(missing)}, expected every tensor of the network")
+    """Raise :class:`InputError` if a name of ``expected`` is not among ``names``."""
+    missing_names = sorted(set(expected) - set(names))
+    if missing_names:
+        others = _and_others(missing_names)
+        raise InputError(f"{missing_names[0]} is missing{others}, expected every tensor of the network")
 
 
 def refuse_unexpected(names: Iterable[str], expected: Iterable[str]) -> None:
-    """Raise :class:`InputError` if there are ``names`` beyond those ``expected``."""
-    unexpected = sorted(set(names) - set(expected))
-    if unexpected:
-        raise InputError(f"{unexpected[0]} is not part of the network{_and_others(unexpected)}: another architecture")
+    """Raise :class:`InputError` if one of ``names`` is not in ``expected``."""
+    extra_names = sorted(set(names) - set(expected))
+    if extra_names:
+        others = _and_others(extra_names)
+        raise InputError(f"{extra_names[0]} is not part of the network{others}: another architecture")
 
 
 def to_float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return ``tensor`` in float32, itself if it is that.
+    """Return ``tensor`` in float32; the same tensor if it already is.
+
+    Args:
+        name: of the tensor, for the message.
+        tensor: any shape; a meta tensor, which has no values, passes.
 
     Raises:
-        InputError: it is not of finite floating-point numbers.
+        InputError: the tensor has integers, or values that are not finite.
     """
     if not tensor.is_floating_point():
         raise InputError(f"{name} is of {tensor.dtype}, expected floating-point numbers")
@@ -78,7 +84,7 @@ def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def reason(error: Exception) -> str:
-    """Return the first sentence of what went wrong; torch's next one advises to switch the protection off."""
+    """Return the first sentence of an error's message, since torch's second one advises to load without protection."""
     return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 

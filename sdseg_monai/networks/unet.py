@@ -14,34 +14,44 @@ from torch.nn import functional as F
 
 
 class Float32Conv2d(nn.Conv2d):
-    """A convolution that computes in float32 whatever the autocast dtype or its weights' dtype.
+    """A convolution that computes in float32, whatever the dtype of autocast or of its weights.
 
-    At t=999 an error of the predicted noise is amplified 38.66 times: rounding it to bfloat16 costs 0.064 rms in
-    unit-variance latents (official-behaviour, fact 3).
+    At t=999 the estimate of the latent multiplies an error of the predicted noise by 38.66: rounding the noise to
+    bfloat16 would cost a root-mean-square error of 0.064 in latents of unit variance (official-behaviour, fact 3).
     """
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Convolve ``hidden`` [B, C, h, w]; float32 out."""
+        """Return the convolution of ``hidden`` [B, C, h, w], in float32."""
         with torch.autocast(hidden.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return F.conv2d(hidden.float(), self.weight.float(), bias, self.stride, self.padding)
 
 
 class DenoisingUNet(UNet2DModel):
-    """LDM-8 "LSUN churches" U-Net: scale-shift norm, residual up/down blocks, a fixed number of heads.
+    """U-Net of LDM-8 "LSUN churches": scale-shift norm, residual blocks that resample, a fixed number of heads.
 
     Args:
-        in_channels: noisy mask latent and image latent together.
+        in_channels: channels of noisy mask latent and image latent together.
         out_channels: channels of the prediction.
         block_out_channels: channels of each level.
-        attention_levels: which levels have self-attention; the middle always has it.
+        attention_levels: which levels have self-attention; the middle block always has it.
         layers_per_block: residual blocks of a down level; an up level has one more.
         num_heads: heads of every attention; divides the channels of each level that attends.
         norm_num_groups: groups of every GroupNorm.
         dropout: dropout of the residual blocks; the official code uses 0.2.
-        num_class_embeds: classes whose embedding is added to the time's; None for an unconditional network.
+        num_class_embeds: number of classes whose embedding is added to that of the timestep; None for a network that is
+            not class-conditional.
+
+    Raises:
+        ValueError: ``attention_levels`` has another number of levels, or ``num_heads`` does not divide the channels of
+            a level with attention.
 
     Source: official-behaviour 1.5; 294,973,828 parameters at the default size.
+
+    Example:
+        >>> unet = DenoisingUNet(8, 4, [16, 32], [False, True], 1, num_heads=4, norm_num_groups=8)
+        >>> unet.predict(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([999])).shape
+        torch.Size([1, 4, 8, 8])
     """
 
     @register_to_config
@@ -58,23 +68,28 @@ class DenoisingUNet(UNet2DModel):
         num_class_embeds: int | None = None,
     ) -> None:
         check_attention(block_out_channels, attention_levels, num_heads)
-        # diffusers fixes the channels of a head, the official code the number of heads: both can be told where every
-        # attention has as many channels
-        channels = {*attending_channels(block_out_channels, attention_levels)}
+        # diffusers fixes the channels of a head, the official code the number of heads: one argument says both if every
+        # attention has the same number of channels
+        channels = {*attention_channels(block_out_channels, attention_levels)}
         head_channels = channels.pop() // num_heads if len(channels) == 1 else None
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
             block_out_channels=tuple(block_out_channels),
-            down_block_types=tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attention_levels),
-            up_block_types=tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(attention_levels)),
+            down_block_types=tuple(
+                "AttnDownBlock2D" if has_attention else "ResnetDownsampleBlock2D" for has_attention in attention_levels
+            ),
+            up_block_types=tuple(
+                "AttnUpBlock2D" if has_attention else "ResnetUpsampleBlock2D"
+                for has_attention in reversed(attention_levels)
+            ),
             layers_per_block=layers_per_block,
             downsample_type="resnet",
             upsample_type="resnet",
             resnet_time_scale_shift="scale_shift",
-            attention_head_dim=head_channels,  # None: one head each
+            attention_head_dim=head_channels,  # None: one head in each attention
             norm_num_groups=norm_num_groups,
-            attn_norm_num_groups=norm_num_groups,  # else the middle attention silently loses its norm
+            attn_norm_num_groups=norm_num_groups,  # without it the middle attention would have no norm
             norm_eps=1e-5,
             dropout=dropout,
             num_class_embeds=num_class_embeds,
@@ -87,13 +102,13 @@ class DenoisingUNet(UNet2DModel):
 
     @property
     def diffusers_class(self) -> type[UNet2DModel] | None:
-        """Diffusers' class that computes the same; None where heads have other numbers of channels at other levels."""
-        is_same = self.config.attention_head_dim is not None or self.config.num_heads == 1
-        return UNet2DModel if is_same else None
+        """The class of diffusers that computes the same; None if the channels of a head differ between levels."""
+        has_equal_heads = self.config.attention_head_dim is not None or self.config.num_heads == 1
+        return UNet2DModel if has_equal_heads else None
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the constructor arguments that a config of diffusers' class stands for."""
+        """Return the arguments of this constructor that give the network of a diffusers ``config``."""
         names = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
         head_channels = config["attention_head_dim"]
         return {
@@ -109,7 +124,7 @@ class DenoisingUNet(UNet2DModel):
         timesteps: torch.Tensor,
         class_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run on the concatenation [noisy mask latent, image latent]; the order is the official one.
+        """Predict from the concatenation [noisy mask latent, image latent], the order of the official code.
 
         Args:
             noisy_latent: z_t, [B, Z, h, w].
@@ -118,24 +133,29 @@ class DenoisingUNet(UNet2DModel):
             class_labels: [B], int64; for a class-conditional network.
 
         Returns:
-            The prediction in the sense of the network's ``prediction_type``, [B, Z, h, w], float32.
+            The prediction, [B, Z, h, w], float32; ``prediction_type`` of :class:`SDSeg` says of what.
         """
         return self(torch.cat([noisy_latent, image_latent], dim=1), timesteps, class_labels).sample
 
 
 def check_attention(block_out_channels: Sequence[int], attention_levels: Sequence[bool], num_heads: int) -> None:
-    """Raise :class:`ValueError` unless each level says whether it attends and the heads divide its channels."""
+    """Check the attention of a U-Net's levels.
+
+    Raises:
+        ValueError: ``attention_levels`` has another number of levels, or ``num_heads`` does not divide the channels of
+            a level with attention.
+    """
     if len(attention_levels) != len(block_out_channels):
         raise ValueError(
             f"attention_levels has {len(attention_levels)} entries for the {len(block_out_channels)} levels of "
             "block_out_channels: give one per level"
         )
-    for channels in attending_channels(block_out_channels, attention_levels):
+    for channels in attention_channels(block_out_channels, attention_levels):
         if num_heads < 1 or channels % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide the {channels} channels of an attention level")
 
 
-def attending_channels(block_out_channels: Sequence[int], attention_levels: Sequence[bool]) -> list[int]:
-    """Return the channels of every attention; the middle attends at the last level's."""
-    levels = [c for c, attends in zip(block_out_channels, attention_levels, strict=True) if attends]
-    return [*levels, block_out_channels[-1]]
+def attention_channels(block_out_channels: Sequence[int], attention_levels: Sequence[bool]) -> list[int]:
+    """Return the channels of every level with attention, then those of the middle block, which has the last level's."""
+    levels = zip(block_out_channels, attention_levels, strict=True)
+    return [*(channels for channels, has_attention in levels if has_attention), block_out_channels[-1]]

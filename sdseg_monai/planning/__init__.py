@@ -1,4 +1,4 @@
-"""A bundle for data that nobody has configured yet: look at them, propose, write it down."""
+"""Plan a bundle for new data: measure images and labels, propose settings with reasons, write the bundle."""
 
 from sdseg_monai.planning.fingerprint import Case, Fingerprint, fingerprint_folders
 from sdseg_monai.planning.init_bundle import BundlePlan, init_bundle

@@ -1,6 +1,6 @@
-"""The latent ceiling: what a mask autoencoder keeps of labels, Dice of decode(encode(label)).
+"""Audit labels: how well the mask autoencoder of a bundle reconstructs them, the Dice of decode(encode(label)).
 
-A segmenter that is taught these latents does no better. One that is taught through the decoder alone may use others.
+A model that learns these latents cannot do better. A model that learns through the decoder alone may use other latents.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from sdseg_monai.io.label_maps import check_label_map
 from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
-from sdseg_monai.networks.codes import class_codes, cut_score, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.codes import class_codes, classes_from_score, mask_to_image, score_from_mask_image
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
 from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
 
 SIZES = (1, 16, 64, 256, 1024, 4096, 16384)  # pixels of a class in a slice: lower ends of the bins
-PICTURE_AXIS = 2  # across which a photograph is one slice
-MOST_VALUES = 128  # that a label map has; TotalSegmentator's has 118
+PICTURE_AXIS = 2  # slice axis of a photograph, which is one slice
+MOST_VALUES = 128  # of a label map; TotalSegmentator's have 118
 BATCH_SIZE = 8
 
 
@@ -43,12 +43,12 @@ class Reconstruction:
     """How well the mask autoencoder reconstructs one class of a slice or a case.
 
     Attributes:
-        case: name of the file.
-        slice: which slice, in the bundle's orientation; None for the whole case.
-        label: the class.
-        size: in a slice, its pixels on the network's grid; of a case, its voxels on the label's own. 0 where the class
-            is not in the label and the decoder made it up.
-        dice: of the reconstructed class and the label's, on the same grid.
+        case: name of the case.
+        slice: index of the slice, in the bundle's orientation; None for the whole case.
+        label: value of the class.
+        size: in a slice, the number of the label's pixels on the network's grid; in a case, the number of its voxels on
+            the label's own grid. 0 if the class is only in the reconstruction.
+        dice: Dice of the reconstruction and the label, on the same grid.
     """
 
     case: str
@@ -60,25 +60,32 @@ class Reconstruction:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeBin:
-    """The slices in which a class has ``smallest`` pixels or more, and fewer than the next bin's."""
+    """The slices in which a class has a number of pixels from ``smallest`` up to the next bin.
+
+    Attributes:
+        smallest: least number of pixels.
+        count: number of slices.
+        dice: mean Dice.
+        worst: lowest Dice.
+    """
 
     smallest: int
     count: int
-    dice: float  # mean
+    dice: float
     worst: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """A bundle's mask autoencoder with what the bundle does to labels before it.
+    """The mask autoencoder of a bundle, with the bundle's preprocessing of labels.
 
     Attributes:
-        autoencoder: in evaluation mode.
-        preprocessing: the bundle's, for a case of an image and a label.
-        num_classes: K, the background's included.
+        autoencoder: the mask autoencoder, in evaluation mode.
+        preprocessing: the bundle's transforms for an image and its label.
+        num_classes: K, the number of classes, the background included.
         size: (H, W) of the network's grid.
         slice_axis: spatial axis across which slices are taken, after the preprocessing.
-        weights: the file that the autoencoder was loaded from.
+        weights: the file of the autoencoder's weights.
     """
 
     autoencoder: MaskAutoencoder | TinyMaskAutoencoder
@@ -99,16 +106,16 @@ class Audit:
         elif self.slice_axis != PICTURE_AXIS:
             raise InputError(f"{path}: a picture, but the bundle takes slices of volumes; expected volumes")
         with unwrapped_input_errors(), warnings.catch_warnings():
-            # the label stands in for the image that it belongs to: nothing looks at what becomes of its intensities
+            # the preprocessing needs an image: the label takes its place, and the result is not used
             warnings.simplefilter("ignore")
             item = self.preprocessing({"image": str(path), "label": str(path)})
         return torch.as_tensor(item["label"]).as_subclass(torch.Tensor)
 
     def run(self, path: Path) -> list[Reconstruction]:
-        """Audit a label file: each slice on the network's grid, and the case on its own.
+        """Audit a label file: each slice on the network's grid, and the whole case on its own grid.
 
         Raises:
-            InputError: as :meth:`read`.
+            InputError: see :meth:`read`.
         """
         return audit_label(
             self.autoencoder,
@@ -121,16 +128,16 @@ class Audit:
 
 
 def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence[Path] = ()) -> Audit:
-    """Return the audit of a bundle, which need not be trained: its mask autoencoder is enough.
+    """Return the audit of a bundle. The bundle need not be trained; it only needs its mask autoencoder.
 
     Args:
         bundle: name of a shipped bundle, or a bundle's folder. Its configs are code: load only what you trust.
-        device: torch device; None for what the bundle chooses.
-        overlays: configs to chain after the bundle's ``train.json``; code, like the bundle's own.
+        device: torch device; None for the bundle's choice.
+        overlays: configs to chain after the bundle's ``train.json``. They are code, like the bundle's own.
 
     Raises:
-        InputError: there is no such bundle, overlay or device, or the bundle has weights neither for the autoencoder of
-            its ``train.json`` nor in its ``model.pt``.
+        InputError: there is no such bundle, overlay or device; or neither the weights of the autoencoder nor those of
+            the trained network are there.
     """
     files = Bundle.open(bundle)
     with config_errors(files.config_file("train")):
@@ -140,7 +147,7 @@ def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence
             parser["device"] = checked_device(device)
         autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
         weights = Path(parser.get_parsed_content("autoencoder_weights"))
-        # train.json does not say where inference looks, an overlay may
+        # an overlay may name the weights of the network; train.json does not
         inference = parser if "checkpoint" in parser else files.config("inference")
         checkpoint = Path(inference.get_parsed_content("checkpoint"))
         if weights.exists():
@@ -169,7 +176,7 @@ def _check_grid(size: Any, slice_axis: Any) -> None:
 
 
 def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Reconstruction]:
-    """Audit every label file of a folder, volumes or, where there are none, pictures.
+    """Audit the labels of a folder: its volumes, or its pictures if it has no volume.
 
     Raises:
         InputError: the folder is missing or empty, two files are of one case, a file cannot be used, or no label has
@@ -192,35 +199,35 @@ def audit_label(
     size: Sequence[int],
     slice_axis: int,
 ) -> list[Reconstruction]:
-    """Encode and decode each slice of ``label`` [1, X, Y, Z] in {0..K-1} and see what is left of each class.
+    """Encode and decode each slice of a label, and compare the reconstruction with the label.
 
-    Slices are resized as in training, and scores back as in inference, before they are cut to classes.
+    The slices are resized as in the training. The scores are resized back as in inference, before a class is chosen.
 
     Args:
-        autoencoder: in evaluation mode.
-        label: class of each voxel.
-        case: name for the rows.
-        num_classes: K, the background's included.
+        autoencoder: the mask autoencoder, in evaluation mode.
+        label: class of each voxel, [1, X, Y, Z] in {0..K-1}.
+        case: name of the case.
+        num_classes: K, the number of classes, the background included.
         size: (H, W) of the network's grid.
         slice_axis: spatial axis across which slices are taken.
 
     Returns:
-        A row for each class of each slice, then one for each class of the case; none where a class is neither in the
-        label nor decoded.
+        A record for each class of each slice, then one for each class of the whole case. A class that is neither in the
+        label nor in the reconstruction has no record.
     """
     reconstructions: list[Reconstruction] = []
-    decoded = torch.zeros(label.shape[1:], dtype=torch.uint8)  # [X, Y, Z]
-    in_plane = [length for axis, length in enumerate(decoded.shape) if axis != slice_axis]
+    reconstruction = torch.zeros(label.shape[1:], dtype=torch.uint8)  # [X, Y, Z]
+    in_plane = [length for axis, length in enumerate(reconstruction.shape) if axis != slice_axis]
     for start, masks in label_slices(label, size, slice_axis):
         score = reconstruct(autoencoder, masks, num_classes)
-        for offset, row in enumerate(slice_dice(cut_score(score), masks, num_classes)):
+        for offset, row in enumerate(slice_dice(classes_from_score(score), masks, num_classes)):
             reconstructions += [
                 Reconstruction(case=case, slice=start + offset, label=value, size=pixels, dice=dice)
                 for value, (pixels, dice) in row.items()
             ]
-        slab = cut_score(resize_slices(score, in_plane))[:, 0].movedim(0, slice_axis)
-        decoded.narrow(slice_axis, start, len(masks)).copy_(slab)
-    for value, agreement in compare_masks(case, decoded, label[0]).classes.items():
+        slab = classes_from_score(resize_slices(score, in_plane))[:, 0].movedim(0, slice_axis)
+        reconstruction.narrow(slice_axis, start, len(masks)).copy_(slab)
+    for value, agreement in compare_masks(case, reconstruction, label[0]).classes.items():
         reconstructions.append(
             Reconstruction(
                 case=case, slice=None, label=value, size=int((label == value).sum()), dice=float(agreement.dice)
@@ -230,10 +237,10 @@ def audit_label(
 
 
 def label_slices(label: torch.Tensor, size: Sequence[int], slice_axis: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the slices of ``label`` [1, X, Y, Z] as training sees them, a few at a time.
+    """Yield the slices of ``label`` [1, X, Y, Z], resized as in the training, a few at a time.
 
     Yields:
-        The index of the first, and class maps [N, 1, H, W] in {0..K-1}, float32.
+        The index of the first slice, and the class maps [N, 1, H, W] in {0..K-1}, float32.
     """
     depth = label.shape[slice_axis + 1]
     for start in range(0, depth, BATCH_SIZE):
@@ -245,7 +252,7 @@ def label_slices(label: torch.Tensor, size: Sequence[int], slice_axis: int) -> I
 def reconstruct(
     autoencoder: MaskAutoencoder | TinyMaskAutoencoder, masks: torch.Tensor, num_classes: int
 ) -> torch.Tensor:
-    """Encode and decode class maps [N, 1, H, W]; returns scores as a segmenter would, on the CPU."""
+    """Encode and decode class maps [N, 1, H, W]; return the scores that a segmentation network would, on the CPU."""
     codes = class_codes(num_classes)
     latent = autoencoder.encode_latent(mask_to_image(masks, codes).to(autoencoder.device))
     return score_from_mask_image(autoencoder.decode(latent).sample.cpu(), codes)
@@ -254,16 +261,23 @@ def reconstruct(
 def slice_dice(
     predicted: torch.Tensor, expected: torch.Tensor, num_classes: int
 ) -> Iterator[dict[int, tuple[int, float]]]:
-    """Yield for each slice of two class maps [N, 1, H, W] the classes that either has: pixels expected, and Dice."""
+    """Compare two class maps [N, 1, H, W] slice by slice.
+
+    Yields:
+        For each slice its classes: the number of expected pixels, and the Dice, by the value of the class.
+    """
     dice = compute_dice(predicted, expected, include_background=False, ignore_empty=False, num_classes=num_classes)
     for predicted_slice, expected_slice, class_dice in zip(predicted, expected, dice.tolist(), strict=True):
         sizes = {value: int((expected_slice == value).sum()) for value in range(1, num_classes)}
-        present = {value: size for value, size in sizes.items() if size or bool((predicted_slice == value).any())}
-        yield {value: (size, class_dice[value - 1]) for value, size in present.items()}
+        yield {
+            value: (size, class_dice[value - 1])
+            for value, size in sizes.items()
+            if size or bool((predicted_slice == value).any())
+        }
 
 
 def by_size(reconstructions: Sequence[Reconstruction]) -> list[SizeBin]:
-    """Return the :class:`SizeBin` of each of :data:`SIZES` that has any of the slices of ``reconstructions``."""
+    """Return a :class:`SizeBin` for each of :data:`SIZES` that contains slices of ``reconstructions``."""
     slices = [row for row in reconstructions if row.slice is not None and row.size]
     bins = np.digitize([row.size for row in slices], SIZES)
     dice = np.array([row.dice for row in slices])
@@ -279,25 +293,27 @@ def by_size(reconstructions: Sequence[Reconstruction]) -> list[SizeBin]:
 
 
 def summarise_audit(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]:
-    """Return for JSON what ``reconstructions`` say of each class: over cases, and by its size in a slice.
+    """Summarise an audit for each class: over the cases, and by the size of the class in a slice.
 
-    ``lost`` counts the slices of which nothing came back in place, ``largest_lost`` and ``smallest_kept`` are sizes in
-    pixels on the network's grid, None for none, and ``invented`` counts the slices in which the class was made up.
+    Returns:
+        A dictionary for JSON. For each class, ``lost`` is the number of slices in which no pixel of the class was
+        reconstructed in its place; ``largest_lost`` and ``smallest_kept`` are sizes in pixels on the network's grid, or
+        None; ``invented`` is the number of slices in which the class is only in the reconstruction.
     """
     classes = {}
     for label in sorted({row.label for row in reconstructions}):
         rows = [row for row in reconstructions if row.label == label]
         cases = [row for row in rows if row.slice is None and row.size]
         slices = [row for row in rows if row.slice is not None and row.size]
-        lost = [row.size for row in slices if row.dice == 0]
+        lost_sizes = [row.size for row in slices if row.dice == 0]
         classes[label] = {
             "cases": len(cases),
             "dice": round(float(np.mean([row.dice for row in cases])), 6) if cases else None,
             "worst_dice": round(min(row.dice for row in cases), 6) if cases else None,
             "worst_case": min(cases, key=lambda row: row.dice).case if cases else None,
             "slices": len(slices),
-            "lost": len(lost),
-            "largest_lost": max(lost, default=None),
+            "lost": len(lost_sizes),
+            "largest_lost": max(lost_sizes, default=None),
             "smallest_kept": min((row.size for row in slices if row.dice > 0), default=None),
             "invented": sum(row.slice is not None and not row.size for row in rows),
             "by_size": [
@@ -309,12 +325,12 @@ def summarise_audit(reconstructions: Sequence[Reconstruction]) -> dict[str, Any]
 
 
 def loss_warnings(reconstructions: Sequence[Reconstruction]) -> list[str]:
-    """Return a line for each class of which some slices were lost wholly: how many, and where the largest was."""
+    """Return a line for each class that was lost in some slices: in how many, and where the largest object was."""
     lines = []
     for label, summary in summarise_audit(reconstructions)["classes"].items():
         if summary["lost"]:
-            lost = (r for r in reconstructions if r.label == label and r.slice is not None and r.size and r.dice == 0)
-            largest = max(lost, key=lambda row: row.size)
+            losses = (r for r in reconstructions if r.label == label and r.slice is not None and r.size and r.dice == 0)
+            largest = max(losses, key=lambda row: row.size)
             smallest = summary["smallest_kept"]
             lines.append(
                 f"class {label}: the autoencoder loses it in {summary['lost']} of {summary['slices']} slices, at most "
@@ -325,7 +341,7 @@ def loss_warnings(reconstructions: Sequence[Reconstruction]) -> list[str]:
 
 
 def write_audit(path: Path, reconstructions: Sequence[Reconstruction]) -> None:
-    """Write one row for each of ``reconstructions``; ``slice`` is empty for a whole case.
+    """Write a CSV file with a row for each of ``reconstructions``; ``slice`` is empty for a whole case.
 
     Raises:
         InputError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""The configs of a new bundle: the shipped ones, read as data, with other values for their knobs."""
+"""The configs of a new bundle: the configs of the shipped bundles, read as data, with other values."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from sdseg_monai.io.segments import class_colour
 from sdseg_monai.planning.fingerprint import Fingerprint
 from sdseg_monai.planning.proposal import Grid, Schedule
 
-RECIPE = "hippocampus_sdseg"  # whose training is the measured one
-GENERAL = "sdseg"  # whose inference takes pictures too
-NETWORKS = {"small": "hippocampus_sdseg", "paper": "sdseg"}  # where their sizes and autoencoders are
+RECIPE = "hippocampus_sdseg"  # the bundle whose training was measured
+GENERAL = "sdseg"  # the bundle whose inference reads pictures too
+NETWORKS = {"small": "hippocampus_sdseg", "paper": "sdseg"}  # the bundle with the sizes and the autoencoder of each
 COPIED = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "logging.conf")
 BATCH_SIZES = {"small": 32, "paper": 4}
 FIELD_OF_VIEW = "sdseg_monai.transforms.WarnFieldOfViewd"
 
 
 class Folders(NamedTuple):
-    """Where a bundle and its data are, as its configs say it."""
+    """Where a bundle and its data are, as the bundle's configs say it.
+
+    Attributes:
+        bundle_root: folder of the bundle.
+        dataset_dir: folder that the paths in the datalist are relative to.
+        images: folder of the images.
+    """
 
     bundle_root: str
     dataset_dir: str
@@ -31,17 +37,17 @@ class Folders(NamedTuple):
 
 
 def shipped_config(bundle: str, name: str) -> dict[str, Any]:
-    """Return a config of a shipped bundle as data: nothing in it is evaluated."""
+    """Return a config of a shipped bundle as data. No expression in it is evaluated."""
     return ConfigParser.load_config_files(shipped_file(bundle, name))
 
 
 def shipped_file(bundle: str, name: str) -> Path:
-    """Return the file of that name in the configs of a shipped bundle."""
+    """Return the path of a file in the ``configs`` folder of a shipped bundle."""
     return bundles_dir() / bundle / "configs" / name
 
 
 def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, Any]:
-    """Return ``train.json`` but for the values of a :class:`Schedule`."""
+    """Return ``train.json`` without the values of a :class:`Schedule`, which :func:`fill_schedule` sets."""
     config = shipped_config(RECIPE, "train.json")
     size, network = list(grid.size.value), shipped_config(NETWORKS[grid.network.value], "train.json")
     parser = ConfigParser(config)
@@ -65,10 +71,10 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
     )
     transforms = config["augmentation"]["transforms"]
     shift = next(step for step in transforms if "translate_range" in step)
-    own_size = shipped_config(RECIPE, "train.json")["size"]
+    recipe_size = shipped_config(RECIPE, "train.json")["size"]
     shift["translate_range"] = [
-        round(length * edge / own, 2)
-        for length, edge, own in zip(shift["translate_range"], size, own_size, strict=True)
+        round(length * edge / recipe_edge, 2)
+        for length, edge, recipe_edge in zip(shift["translate_range"], size, recipe_size, strict=True)
     ]
     return _with_window(config, ("train", "preprocessing"), grid)
 
@@ -138,19 +144,14 @@ def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], nam
     }
     formats = meta["network_data_format"]
     image, pred, mask = (next(iter(formats[kind].values())) for kind in ("inputs", "outputs", "post_processed_outputs"))
-    neighbours = grid.context_mm.value is not None
-    beside = (
-        [f"{grid.context_mm.value:g} mm behind", "slice", f"{grid.context_mm.value:g} mm in front"]
-        if neighbours
-        else []
-    )
+    channels = ["red", "green", "blue"] if pictures else ["slice"] * 3
+    if grid.context_mm.value is not None:
+        channels = [f"{grid.context_mm.value:g} mm behind", "slice", f"{grid.context_mm.value:g} mm in front"]
     image |= {
         "format": {True: "rgb", False: "hounsfield" if modality == "CT" else "magnitude"}[pictures],
         "modality": modality,
         "spatial_shape": list(grid.size.value),
-        "channel_def": dict(
-            zip("012", beside or (("red", "green", "blue") if pictures else ["slice"] * 3), strict=True)
-        ),
+        "channel_def": dict(zip("012", channels, strict=True)),
     }
     pred |= {
         "num_channels": 1 if count == 2 else count,
@@ -165,20 +166,28 @@ def _values(names: Mapping[int, str]) -> dict[str, str]:
     return {"0": "background", **{str(value): name for value, name in names.items()}}
 
 
-def _with_window(config: dict[str, Any], where: tuple[str, ...], grid: Grid) -> dict[str, Any]:
-    """Return a config with the transform for a window, or for percentiles, in the place of the one it has."""
+def _with_window(config: dict[str, Any], path: tuple[str, ...], grid: Grid) -> dict[str, Any]:
+    """Return a config whose intensities are scaled by the window of ``grid``, or by percentiles if it has none.
+
+    Args:
+        config: the config.
+        path: keys that lead to the preprocessing in it.
+        grid: the settings.
+    """
     donor = shipped_config(RECIPE if grid.window.value is None else GENERAL, "inference.json")
     step = next(step for step in donor["preprocessing"]["transforms"] if "ScaleIntensity" in step["_target_"])
     node = config
-    for key in where:
+    for key in path:
         node = node[key]
-    node["transforms"] = [step if "ScaleIntensity" in old["_target_"] else old for old in node["transforms"]]
+    node["transforms"] = [
+        step if "ScaleIntensity" in transform["_target_"] else transform for transform in node["transforms"]
+    ]
     config = {name: value for name, value in config.items() if name != "intensity_range"}
     if grid.window.value is None:
         return config
-    ordered: dict[str, Any] = {}
-    for name, value in config.items():  # among the knobs, where it stands in the shipped config
-        ordered[name] = value
+    ordered_config: dict[str, Any] = {}
+    for name, value in config.items():  # intensity_range comes after slice_axis, as in the shipped config
+        ordered_config[name] = value
         if name == "slice_axis":
-            ordered["intensity_range"] = list(grid.window.value)
-    return ordered
+            ordered_config["intensity_range"] = list(grid.window.value)
+    return ordered_config

@@ -1,4 +1,4 @@
-"""What images with labels have to say of themselves: each pair is checked, and measured while it is in memory."""
+"""The fingerprint of images and labels: each pair is checked and measured while it is in memory."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from sdseg_monai.io.pictures import is_picture, read_picture
 from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, voxel_millilitres
 from sdseg_monai.networks.codes import MOST_CLASSES
 
-MOST_FAULTS = 20  # that one error names
-LARGEST_VALUE = 65535  # of a label
-SAMPLE = 10_000  # foreground voxels of a case that are kept for the percentiles
+MOST_FAULTS = 20  # number of faults that one error names
+LARGEST_VALUE = 65535  # in a label
+SAMPLE = 10_000  # number of foreground voxels of a case that the percentiles are computed from
 PERCENTILES = (0.5, 50.0, 99.5)
-AIR_BELOW = -300  # HU; nothing in MR lies so low, and no CT is without air or padding, unless it was cropped
+AIR_BELOW = -300  # HU; MR has no such low values, and a CT contains air or padding unless it was cropped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One image with its label, and what was measured of them.
+    """The measures of one image and its label.
 
     Attributes:
-        name: of the label's file, without suffix.
-        image: file.
-        label: file.
-        shape: voxels along right, anterior and superior; of a picture height, width and 1.
-        spacing: edges of a voxel along these, in mm; of a picture 1.
-        extent: right-left, posterior-anterior and inferior-superior, of the box around the volume, in mm.
+        name: name of the label's file, without suffix.
+        image: file of the image.
+        label: file of the label.
+        shape: number of voxels along right, anterior and superior; of a picture height, width and 1.
+        spacing: lengths of a voxel's edges along these axes, in mm; of a picture 1.
+        extent: size of the box around the volume, right-left, posterior-anterior and inferior-superior, in mm.
         intensities: the :data:`PERCENTILES` of the image.
-        lowest: intensity.
-        foreground: intensities under the label, [N] with N at most :data:`SAMPLE`, evenly spaced; of a picture the mean
-            of its channels.
-        voxels: number of them by label value, 0 for the background included; what is not there is left out.
-        voxel_ml: volume of a voxel in ml.
+        lowest: lowest intensity of the image.
+        foreground: intensities of foreground voxels, [N] with N at most :data:`SAMPLE`, evenly spaced; of a picture the
+            mean of its channels.
+        voxels: number of voxels by value of the label, the background (0) included; only values that occur.
+        voxel_ml: volume of a voxel, in ml.
         digest: SHA-256 of the image's file.
     """
 
@@ -62,12 +62,12 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What all cases are like.
+    """The measures of all cases.
 
     Attributes:
-        cases: in the order of their names.
-        pictures: whether they are photographs rather than volumes.
-        values: of the labels, 0 first; the place of a value is its class.
+        cases: the cases, in the order of their names.
+        pictures: True for photographs, False for volumes.
+        values: values in the labels, 0 first; the index of a value is its class.
     """
 
     cases: tuple[Case, ...]
@@ -76,12 +76,12 @@ class Fingerprint:
 
     @property
     def num_classes(self) -> int:
-        """K, the background's included."""
+        """K, the number of classes, the background included."""
         return len(self.values)
 
     @cached_property
     def looks_like_ct(self) -> bool:
-        """Whether half of the volumes or more hold what can only be air in Hounsfield units."""
+        """Whether at least half of the volumes have intensities that can only be air in Hounsfield units."""
         return not self.pictures and float(np.median([case.lowest for case in self.cases])) < AIR_BELOW
 
     @cached_property
@@ -96,18 +96,18 @@ class Fingerprint:
 
     @cached_property
     def foreground_range(self) -> tuple[float, float]:
-        """The 0.5th and 99.5th percentile of the intensities under the labels; each case counts by its sample."""
-        pooled = np.concatenate([case.foreground for case in self.cases])
-        low, high = np.percentile(pooled, [PERCENTILES[0], PERCENTILES[-1]])
+        """The 0.5th and 99.5th percentile of the foreground's intensities, over the samples of all cases."""
+        intensities = np.concatenate([case.foreground for case in self.cases])
+        low, high = np.percentile(intensities, [PERCENTILES[0], PERCENTILES[-1]])
         return float(low), float(high)
 
     def volumes_of(self, value: int) -> list[float]:
-        """Return the volume of a label value in each case that has it, in ml; of pictures in pixels."""
+        """Return the volumes of a label value, in ml (of pictures in pixels), one for each case that has it."""
         factor = 1.0 if self.pictures else None
         return [case.voxels[value] * (factor or case.voxel_ml) for case in self.cases if value in case.voxels]
 
     def as_json(self) -> dict[str, object]:
-        """Return what a reader of the bundle may want to know, without any path."""
+        """Return a summary for JSON, without paths."""
         return {
             "kind": "pictures" if self.pictures else "volumes",
             "cases": len(self.cases),
@@ -133,18 +133,20 @@ class Fingerprint:
 
 
 def fingerprint_folders(images: Path, labels: Path, progress: bool = True) -> Fingerprint:
-    """Pair the images of a folder with the labels of another, check each pair and measure it.
+    """Match the images of a folder with the labels of another folder, check each pair, and measure it.
 
-    A label has its image's name; or that without nnU-Net's ``_0000``; or, as the only one, the number at its end.
+    A label has the name of its image; or this name without nnU-Net's ``_0000`` at the end; or it is the only label that
+    ends in the same number.
 
     Args:
-        images: folder of volumes or, where it has none, pictures.
-        labels: folder of label maps on their grids, 0 for the background, or of black and white pictures.
-        progress: show a bar.
+        images: folder of volumes, or of pictures if it has no volume.
+        labels: folder of label maps on the same grids, 0 for the background, or of black and white pictures. The values
+            are 0 to K-1; if there is one value beside 0, such as 255, it is class 1.
+        progress: show a progress bar.
 
     Raises:
-        InputError: a folder cannot be used, or some files cannot, all of which it names (the first of many); or the
-            labels' values are not 0 to K-1. One value beside 0, as 255, is class 1.
+        InputError: a folder cannot be used; or some files cannot, whose faults it names (the first
+            :data:`MOST_FAULTS`); or the labels have other values.
     """
     pairs, faults = pair_files(images, labels)
     cases: list[Case] = []
@@ -156,18 +158,18 @@ def fingerprint_folders(images: Path, labels: Path, progress: bool = True) -> Fi
     if not faults:
         faults = _value_faults(labels, cases)
     if faults:
-        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        rest = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
         count = f"{len(faults)} faults, nothing was written: " if len(faults) > 1 else ""
-        raise InputError(f"{count}{'; '.join(faults[:MOST_FAULTS])}{more}")
+        raise InputError(f"{count}{'; '.join(faults[:MOST_FAULTS])}{rest}")
     values = sorted({value for case in cases for value in case.voxels})
     return Fingerprint(cases=tuple(cases), pictures=is_picture(cases[0].image), values=tuple(values))
 
 
 def pair_files(images: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Return the cases, each (name, image, label), in the order of their names, and a text for each kind of leftovers.
+    """Return the cases, each (name, image, label), in the order of their names, and a text about the unmatched files.
 
     Raises:
-        InputError: a folder is missing or empty, has two files of one name, or both are the same one.
+        InputError: a folder is missing or empty, or has two files of one case, or both folders are the same.
     """
     if images.resolve() == labels.resolve():
         raise InputError(f"{labels}: the labels are the images, expected two folders")
@@ -184,8 +186,8 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
     """Check and measure a pair of files.
 
     Raises:
-        InputError: one cannot be read or is of another kind than the other, they differ in grid, the image has one
-            intensity only, or the label holds what is no class.
+        InputError: a file cannot be read; or one is a volume and the other one a picture; or they have different grids;
+            or the image has only one intensity; or the label has values that cannot be classes.
     """
     check_same_kind(image_path, label_path)
     if is_picture(image_path):
@@ -198,22 +200,22 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
         raise InputError(f"{image_path}: every voxel is {image.array.min():g}, expected an image")
     check_label_map(label_path, label.array, largest=LARGEST_VALUE, most_values=MOST_CLASSES)
     classes = label.array.astype(np.int64)
-    inside = image.array[classes > 0]
+    foreground = image.array[classes > 0]
     axes = np.arange(3) if is_picture(image_path) else nib.io_orientation(image.affine)[:, 0].astype(int)
     shape, spacing = np.empty(3, int), np.empty(3)
     shape[axes], spacing[axes] = image.array.shape, np.linalg.norm(image.affine[:3, :3], axis=0)
     counts = np.bincount(classes.ravel())
-    right, front, up = shape.tolist()
+    width, depth, height = shape.tolist()
     return Case(
         name=name,
         image=image_path,
         label=label_path,
-        shape=(right, front, up),
+        shape=(width, depth, height),
         spacing=_three(spacing),
         extent=_three(np.abs(image.affine[:3, :3] * image.array.shape).sum(axis=1)),
         intensities=_three(np.percentile(image.array, PERCENTILES)),
         lowest=float(image.array.min()),
-        foreground=inside[:: max(1, len(inside) // SAMPLE)][:SAMPLE],
+        foreground=foreground[:: max(1, len(foreground) // SAMPLE)][:SAMPLE],
         voxels={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
         voxel_ml=voxel_millilitres(image.affine),
         digest=hash_file(image_path),
@@ -232,17 +234,17 @@ def _value_faults(labels: Path, cases: Sequence[Case]) -> list[str]:
     if len(values) > MOST_CLASSES:
         return [f"{labels}: hold {len(values)} different values, expected {MOST_CLASSES} classes or fewer"]
     if len(values) > 2 and values[-1] != len(values) - 1:
-        moves = ", ".join(f"{value} to {place}" for place, value in enumerate(values) if place != value)
+        moves = ", ".join(f"{value} to {index}" for index, value in enumerate(values) if index != value)
         return [f"{labels}: hold the values {text}, expected 0 to {len(values) - 1} without gaps: renumber {moves}"]
     return []
 
 
 def _some(paths: Sequence[Path]) -> str:
     names = ", ".join(path.name for path in paths[:MOST_FAULTS])
-    more = f" and {len(paths) - MOST_FAULTS} more" if len(paths) > MOST_FAULTS else ""
-    return f"{len(paths)} {'file' if len(paths) == 1 else 'files'} ({names}{more})"
+    rest = f" and {len(paths) - MOST_FAULTS} more" if len(paths) > MOST_FAULTS else ""
+    return f"{len(paths)} {'file' if len(paths) == 1 else 'files'} ({names}{rest})"
 
 
 def _three(values: np.ndarray) -> tuple[float, float, float]:
-    one, two, three = (float(value) for value in values)
-    return one, two, three
+    x, y, z = (float(value) for value in values)
+    return x, y, z

@@ -1,4 +1,4 @@
-"""A bundle for one's own data, ready to be trained: looked at, proposed and written in one go."""
+"""Write a bundle for new data, ready to be trained: measure the data, propose the settings, write the files."""
 
 from __future__ import annotations
 
@@ -52,25 +52,25 @@ from sdseg_monai.planning.proposal import (
 from sdseg_monai.planning.speed import measure_step
 from sdseg_monai.weights import check_codes, fill_autoencoder
 
-MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, but for the last
-NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # nothing that a config would evaluate, no longer than a DICOM label
-PLAIN = re.compile(r"[\w ./-]+")  # a path that a shell leaves alone within double quotes
+MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, and RGB
+NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # no expression of a config, and not longer than a DICOM segment label
+PLAIN = re.compile(r"[\w ./-]+")  # a path that a shell does not change within double quotes
 AUTOENCODER_MINUTES = {"small": 6, "paper": 35}  # measured on one x86-64 core
-READ_OVERHEAD = 1.05  # measured: augmenting a slice and the optimiser, beside its training step
+READ_OVERHEAD = 1.05  # measured: the augmentation and the optimiser, relative to a training step
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundlePlan:
-    """What was found and chosen, and what to do with it.
+    """A bundle that was written: its data, its settings with reasons, and the next commands.
 
     Attributes:
-        output: the bundle's folder.
-        fingerprint: of the data.
-        names: of the classes, from 1.
-        choices: values of the bundle's knobs, with reasons.
-        splits: names of the cases of each.
-        notes: what the user should know before training.
-        commands: to run next, in this order, each with what it does.
+        output: folder of the bundle.
+        fingerprint: measures of the data.
+        names: names of the classes, by their numbers from 1 on.
+        choices: values of the bundle's settings, with reasons.
+        splits: names of the cases in ``training``, ``validation`` and ``test``.
+        notes: what the user should know before the training.
+        commands: the commands to run next, in this order, each with an explanation.
     """
 
     output: Path
@@ -83,7 +83,7 @@ class BundlePlan:
 
     @property
     def lines(self) -> list[str]:
-        """The plan as text: found, chosen, notes, commands."""
+        """The plan as lines of text: the data, the settings, the notes, the commands."""
         summary = self.fingerprint.as_json()
         counts = ", ".join(f"{len(cases)} {split}" for split, cases in self.splits.items())
         unit = "pixels" if self.fingerprint.pictures else "ml"
@@ -113,22 +113,37 @@ def init_bundle(
     seconds_per_slice: float | None = None,
     progress: bool = True,
 ) -> BundlePlan:
-    """Write a bundle that trains on images with labels; nothing is written if anything is wrong with them.
+    """Write a bundle that trains on images and their labels.
+
+    If an image or a label has a fault, nothing is written.
 
     Args:
-        images: folder of volumes or, where it has none, pictures.
-        labels: folder of their label maps, 0 to K-1, or black and white pictures; one value beside 0 is class 1.
-        output: new folder.
-        names: of the classes 1 to K-1; those left out have what NIfTI labels agree on, else ``class 1`` and so on.
-        modality: one of :data:`MODALITIES`; None to guess.
-        network: ``small`` or ``paper``; None to choose.
-        minutes: that the training may take, without that of an autoencoder.
-        seed: of the split, and of the training.
-        seconds_per_slice: of training; None to measure it on this machine.
-        progress: show a bar.
+        images: folder of volumes, or of pictures if it has no volume.
+        labels: folder of their label maps with the values 0 to K-1, or of black and white pictures. If there is one
+            value beside 0, it is class 1.
+        output: folder of the new bundle.
+        names: names of the classes 1 to K-1. A class without a name here has the name in the headers of NIfTI labels,
+            if they agree, else ``class 1`` and so on.
+        modality: one of :data:`MODALITIES`; None to guess it.
+        network: ``small`` or ``paper``; None to choose one by the number of slices and the hardware.
+        minutes: time that the training may take on this computer, without that of an autoencoder.
+        seed: seed of the split and of the training.
+        seconds_per_slice: time of a training step for each slice; None to measure it on this computer.
+        progress: show a progress bar.
+
+    Returns:
+        The plan: what was found, what was chosen and why, and what to do next.
 
     Raises:
-        InputError: the output exists, an option cannot be used, or :func:`fingerprint_folders` finds a fault.
+        ArgumentError: ``minutes`` is not above 0.
+        InputError: the output exists, another argument cannot be used, or :func:`fingerprint_folders` finds a fault.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sdseg_monai.planning import init_bundle
+        >>> plan = init_bundle(Path("images"), Path("labels"), Path("my_bundle"), minutes=10)  # doctest: +SKIP
+        >>> plan.choices["size"]  # doctest: +SKIP
+        Choice(value=(64, 64), reason='the longer edge of a median slice has 51 pixels')
     """
     check_new_folder(output)
     _check_options(modality, network, minutes)
@@ -170,7 +185,7 @@ def init_bundle(
 
 
 def _name(folder: Path) -> str:
-    return Path(os.path.realpath(folder)).name  # unlike Path.resolve it does not mind a link to itself
+    return Path(os.path.realpath(folder)).name  # Path.resolve would raise on a link to itself
 
 
 def _check_options(modality: str | None, network: str | None, minutes: float) -> None:
@@ -183,11 +198,11 @@ def _check_options(modality: str | None, network: str | None, minutes: float) ->
 
 
 def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int, str]:
-    """Return a name for each class: the given one, that in a NIfTI label's header, or ``class 1`` and so on."""
+    """Return a name for each class: from ``names``, from the headers of NIfTI labels, or ``class 1`` and so on."""
     last = fingerprint.num_classes - 1
-    unknown = [value for value in names if not 1 <= value <= last]
-    if unknown:
-        raise InputError(f"a name for class {unknown[0]}, but the labels have the classes 1 to {last}")
+    unknown_classes = [value for value in names if not 1 <= value <= last]
+    if unknown_classes:
+        raise InputError(f"a name for class {unknown_classes[0]}, but the labels have the classes 1 to {last}")
     for name in names.values():
         if not NAME.fullmatch(name):
             raise InputError(
@@ -203,7 +218,7 @@ def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int
 
 
 def _names_in_files(fingerprint: Fingerprint) -> dict[int, str]:
-    """Return the names that all labels with a table of names agree on, and that can be used, by class."""
+    """Return the names of classes in the headers of NIfTI labels, where they agree and can be used."""
     files = [case.label for case in fingerprint.cases if case.label.name.lower().endswith(NIFTI_SUFFIXES)]
     tables = [table for table in map(read_label_names, files) if table]
     names: dict[int, str] = {}
@@ -243,8 +258,8 @@ def _schedule(
 
 
 def _knows_classes(config: dict[str, Any], weights: Path) -> bool:
-    """Tell whether each class comes back as itself from the autoencoder of ``config`` with these weights."""
-    parser = ConfigParser(copy.deepcopy(config))  # to parse is to change
+    """Tell whether the autoencoder of ``config``, with these weights, reconstructs each class as itself."""
+    parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
     fill_autoencoder(autoencoder, weights)
     try:
@@ -261,16 +276,18 @@ def _notes(
     if fingerprint.values[-1] != len(names):
         notes.append(f"the labels' {fingerprint.values[-1]} is class 1: masks will hold 1 in its place")
     axis = grid.slice_axis.value
-    unusual = [case.name for case in fingerprint.cases if case.spacing[axis] * 1.5 < max(case.spacing)]
-    if unusual:
+    unusual_cases = [case.name for case in fingerprint.cases if case.spacing[axis] * 1.5 < max(case.spacing)]
+    if unusual_cases:
         notes.append(
-            f"{len(unusual)} cases, such as {unusual[0]}, have their coarsest voxels along another axis than slices"
+            f"{len(unusual_cases)} cases, such as {unusual_cases[0]}, have their coarsest voxels along another axis "
+            "than slices"
         )
     notes += object_notes(fingerprint, names, grid)
-    needed, there = _cached_bytes(fingerprint, grid, splits), psutil.virtual_memory().total
-    if needed > there / 2:
+    cache_size, memory = _cached_bytes(fingerprint, grid, splits), psutil.virtual_memory().total  # bytes
+    if cache_size > memory / 2:
         notes.append(
-            f"training keeps {needed / 2**30:.0f} GiB of slices and volumes in memory, here are {there / 2**30:.0f}"
+            f"training keeps {cache_size / 2**30:.0f} GiB of slices and volumes in memory, here are "
+            f"{memory / 2**30:.0f}"
         )
     if not knows_classes:
         notes.append(f"no shipped mask autoencoder knows {len(names) + 1} classes: train one first, on made-up masks")
@@ -278,7 +295,7 @@ def _notes(
 
 
 def _cached_bytes(fingerprint: Fingerprint, grid: Grid, splits: Mapping[str, list[str]]) -> int:
-    """Return what the training slices and the validation volumes take in memory: float32, and labels of a byte or 4."""
+    """Return the bytes of the training slices and the validation volumes in memory: float32, and labels of 1 or 4."""
     height, width = grid.size.value
     channels = 3 if fingerprint.pictures else 1
     shapes = {case.name: case.shape for case in fingerprint.cases}
@@ -309,8 +326,8 @@ def _commands(
         chain = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
         chain = f'"{chain}"' if PLAIN.fullmatch(str(output)) else shlex.quote(chain)
         commands.append((f"{run} evaluating --config_file {chain}", "score the test cases, once"))
-    what = "PICTURE_OR_FOLDER" if pictures else "VOLUME_OR_FOLDER"
-    commands.append((f"sdseg segment {what} -o OUT --bundle {bundle}", "segment others"))
+    placeholder = "PICTURE_OR_FOLDER" if pictures else "VOLUME_OR_FOLDER"
+    commands.append((f"sdseg segment {placeholder} -o OUT --bundle {bundle}", "segment others"))
     return commands
 
 
@@ -329,12 +346,12 @@ def _write(
     items = {split: [cases[name] for name in members] for split, members in plan.splits.items()}
     about = "split by case with the seed of train.json; choose on validation, report test once"
     write_datalist(folder / "configs" / "datalist.json", items, name=_name(plan.output), description=about)
-    text = {
+    content = {
         "found": plan.fingerprint.as_json(),
         "chosen": {name: choice._asdict() for name, choice in plan.choices.items()},
         "notes": plan.notes,
     }
-    (folder / "docs" / "plan.json").write_text(json.dumps(text, indent=1) + "\n")
+    (folder / "docs" / "plan.json").write_text(json.dumps(content, indent=1) + "\n")
     (folder / "docs" / "README.md").write_text(_readme(plan), "utf-8", "surrogateescape")
 
 
@@ -351,8 +368,9 @@ def _readme(plan: BundlePlan) -> str:
     commands = "\n\n".join(f"{purpose}:\n\n    {command}" for command, purpose in plan.commands)
     return f"""# {_name(plan.output)}
 
-**Research use only: not a medical device, not for diagnosis or treatment.** Written by `sdseg init-bundle`; every value
-is a proposal, not tried on these data. Values of `configs/train.json` that `configs/inference.json` has too must agree.
+**Research use only: not a medical device, not for diagnosis or treatment.** Written by `sdseg init-bundle`. Every
+value is a proposal and was not tested on these data. Values that are in `configs/train.json` and in
+`configs/inference.json` must be the same in both.
 
 ## Classes
 {classes}
@@ -363,13 +381,14 @@ is a proposal, not tried on these data. Values of `configs/train.json` that `con
 {table}
 
 ## Before training
-- Cases are split one by one. If two are of one patient, deal them in `configs/datalist.json` so that no patient is in
+- The cases are split one by one. If two cases are of one patient, edit `configs/datalist.json` so that no patient is in
   two splits.
 {notes}
 
 ## Commands
-From the folder in which it was made; elsewhere add `--bundle_root` with this folder, and `--dataset_dir` with that of
-the data if that was moved. A training that was stopped goes on when the same command is given again.
+Run the commands in the folder in which the bundle was made. In another folder, add `--bundle_root` with this folder. If
+the data were moved, add `--dataset_dir` with their folder. If a training was stopped, give the same command again: it
+goes on.
 
 {commands}
 """

@@ -1,4 +1,4 @@
-"""From a fingerprint to the knobs of a training, each with the reason for it."""
+"""Propose the settings of a training for a fingerprint, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sdseg_monai.data.splits import missing_classes
 from sdseg_monai.io.segments import PHOTOGRAPHS
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
-SIZES = {"small": (64, 128, 256), "paper": (128, 256)}  # that the networks' levels divide
+SIZES = {"small": (64, 128, 256), "paper": (128, 256)}  # pixels, divisible by the networks' downsampling
 LARGEST_ON_CPU = 128
-LEAST_OF_MEDIAN = 0.75  # of the median slice's longer edge must be kept for a smaller size to do
-SLICES_FOR_PAPER = 2000  # for training, below which 295 M parameters have little to learn from
-ANISOTROPY = 1.5  # from which one axis is the one across slices
-THIN = 0.5  # a volume of so many times fewer voxels along one axis is a slab
-CONTEXT_REACH = 3  # times the in-plane spacing, beyond which a neighbour shows something else
-WINDOW_MARGIN = 0.5  # of the foreground's range, on either side
+LEAST_OF_MEDIAN = 0.75  # a size is large enough if it has this share of a median slice's longer edge
+SLICES_FOR_PAPER = 2000  # least number of slices to train 295 M parameters with
+ANISOTROPY = 1.5  # if voxels are this factor longer along one axis, it is the slice axis
+THIN = 0.5  # if one axis has less than this share of the voxels of the next one, the volume is a slab
+CONTEXT_REACH = 3  # times the in-plane spacing; a neighbour that is farther away shows something else
+WINDOW_MARGIN = 0.5  # on either side, as a share of the foreground's range
 LEAST_WINDOW = 200  # HU
 VALIDATIONS = 10
-VALIDATION_BUDGET = 0.2  # of the time at most
-STEPS = 400  # that a training needs; below, batches are made smaller
+VALIDATION_BUDGET = 0.2  # largest share of the time
+STEPS = 400  # that a training needs; if there are fewer, the batches are made smaller
 SMALLEST_BATCH = 4
 MOST_EPOCHS = 1000
-MEASURED_BATCH = 32  # at which the small network's learning rate was chosen
-FORWARD_SHARE = 0.4  # of a training step, what a validation costs
+MEASURED_BATCH = 32  # batch size for which the learning rate of the small network was chosen
+FORWARD_SHARE = 0.4  # time of a validation step, as a share of a training step
 SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 AXES = ("sagittal", "coronal", "axial")
 
 
 class Choice(NamedTuple):
-    """A value and the sentence that says why."""
+    """A value, and the reason for it in words."""
 
     value: Any
     reason: str
@@ -43,16 +43,16 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What the network is and sees, before it is known how fast that is.
+    """The settings of the network and its input, which do not depend on the speed of the computer.
 
     Attributes:
         network: ``small`` or ``paper``.
         modality: DICOM's term, or ``RGB``.
         window: intensities that become -1 and 1; None for the 0.5th and 99.5th percentile of each image.
-        slice_axis: spatial axis in RAS across which slices are taken.
+        slice_axis: spatial axis across which slices are taken, in RAS orientation.
         size: (H, W) of a slice.
-        context_mm: distance of the neighbours shown, None for none.
-        mirror: probability of a mirror image.
+        context_mm: distance of the neighbouring slices that the network also sees, in mm; None if it sees none.
+        mirror: probability of a mirror image in the training.
     """
 
     network: Choice
@@ -71,15 +71,15 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long is trained, and how.
+    """The length of a training and the settings that depend on it.
 
     Attributes:
-        epochs: passes over all training slices, a multiple of ``val_interval``.
-        val_interval: epochs between validations.
-        batch_size: slices a step.
-        learning_rate: the highest.
-        warmup_steps: until it is reached.
-        minutes: that this takes, validation included.
+        epochs: number of passes over all training slices, a multiple of ``val_interval``.
+        val_interval: number of epochs between two validations.
+        batch_size: number of slices in a step.
+        learning_rate: highest learning rate.
+        warmup_steps: number of steps until this learning rate is reached.
+        minutes: time of the training, validations included.
     """
 
     epochs: Choice
@@ -103,14 +103,14 @@ def propose_grid(
     network: str | None = None,
     cuda: bool = False,
 ) -> Grid:
-    """Propose what the network is and sees.
+    """Propose the settings of the network and its input.
 
     Args:
-        fingerprint: of the data.
-        names: of the classes.
-        modality: DICOM's term, or ``RGB``; None to guess.
-        network: ``small`` or ``paper``; None to choose.
-        cuda: whether it will be trained on a GPU.
+        fingerprint: measures of the data.
+        names: names of the classes, by their numbers from 1 on.
+        modality: DICOM's term, or ``RGB``; None to guess it.
+        network: ``small`` or ``paper``; None to choose one.
+        cuda: whether the training runs on a GPU.
     """
     axis = _slice_axis(fingerprint)
     slices = sum(case.shape[axis.value] for case in fingerprint.cases)
@@ -137,25 +137,25 @@ def propose_schedule(
     learning_rate: float,
     scale_rate: bool = True,
 ) -> Schedule:
-    """Propose how long to train so that it takes ``minutes``, but one epoch at least.
+    """Propose the length of a training that takes ``minutes``, but has at least one epoch.
 
     Args:
-        training: slices for training.
-        validation: slices for validation.
-        minutes: to spend.
-        seconds_per_slice: of a training step.
-        batch_size: the largest.
-        learning_rate: that goes with it.
-        scale_rate: whether that falls with the root of the batch.
+        training: number of slices for training.
+        validation: number of slices for validation.
+        minutes: time for the training.
+        seconds_per_slice: time of a training step for each slice.
+        batch_size: largest batch size.
+        learning_rate: learning rate for this batch size.
+        scale_rate: whether the learning rate falls with the square root of the batch size.
     """
     validation_seconds = validation * seconds_per_slice * FORWARD_SHARE
     validations = int(np.clip(VALIDATION_BUDGET * 60 * minutes / validation_seconds, 1, VALIDATIONS))
-    affordable = int((60 * minutes - validations * validation_seconds) / (training * seconds_per_slice))
-    epochs = int(np.clip(affordable, 1, MOST_EPOCHS))
+    affordable_epochs = int((60 * minutes - validations * validation_seconds) / (training * seconds_per_slice))
+    epochs = int(np.clip(affordable_epochs, 1, MOST_EPOCHS))
     interval = epochs // validations
     if interval == 0 or epochs // interval > validations:
         interval += 1
-    epochs -= epochs % interval  # so that the last one is validated
+    epochs -= epochs % interval  # so that the last epoch is validated
     batch = batch_size
     while batch > SMALLEST_BATCH and (epochs * training < STEPS * batch or batch > training):
         batch //= 2
@@ -163,13 +163,13 @@ def propose_schedule(
     steps = epochs * (training // batch)
     rate = learning_rate * math.sqrt(batch / batch_size) if scale_rate else learning_rate
     slices = epochs * training
-    expected = (slices * seconds_per_slice + epochs // interval * validation_seconds) / 60
-    if affordable < 1:
-        why = f"one pass over {training} slices, the least there is, takes longer than {minutes:g} min"
+    expected_minutes = (slices * seconds_per_slice + epochs // interval * validation_seconds) / 60
+    if affordable_epochs < 1:
+        reason = f"one pass over {training} slices, the least there is, takes longer than {minutes:g} min"
     else:
-        why = f"{slices} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
+        reason = f"{slices} slices seen in all, {training} an epoch, are what {minutes:g} min hold at this speed"
     return Schedule(
-        epochs=Choice(epochs, why),
+        epochs=Choice(epochs, reason),
         val_interval=Choice(interval, f"{epochs // interval} validations, of which the best model is kept"),
         batch_size=Choice(batch, f"{steps} steps; fewer than {STEPS} teach little, more slices a step are steadier"),
         learning_rate=Choice(
@@ -178,12 +178,14 @@ def propose_schedule(
             + ("; it falls with the root of the batch" if rate < learning_rate else ""),
         ),
         warmup_steps=Choice(max(1, min(100, steps // 2)), "without a slow start the masks stay empty"),
-        minutes=Choice(round(expected, 1), f"{1000 * seconds_per_slice:.0f} ms a slice here, validation included"),
+        minutes=Choice(
+            round(expected_minutes, 1), f"{1000 * seconds_per_slice:.0f} ms a slice here, validation included"
+        ),
     )
 
 
 def object_notes(fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid) -> list[str]:
-    """Return a line for each class of which some case has so little that the network's grid may lose it."""
+    """Return a line for each class that is so small in some case that the network's grid may lose it."""
     if fingerprint.pictures:
         pixel = float(max(fingerprint.shape[:2] / grid.size.value))
     else:
@@ -192,20 +194,23 @@ def object_notes(fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid)
     notes = []
     for index, value in enumerate(fingerprint.values):
         if index > 0:
-            least = min(fingerprint.volumes_of(value))
-            across = 2 * math.sqrt(least / math.pi) if fingerprint.pictures else 2 * (750 * least / math.pi) ** (1 / 3)
-            if across < 4 * pixel:
+            smallest = min(fingerprint.volumes_of(value))  # pixels or ml
+            if fingerprint.pictures:
+                shape, diameter = "disc", 2 * math.sqrt(smallest / math.pi)
+            else:
+                shape, diameter = "ball", 2 * (750 * smallest / math.pi) ** (1 / 3)  # mm
+            if diameter < 4 * pixel:
                 notes.append(
-                    f"{names[index]}: in one case as little as a {'disc' if fingerprint.pictures else 'ball'} "
-                    f"{across / pixel:.1f} pixels across on the network's grid; sdseg audit tells what is lost"
+                    f"{names[index]}: in one case as little as a {shape} {diameter / pixel:.1f} pixels "
+                    f"across on the network's grid; sdseg audit tells what is lost"
                 )
     return notes
 
 
 def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], names: Mapping[int, str]) -> list[str]:
-    """Return a line for each thing that a split lacks, and for images that stand in two."""
+    """Return a line for each class that a split lacks, and for each image that is in two splits."""
     notes = []
-    where = {name: split for split, members in splits.items() for name in members}
+    split_of_case = {name: split for split, members in splits.items() for name in members}
     if not splits["test"]:
         notes.append(
             f"{len(cases)} cases are too few for a test split: nothing will say how good the model is on others"
@@ -216,10 +221,11 @@ def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], name
             notes.append(f"{names[values.index(value)]}: in no case of {split}; another seed may deal them better")
     first_by_digest: dict[str, Case] = {}
     for case in cases:
-        first = first_by_digest.setdefault(case.digest, case)
-        if where[first.name] != where[case.name]:
+        first_case = first_by_digest.setdefault(case.digest, case)
+        split, first_split = split_of_case[case.name], split_of_case[first_case.name]
+        if split != first_split:
             notes.append(
-                f"{case.image.name} in {where[case.name]} is the image {first.image.name} in {where[first.name]}: the "
+                f"{case.image.name} in {split} is the image {first_case.image.name} in {first_split}: the "
                 "scores will flatter, remove one"
             )
     return notes
@@ -257,10 +263,11 @@ def _slice_axis(fingerprint: Fingerprint) -> Choice:
     if ratio >= ANISOTROPY:
         axis = int(order[-1])
         return Choice(axis, f"{AXES[axis]} slices lie {ratio:.1f} times as far apart as the next coarsest voxels")
-    shortest = int(np.argmin(fingerprint.shape))
-    if fingerprint.shape[shortest] < THIN * np.sort(fingerprint.shape)[1]:
+    shortest_axis = int(np.argmin(fingerprint.shape))
+    if fingerprint.shape[shortest_axis] < THIN * np.sort(fingerprint.shape)[1]:
         return Choice(
-            shortest, f"slabs: there are only {fingerprint.shape[shortest]:.0f} {AXES[shortest]} slices a case"
+            shortest_axis,
+            f"slabs: there are only {fingerprint.shape[shortest_axis]:.0f} {AXES[shortest_axis]} slices a case",
         )
     return Choice(2, "voxels are about as long along all axes: axial slices, which show left and right at once")
 

@@ -1,4 +1,4 @@
-"""How fast this machine trains what a config describes."""
+"""Measure how fast this computer trains the network of a config."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BATCH_SIZE = 4
 
 
 def measure_step(config: dict[str, Any], device: torch.device) -> float:
-    """Return the seconds that a training step takes for each slice, without the optimiser and what reads the data.
+    """Return the seconds of a training step for each slice, without the optimiser and without reading the data.
 
     Args:
-        config: of a ``train.json``.
-        device: to train on.
+        config: content of a ``train.json``; it is not changed.
+        device: device of the training.
     """
-    parser = ConfigParser(copy.deepcopy(config))  # to parse is to change
+    parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     network = parser.get_parsed_content("network_def").to(device)
     network.scale_factor.fill_(1)
     network.train()
@@ -28,7 +28,7 @@ def measure_step(config: dict[str, Any], device: torch.device) -> float:
     image = torch.zeros(BATCH_SIZE, 3, height, width, device=device)
     mask = torch.zeros(BATCH_SIZE, 1, height, width, device=device)
     seeds = torch.arange(BATCH_SIZE, device=device)
-    for _ in range(2):  # the first also allocates
+    for _ in range(2):  # the first step also allocates memory
         _synchronise(device)
         start = time.perf_counter()
         loss(network(image, mask=mask, seeds=seeds), mask).backward()

@@ -1,4 +1,4 @@
-"""A run as one HTML file: what was run, what came of it, and the masks on the slices, without a network."""
+"""Write a report: one HTML file with the settings of a run, its results, and the masks on the slices."""
 
 from sdseg_monai.report.cases import Picture, ReportCase
 from sdseg_monai.report.page import write_report

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The cases of a report, and their order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Picture:
-    """What a case's viewer shows.
+    """The image and the masks that the viewer of a case shows.
 
     Attributes:
-        image: [C, X, Y, Z], float32; C is 1, or 3 in a photograph, whose values are 0 to 255; None where there is none.
-        masks: classes [X, Y, Z], uint8, by name; the first is drawn filled, further ones as outlines.
-        affine: [4, 4], voxel to RAS+ millimetres; a photograph's is not looked at.
-        photograph: X are the rows of a picture file and Y its columns, Z is 1; three channels say so too.
+        image: [C, X, Y, Z], float32; C is 1, or 3 for a photograph, with values 0 to 255; None if there is no image.
+        masks: class of each voxel, [X, Y, Z], uint8, by the names of the masks; the first mask is drawn filled, the
+            others as outlines.
+        affine: from voxels to RAS+ millimetres, [4, 4]; not used for a photograph.
+        photograph: True for a photograph, where X are the rows of the file, Y its columns, and Z is 1. An image with
+            three channels is a photograph too.
     """
 
     image: np.ndarray | None
@@ -31,13 +33,13 @@ class ReportCase:
     """One case of a run.
 
     Attributes:
-        name: as the user knows it.
+        name: name of the case, for the user.
         status: ``done`` or ``failed``.
-        facts: what is to be told about it; one that is called as a segment stands in the legend.
-        flags: warnings, or the error.
-        metrics: by the names of :data:`sdseg_monai.evaluation.METRICS`, of a class as ``dice_2``; NaN stands for what
-            is not defined; empty where nothing was compared.
-        load: returns what to draw; called at most once, when this case is drawn. None: nothing can be drawn.
+        facts: further values to show, by name; a value that has the name of a segment is shown in the legend.
+        flags: the warnings, or the error.
+        metrics: metrics by the names in :data:`sdseg_monai.evaluation.METRICS`, those of class 2 as ``dice_2`` and so
+            on; NaN if a metric is not defined. Empty if the mask was not compared with a label.
+        load: returns the picture; called at most once, when the case is drawn. None if there is nothing to draw.
     """
 
     name: str
@@ -49,15 +51,19 @@ class ReportCase:
 
     @property
     def failed(self) -> bool:
-        """Whether nothing came of it."""
+        """Whether the case has no result."""
         return self.status == "failed"
 
 
 def sort_cases(cases: Sequence[ReportCase], evaluated: bool) -> list[ReportCase]:
-    """Return the cases with those first that need a look.
+    """Sort the cases: those that a person should look at come first.
 
-    Failed ones lead. Then come, where masks were compared, those without a Dice and the others by rising Dice, else
-    flagged ones before the others. What is equal keeps its order.
+    Failed cases are first. If masks were compared with labels, cases without a Dice follow, then the others by
+    increasing Dice. Otherwise cases with flags follow, then the others. Equal cases keep their order.
+
+    Args:
+        cases: in the order of the run.
+        evaluated: whether masks were compared with labels.
     """
 
     def urgency(case: ReportCase) -> tuple[bool, bool, float]:

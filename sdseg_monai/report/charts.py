@@ -12,13 +12,16 @@ import numpy as np
 WHISKER = 1.5  # interquartile ranges
 WIDTH, HEIGHT = 320, 104
 LEFT, RIGHT = 14, 306  # where the axis begins and ends
-MIDDLE, HALF_BOX, SPREAD, BASE = 40, 15, 24, 78  # heights: of the box, of the dots about it, of the axis
-GOLDEN = 0.618034  # multiples of it, without their whole part, spread evenly
+MIDDLE, HALF_BOX, SPREAD, BASE = 40, 15, 24, 78  # positions and heights of the box, the dots and the axis
+GOLDEN = 0.618034  # the fractional parts of its multiples spread evenly over [0, 1]
 
 
 @dataclass(frozen=True)
 class Box:
-    """Quartiles, and the ends of the whiskers: the last values within 1.5 interquartile ranges of the box."""
+    """The quartiles of a box plot and the ends of its whiskers.
+
+    A whisker ends at the last value within 1.5 interquartile ranges of the box.
+    """
 
     low: float
     first: float
@@ -28,22 +31,22 @@ class Box:
 
 
 def box_of(values: Sequence[float]) -> Box:
-    """Return the box of ``values``, at least one, all finite; quantiles are numpy's."""
+    """Return the box of ``values``: at least one value, all of them finite. Quantiles are computed as numpy does."""
     first, median, third = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75]))
     reach = WHISKER * (third - first)
-    within = [value for value in values if first - reach <= value <= third + reach]
-    return Box(min(*within, first), first, median, third, max(*within, third))
+    inner_values = [value for value in values if first - reach <= value <= third + reach]
+    return Box(min(*inner_values, first), first, median, third, max(*inner_values, third))
 
 
-def ticks_of(low: float, high: float, most: int = 5) -> list[float]:
-    """Return at most ``most`` + 1 round numbers, evenly spaced, from at or below ``low`` to at or above ``high``."""
+def ticks_of(low: float, high: float, max_steps: int = 5) -> list[float]:
+    """Return the ticks of an axis: at most ``max_steps`` + 1 round numbers, evenly spaced, that include both ends."""
     if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):
         low, high = low - 0.05, high + 0.05
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    power = 10.0 ** math.floor(math.log10((high - low) / max_steps))
     for factor in (1, 2, 5, 10, 20):
         step = factor * power
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if last - first <= most:
+        if last - first <= max_steps:
             break
     return [round(n * step, 12) for n in range(first, last + 1)]
 
@@ -54,13 +57,14 @@ def box_plot(
     show: Callable[[float], str],
     tick: Callable[[float], str],
 ) -> str:
-    """Return an SVG element of a horizontal box plot with a dot a case.
+    """Return a horizontal box plot with a dot for each case, as an SVG element.
 
     Args:
-        label: what is plotted.
-        points: name of the case, address of its section on the page where it has one, value; values are finite.
-        show: makes text of a value.
-        tick: makes the axis' text of a value.
+        label: name of the metric.
+        points: for each case its name, the address of its section on the page (None if it has no section), and its
+            value, which is finite.
+        show: formats a value.
+        tick: formats a value on the axis.
     """
     values = [value for _, _, value in points]
     box = box_of(values)

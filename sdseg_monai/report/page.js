@@ -1,16 +1,16 @@
 "use strict";
 (() => {
   const UNSURE = 255;
-  const MOST_LIVE = 4; // viewers whose voxels are in memory
-  const NOTCH = 40; // pixels of a touchpad that are a slice; a notch of a wheel is more
-  const QUIET = 250; // ms after which the wheel over a picture no longer belongs to the scrolling of the page
-  const PAGE = [[1, 2], [0, 2], [0, 1]]; // of each plane: the axis that runs to the page's left, the one that runs up
-  const EDGES = ["APSI", "RLSI", "RLAP"]; // left, right, top, bottom
+  const MOST_LIVE = 4; // number of viewers whose voxels may be in memory
+  const NOTCH = 40; // pixels that a touchpad scrolls for one slice; one step of a wheel is at least as much
+  const QUIET = 250; // ms without scrolling after which the wheel scrolls slices and no longer the page
+  const PAGE = [[1, 2], [0, 2], [0, 1]]; // for each plane: the axes that point left and up on the page
+  const EDGES = ["APSI", "RLSI", "RLAP"]; // letters at the left, right, top and bottom edge of each plane
   const NAMES = ["Sagittal", "Coronal", "Axial"];
-  const STILL = 384; // pixels that the longer side of a picture has at least
-  const STRIPE = 8; // pixels after which the stripes of what is unsure come again
-  const LIGHTER = 0.4; // how much white an outline has
-  const LINE = "rgb(127 187 227 / 0.8)"; // where the slice in the large picture lies
+  const STILL = 384; // least number of pixels of the longer side of a picture
+  const STRIPE = 8; // period of the stripes for the value 255, in pixels
+  const LIGHTER = 0.4; // share of white in an outline
+  const LINE = "rgb(127 187 227 / 0.8)"; // position of the slice that the large picture shows
 
   const sheet = (width, height) => Object.assign(document.createElement("canvas"), {width, height});
 
@@ -33,7 +33,7 @@
       this.volume = null;
       this.waking = null;
       this.visible = false;
-      this.rolled = 0;
+      this.wheelDistance = 0;
       this.axis = -1;
       this.index = [];
       this.listen(find);
@@ -53,19 +53,19 @@
       this.stage.addEventListener("wheel", event => {
         if (!this.volume || event.ctrlKey || !event.deltaY || scrolling(event)) return;
         const target = this.index[this.axis] - Math.sign(event.deltaY);
-        if (target < 0 || target >= this.data.size[this.axis]) return; // at its end the page goes on
+        if (target < 0 || target >= this.data.size[this.axis]) return; // after the last slice the page scrolls
         event.preventDefault();
-        this.rolled += event.deltaMode ? Math.sign(event.deltaY) * NOTCH : Math.max(-NOTCH, Math.min(NOTCH, event.deltaY));
-        if (Math.abs(this.rolled) < NOTCH) return;
-        this.rolled = 0;
+        this.wheelDistance += event.deltaMode ? Math.sign(event.deltaY) * NOTCH : Math.max(-NOTCH, Math.min(NOTCH, event.deltaY));
+        if (Math.abs(this.wheelDistance) < NOTCH) return;
+        this.wheelDistance = 0;
         this.show(target);
       }, {passive: false});
       this.stage.addEventListener("keydown", event => {
         if (!this.volume || event.altKey || event.ctrlKey || event.metaKey) return;
-        const last = this.data.size[this.axis] - 1, here = this.index[this.axis];
+        const last = this.data.size[this.axis] - 1, index = this.index[this.axis];
         const target = {
-          ArrowUp: here + 1, ArrowRight: here + 1, ArrowDown: here - 1, ArrowLeft: here - 1,
-          PageUp: here + 10, PageDown: here - 10, Home: 0, End: last,
+          ArrowUp: index + 1, ArrowRight: index + 1, ArrowDown: index - 1, ArrowLeft: index - 1,
+          PageUp: index + 10, PageDown: index - 10, Home: 0, End: last,
         }[event.key];
         if (target === undefined) return;
         this.show(Math.max(0, Math.min(last, target)));
@@ -152,8 +152,8 @@
       this.show(this.index[axis], true);
     }
 
-    show(index, anyway = false) {
-      if (!this.volume || (index === this.index[this.axis] && !anyway)) return;
+    show(index, isNewPlane = false) {
+      if (!this.volume || (index === this.index[this.axis] && !isNewPlane)) return;
       this.index[this.axis] = index;
       this.draw();
     }
@@ -170,9 +170,9 @@
       this.colours = this.shownColours();
       this.paint(this.canvas, axis, index);
       for (const plane of this.planes) {
-        const across = Number(plane.dataset.axis), canvas = plane.querySelector("canvas");
-        this.paint(canvas, across, data.centre[across]);
-        if (across !== axis && this.planes.length > 1) this.markSlice(canvas, across);
+        const planeAxis = Number(plane.dataset.axis), canvas = plane.querySelector("canvas");
+        this.paint(canvas, planeAxis, data.centre[planeAxis]);
+        if (planeAxis !== axis && this.planes.length > 1) this.markSlice(canvas, planeAxis);
       }
     }
 
@@ -190,7 +190,7 @@
       const [width, height] = lengths.map(length => Math.max(1, side * length / Math.max(...lengths)));
       canvas.style.width = `${width}px`;
       canvas.style.height = `${height}px`;
-      const density = Math.max(devicePixelRatio, STILL / side); // enough of them to be printed
+      const density = Math.max(devicePixelRatio, STILL / side); // enough pixels to be printed
       canvas.width = Math.max(1, Math.round(width * density));
       canvas.height = Math.max(1, Math.round(height * density));
       const context = canvas.getContext("2d");
@@ -203,9 +203,9 @@
         const values = this.page(mask, axis, index);
         if (number === 0) {
           context.globalAlpha = opacity;
-          const {[UNSURE]: unsure, ...sure} = this.colours;
-          this.lay(context, this.fill(values, sure), columns, rows, false);
-          if (unsure && values.includes(UNSURE)) this.hatch(context, values, columns, rows);
+          const {[UNSURE]: unsureColour, ...classColours} = this.colours;
+          this.lay(context, this.fill(values, classColours), columns, rows, false);
+          if (unsureColour && values.includes(UNSURE)) this.hatch(context, values, columns, rows);
         } else {
           context.globalAlpha = Math.min(1, 2 * opacity);
           this.outline(context, values, columns, rows);
@@ -214,7 +214,7 @@
       });
     }
 
-    // The values of a slice as the page has them: the first axis runs to the left, the second up.
+    // The values of a slice, row by row from the top left of the page.
     page(array, axis, index) {
       const [h, v] = PAGE[axis], {size} = this.data, strides = this.strides(size);
       const columns = size[h], rows = size[v], values = new array.constructor(columns * rows);
@@ -244,7 +244,7 @@
       return pixels;
     }
 
-    // Stripes where the model abstained; grey alone would be taken for the image.
+    // Stripes where the value is 255, unsure: plain grey would look like the image.
     hatch(context, values, columns, rows) {
       const {width, height, clientWidth} = context.canvas, layer = sheet(width, height).getContext("2d");
       const tile = sheet(STRIPE, STRIPE), stripes = new Uint8ClampedArray(4 * STRIPE * STRIPE);
@@ -272,11 +272,11 @@
           if (!value || !this.colours[value]) continue;
           if (!paths.has(value)) paths.set(value, new Path2D());
           const path = paths.get(value), [l, r, t, b] = [column * x, (column + 1) * x, row * y, (row + 1) * y];
-          for (const [other, x1, y1, x2, y2] of [
+          for (const [neighbour, x1, y1, x2, y2] of [
             [at(column - 1, row), l, t, l, b], [at(column + 1, row), r, t, r, b],
             [at(column, row - 1), l, t, r, t], [at(column, row + 1), l, b, r, b],
           ]) {
-            if (other === value) continue;
+            if (neighbour === value) continue;
             path.moveTo(x1, y1);
             path.lineTo(x2, y2);
           }
@@ -296,8 +296,8 @@
       }
     }
 
-    markSlice(canvas, across) {
-      const [h] = PAGE[across], {size} = this.data, context = canvas.getContext("2d");
+    markSlice(canvas, planeAxis) {
+      const [h] = PAGE[planeAxis], {size} = this.data, context = canvas.getContext("2d");
       const place = (size[this.axis] - 0.5 - this.index[this.axis]) / size[this.axis];
       const width = Math.max(1, Math.round(canvas.width / canvas.clientWidth));
       context.fillStyle = LINE;
@@ -306,39 +306,39 @@
     }
   }
 
-  const live = []; // the one that was woken last at the end
+  const liveViewers = []; // in the order in which they were woken
   function keep(viewer) {
-    if (live.includes(viewer)) live.splice(live.indexOf(viewer), 1);
-    live.push(viewer);
-    while (live.length > MOST_LIVE) {
-      const oldest = live.findIndex(other => !other.visible);
+    if (liveViewers.includes(viewer)) liveViewers.splice(liveViewers.indexOf(viewer), 1);
+    liveViewers.push(viewer);
+    while (liveViewers.length > MOST_LIVE) {
+      const oldest = liveViewers.findIndex(liveViewer => !liveViewer.visible);
       if (oldest < 0) return;
-      live.splice(oldest, 1)[0].sleep();
+      liveViewers.splice(oldest, 1)[0].sleep();
     }
   }
 
-  let pageScrolled = -Infinity;
+  let scrollTime = -Infinity; // when the wheel scrolled the page last
   addEventListener("wheel", event => {
-    if (!event.target.closest?.(".big")) pageScrolled = event.timeStamp;
+    if (!event.target.closest?.(".big")) scrollTime = event.timeStamp;
   }, {passive: true, capture: true});
   function scrolling(event) {
-    const still = event.timeStamp - pageScrolled < QUIET;
-    if (still) pageScrolled = event.timeStamp;
-    return still;
+    const isScrolling = event.timeStamp - scrollTime < QUIET;
+    if (isScrolling) scrollTime = event.timeStamp;
+    return isScrolling;
   }
 
   function sortBy(table, column, head) {
-    const rows = [...table.tBodies[0].rows], down = head.getAttribute("aria-sort") === "ascending";
+    const rows = [...table.tBodies[0].rows], isDescending = head.getAttribute("aria-sort") === "ascending";
     const key = row => row.cells[column]?.dataset.sort ?? row.cells[column]?.textContent ?? "";
-    const numeric = rows.some(row => row.cells[column]?.dataset.sort !== undefined);
-    const compare = (one, other) => {
-      const [a, b] = [key(one), key(other)];
-      if (a === "" || b === "") return (a === "") - (b === ""); // what is not known comes last, either way
-      const order = numeric ? Number(a) - Number(b) : a.localeCompare(b, undefined, {numeric: true});
-      return down ? -order : order;
+    const isNumeric = rows.some(row => row.cells[column]?.dataset.sort !== undefined);
+    const compare = (rowA, rowB) => {
+      const [a, b] = [key(rowA), key(rowB)];
+      if (a === "" || b === "") return (a === "") - (b === ""); // unknown values come last in both orders
+      const order = isNumeric ? Number(a) - Number(b) : a.localeCompare(b, undefined, {numeric: true});
+      return isDescending ? -order : order;
     };
-    for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    for (const cell of head.parentElement.cells) cell.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", isDescending ? "descending" : "ascending");
     table.tBodies[0].append(...rows.sort(compare));
   }
 

@@ -1,4 +1,4 @@
-"""The page: its parts as HTML, written case by case, so that one case's pictures are in memory at a time."""
+"""The page of a report, written case by case, so that the pictures of only one case are in memory at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sdseg_monai.report.text import (
     swatch_of,
 )
 
-MOST_FACTS = 8  # columns of the table; a case's own section has them all
+MOST_FACTS = 8  # columns of the table; the section of a case shows all facts
 BODY = "<!-- body -->"
 
 
@@ -45,18 +45,19 @@ def write_report(
     summary: Mapping[str, object] | None = None,
     most_viewers: int = 40,
 ) -> None:
-    """Write a run as one HTML file, which needs no network and lets none be used.
+    """Write the report of a run as one HTML file. The file needs no network, and its security policy allows none.
 
-    A case whose pictures cannot be loaded is told of in its section; the report is written all the same.
+    If the pictures of a case cannot be loaded, its section says so, and the report is written without them.
 
     Args:
-        path: of the file, which appears under its name only when it is complete.
-        title: of the page.
-        about: what was run: versions, device, hashes.
-        cases: in the order of the run; the page sorts them by :func:`sort_cases`.
-        segments: what the masks' values stand for.
-        summary: of an evaluation, as :func:`sdseg_monai.evaluation.summarise` returns it.
-        most_viewers: cases with pictures; the others are in the table, and have a section where they need a look.
+        path: the file; it appears under its name only when it is complete.
+        title: title of the page.
+        about: facts about the run: versions, device, hashes.
+        cases: the cases, in the order of the run; the page sorts them by :func:`sort_cases`.
+        segments: names and colours of the masks' values.
+        summary: the summary of an evaluation, from :func:`sdseg_monai.evaluation.summarise`.
+        most_viewers: number of cases with pictures. The other cases are in the table; those that failed or have
+            warnings also have a section.
 
     Raises:
         InputError: the folder cannot be written.
@@ -83,17 +84,17 @@ def _page(
     parts |= {"style_hash": _hash(style), "script_hash": _hash(script)}
     yield Template(before).substitute(parts)
 
-    evaluated = summary is not None or any(case.metrics for case in cases)
-    ordered = sort_cases(cases, evaluated)
-    with_viewer = [index for index, case in enumerate(ordered) if case.load is not None][:most_viewers]
-    flagged = [index for index, case in enumerate(ordered) if case.failed or case.flags]
-    sections = sorted({*with_viewer, *flagged})
+    is_evaluation = summary is not None or any(case.metrics for case in cases)
+    sorted_cases = sort_cases(cases, is_evaluation)
+    viewers = [index for index, case in enumerate(sorted_cases) if case.load is not None][:most_viewers]
+    flags = [index for index, case in enumerate(sorted_cases) if case.failed or case.flags]
+    sections = sorted({*viewers, *flags})
     yield _header(title, about, cases)
-    if evaluated:
-        yield _evaluation(ordered, sections, segments, summary or {})
-    yield _table(ordered, sections, evaluated, len(with_viewer))
+    if is_evaluation:
+        yield _evaluation(sorted_cases, sections, segments, summary or {})
+    yield _table(sorted_cases, sections, is_evaluation, len(viewers))
     for index in sections:
-        yield case_section(index, ordered[index], segments, index in with_viewer)
+        yield case_section(index, sorted_cases[index], segments, index in viewers)
     yield Template(after).substitute(parts)
 
 
@@ -102,15 +103,15 @@ def _hash(text: str) -> str:
 
 
 def _header(title: str, about: Mapping[str, object], cases: Sequence[ReportCase]) -> str:
-    failed = sum(case.failed for case in cases)
-    flagged = sum(bool(case.flags) and not case.failed for case in cases)
-    counts = (("done", len(cases) - failed, ""), ("failed", failed, "bad"), ("flagged", flagged, "warn"))
-    shown = "".join(f'<li class="{kind if n else ""}"><b>{n}</b> {name}</li>' for name, n, kind in counts)
+    num_failed = sum(case.failed for case in cases)
+    num_flagged = sum(bool(case.flags) and not case.failed for case in cases)
+    counts = (("done", len(cases) - num_failed, ""), ("failed", num_failed, "bad"), ("flagged", num_flagged, "warn"))
+    items = "".join(f'<li class="{kind if n else ""}"><b>{n}</b> {name}</li>' for name, n, kind in counts)
     run = f"<details open><summary>What was run</summary>{rows_of(about)}</details>" if about else ""
     return (
         f"<header><h1>{safe(title)}</h1>"
         f'<p class="research">{RESEARCH_ONLY}</p>'
-        f'<ul class="counts">{shown}</ul>{run}</header>'
+        f'<ul class="counts">{items}</ul>{run}</header>'
     )
 
 
@@ -120,10 +121,10 @@ def _evaluation(
     cards = [_card(name, cases, sections, summary) for name in METRICS if _has(name, cases, summary)]
     classes = summary.get("classes") or {}
     metric_keys = {part for name in METRICS for part in (name, f"{name}_interval", f"{name}_cases")}
-    rest = {name: value for name, value in summary.items() if name not in {*metric_keys, "classes"}}
+    other_facts = {name: value for name, value in summary.items() if name not in {*metric_keys, "classes"}}
     return (
         f'<section class="panel" aria-labelledby="summary"><h2 id="summary">Agreement with the labels</h2>'
-        f'<div class="cards">{"".join(cards)}</div>{_classes(classes, segments)}{rows_of(rest)}</section>'
+        f'<div class="cards">{"".join(cards)}</div>{_classes(classes, segments)}{rows_of(other_facts)}</section>'
     )
 
 
@@ -132,7 +133,7 @@ def _has(name: str, cases: Sequence[ReportCase], summary: Mapping[str, Any]) -> 
 
 
 def _card(name: str, cases: Sequence[ReportCase], sections: Sequence[int], summary: Mapping[str, Any]) -> str:
-    """Return a metric's mean, the mean's interval, and its values over the cases."""
+    """Return the card of a metric: its mean, the interval of the mean, and a box plot of the cases."""
     metric = METRICS[name]
     points = [
         (case.name, f"#case-{index}" if index in sections else None, float(case.metrics[name]))
@@ -146,16 +147,17 @@ def _card(name: str, cases: Sequence[ReportCase], sections: Sequence[int], summa
     plot = '<p class="soft">not defined for any case</p>'
     if points:
         plot = box_plot(metric.label, points, metric.text, metric.tick)
-    scored = sum(name in case.metrics for case in cases)
-    missing = f'<p class="soft">defined for {len(points)} of {scored} cases</p>' if 0 < len(points) < scored else ""
+    num_scored = sum(name in case.metrics for case in cases)
+    note = f"defined for {len(points)} of {num_scored} cases" if 0 < len(points) < num_scored else ""
+    footer = f'<p class="soft">{note}</p>' if note else ""
     return (
         f'<article class="card"><h3>{metric.label}</h3><p class="mean">{mean_of(metric, mean)} {interval}</p>'
-        f'<p class="soft">{metric.meaning}</p>{plot}{missing}</article>'
+        f'<p class="soft">{metric.meaning}</p>{plot}{footer}</article>'
     )
 
 
 def _classes(classes: Mapping[Any, Mapping[str, Any]], segments: Mapping[int, Segment]) -> str:
-    """Return a table of each class's means."""
+    """Return a table with the means of each class."""
     if not classes:
         return ""
     names = [name for name in METRICS if any(name in class_summary for class_summary in classes.values())]
@@ -173,13 +175,13 @@ def _classes(classes: Mapping[Any, Mapping[str, Any]], segments: Mapping[int, Se
     )
 
 
-def _table(cases: Sequence[ReportCase], sections: Sequence[int], evaluated: bool, viewers: int) -> str:
-    """Return a row a case; what a column is sorted by is beside the text."""
-    columns = [name for name in METRICS if evaluated and any(name in case.metrics for case in cases)]
-    by_success = sorted(cases, key=lambda case: case.failed)  # a failed one has few facts
-    facts = list(dict.fromkeys(name for case in by_success for name in case.facts))[:MOST_FACTS]
-    flagged = any(case.flags for case in cases)
-    heads = ["Case", "State", *(["Flags"] if flagged else []), *(METRICS[name].label for name in columns)]
+def _table(cases: Sequence[ReportCase], sections: Sequence[int], is_evaluation: bool, num_viewers: int) -> str:
+    """Return a table with a row for each case; the value to sort a column by is an attribute of the cell."""
+    columns = [name for name in METRICS if is_evaluation and any(name in case.metrics for case in cases)]
+    cases_done_first = sorted(cases, key=lambda case: case.failed)  # a failed case has few facts
+    facts = list(dict.fromkeys(name for case in cases_done_first for name in case.facts))[:MOST_FACTS]
+    has_flags = any(case.flags for case in cases)
+    heads = ["Case", "State", *(["Flags"] if has_flags else []), *(METRICS[name].label for name in columns)]
     heads += [name.replace("_", " ") for name in facts]
     head = "".join(f'<th scope="col"><button type="button">{safe(name)}</button></th>' for name in heads)
     rows = []
@@ -187,9 +189,9 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], evaluated: bool
         name = safe(case.name)
         link = f'<a href="#case-{index}">{name}</a>' if index in sections else f"<span>{name}</span>"
         cells = [f'<th scope="row">{link}</th>', _cell(state_of(case), 0 if case.failed else 2 - bool(case.flags))]
-        if flagged:
-            more = f" (and {len(case.flags) - 1} more)" if len(case.flags) > 1 else ""
-            cells.append(f'<td class="flag"><span>{safe(case.flags[0]) if case.flags else ""}</span>{more}</td>')
+        if has_flags:
+            count = f" (and {len(case.flags) - 1} more)" if len(case.flags) > 1 else ""
+            cells.append(f'<td class="flag"><span>{safe(case.flags[0]) if case.flags else ""}</span>{count}</td>')
         for column in columns:
             value = case.metrics.get(column, math.nan)
             cells.append(_cell(mean_of(METRICS[column], value), value))
@@ -197,15 +199,15 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], evaluated: bool
             content = case.facts.get(fact)
             cells.append(_cell(DASH if content is None else safe(content), _leading_number(content)))
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    without_viewer = sum(case.load is not None for case in cases) - viewers
-    more = f"{without_viewer} more case has" if without_viewer == 1 else f"{without_viewer} more cases have"
-    note = f'<p class="soft">Viewers are made for the first {viewers} of these; {more} none.</p>'
-    order = "worst Dice first" if evaluated else "failed and flagged first"
+    num_without = sum(case.load is not None for case in cases) - num_viewers
+    remainder = f"{num_without} more case has" if num_without == 1 else f"{num_without} more cases have"
+    note = f'<p class="soft">Viewers are made for the first {num_viewers} of these; {remainder} none.</p>'
+    order = "worst Dice first" if is_evaluation else "failed and flagged first"
     body = "".join(rows) or f'<tr><td colspan="{len(heads)}">No cases.</td></tr>'
     return (
         f'<section class="panel" aria-labelledby="cases"><h2 id="cases">Cases <small>{order}</small></h2>'
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of the cases"><table class="sortable"><thead>'
-        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note if without_viewer else ''}</section>"
+        f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note if num_without else ''}</section>"
     )
 
 
@@ -215,6 +217,6 @@ def _cell(content: str, order: float | None) -> str:
 
 
 def _leading_number(value: object) -> float | None:
-    """Return the number that a fact's text begins with, to sort by."""
+    """Return the number at the beginning of a fact's text, to sort by."""
     match = re.match(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?", plain(value))
     return float(match.group()) if match else None

@@ -1,4 +1,4 @@
-"""What a run did, as a page to look at."""
+"""The reports of the commands ``sdseg segment`` and ``sdseg evaluate``."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ from sdseg_monai.transforms import LoadVolumed
 def report_segmentations(
     path: Path,
     pipeline: Pipeline,
-    found: Mapping[Job, Mapping[str, Any]],
+    cases: Mapping[Job, Mapping[str, Any]],
     result: SegmentationResult | None = None,
 ) -> None:
-    """Write the page of a run: its cases, those to look at first, with viewers.
+    """Write the report of a segmentation: the cases with viewers, failed cases and cases with warnings first.
 
     Args:
         path: HTML file.
-        pipeline: that ran.
-        found: of each job its case, as the manifest has it.
-        result: of the only job; images and masks of several are read again, one at a time.
+        pipeline: the pipeline that made the masks.
+        cases: for each job its entry in the manifest.
+        result: the result, if there is one job only. If there are several, their images and masks are read again, one
+            at a time.
 
     Raises:
         InputError: the page cannot be written.
     """
     segments = pipeline.segments
-    chosen = {name: value for name, value in pipeline.settings.items() if value not in (None, [])}
+    settings = {name: value for name, value in pipeline.settings.items() if value not in (None, [])}
     write_report(
         path,
         title=f"Segmentation with {Path(str(pipeline.settings['bundle'])).name}",
-        about={"versions": pipeline.about["versions"], "device": pipeline.about["device"], **chosen},
-        cases=[_segmented(job, case, result, segments) for job, case in found.items()],
+        about={"versions": pipeline.about["versions"], "device": pipeline.about["device"], **settings},
+        cases=[_segmented_case(job, case, result, segments) for job, case in cases.items()],
         segments=segments,
     )
 
@@ -62,15 +63,15 @@ def report_evaluation(
     labels: Path,
     images: Path | None,
 ) -> None:
-    """Write the page of an evaluation: means, plots, and the cases with viewers, the worst first.
+    """Write the report of an evaluation: means, plots, and the cases with viewers, the worst case first.
 
     Args:
         path: HTML file.
-        cases: of the folders ``predictions`` and ``labels``.
-        summary: of :func:`~sdseg_monai.evaluation.summarise`.
+        cases: metrics of the cases, from :func:`~sdseg_monai.evaluation.evaluate_folders`.
+        summary: the dictionary from :func:`~sdseg_monai.evaluation.summarise`, with the settings of the evaluation.
         predictions: folder of masks.
         labels: folder of labels.
-        images: folder of images of the same names as the predictions; None to show masks alone.
+        images: folder of images with the names of the predictions; None to show the masks without images.
 
     Raises:
         InputError: the page cannot be written, or a prediction has no image.
@@ -101,26 +102,26 @@ def report_evaluation(
     )
 
 
-def _segmented(
+def _segmented_case(
     job: Job, case: Mapping[str, Any], result: SegmentationResult | None, segments: Mapping[int, Segment]
 ) -> ReportCase:
     facts: dict[str, object] = {}
     for name, size in case.get("volume_ml", {}).items():
-        ranged = isinstance(size, dict)
-        facts[name] = (
-            f"{size['mask']:.2f} ml ({size['smallest']:.2f} to {size['largest']:.2f})" if ranged else f"{size:.2f} ml"
-        )
+        if isinstance(size, dict):  # the volume, and the smallest and largest of several samples
+            facts[name] = f"{size['mask']:.2f} ml ({size['smallest']:.2f} to {size['largest']:.2f})"
+        else:
+            facts[name] = f"{size:.2f} ml"
     facts |= {name: f"{count} pixels" for name, count in case.get("pixels", {}).items()}
     facts |= {name: case[name] for name in ("disagreement", "seconds") if name in case}
-    failed = case["status"] == "failed"
+    is_failed = case["status"] == "failed"
     load: Callable[[], Picture] | None = None
-    if not failed:
+    if not is_failed:
         load = partial(_load_segmented, job, result, segments)
-    flags = [case["error"]] if failed else [warning["text"] for warning in case["warnings"]]
+    flags = [case["error"]] if is_failed else [warning["text"] for warning in case["warnings"]]
     name = job.name
     if isinstance(job.source, Series) and job.source.description:
         name, facts["series"] = f"{job.source.description} ({job.source.modality})", job.name
-    return ReportCase(name=name, status="failed" if failed else "done", facts=facts, flags=flags, load=load)
+    return ReportCase(name=name, status="failed" if is_failed else "done", facts=facts, flags=flags, load=load)
 
 
 def _load_segmented(job: Job, result: SegmentationResult | None, segments: Mapping[int, Segment]) -> Picture:
@@ -130,27 +131,27 @@ def _load_segmented(job: Job, result: SegmentationResult | None, segments: Mappi
     elif job.mask.suffix.lower() == DICOM_SUFFIX and isinstance(image, Volume):
         labels = read_seg(job.mask, image, segments)
     else:
-        labels = _drawn(job.mask).array.astype(np.uint8)
+        labels = _read_mask(job.mask).array.astype(np.uint8)
     return _picture(image, {"mask": labels})
 
 
 def _load_pair(prediction: Path, label: Path, image: Path | None) -> Picture:
-    masks = {name: _drawn(path) for name, path in (("prediction", prediction), ("label", label))}
+    masks = {name: _read_mask(path) for name, path in (("prediction", prediction), ("label", label))}
     arrays = {name: mask.array.astype(np.uint8) for name, mask in masks.items()}
     if image is not None:
         return _picture(image, arrays)
     return Picture(None, arrays, masks["label"].affine, photograph=is_picture(label))
 
 
-def _drawn(path: Path) -> Volume:
+def _read_mask(path: Path) -> Volume:
     mask = read_mask(path)
     check_label_map(path, mask.array, largest=UNSURE)
     return mask
 
 
 def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
-    loaded = LoadVolumed("image")({"image": image})["image"]
-    return Picture(loaded.numpy(), masks, loaded.affine.numpy(), photograph=len(loaded) == 3)
+    volume = LoadVolumed("image")({"image": image})["image"]  # [C, X, Y, Z]
+    return Picture(volume.numpy(), masks, volume.affine.numpy(), photograph=len(volume) == 3)
 
 
 def _metrics(case: CaseMetrics) -> dict[str, float]:

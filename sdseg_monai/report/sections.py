@@ -1,4 +1,4 @@
-"""A case's section of the page, with its viewer."""
+"""The section of a case on the page, with its viewer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sdseg_monai.report.cases import ReportCase
 from sdseg_monai.report.drawing import AXES, Drawing, draw, segment_name
 from sdseg_monai.report.text import METRICS, mean_of, name_of, rows_of, safe, state_of, swatch_of
 
-# left, right, top, bottom of each plane
+# letters at the left, right, top and bottom edge of each plane
 EDGES = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))
 
 
 def case_section(index: int, case: ReportCase, segments: Mapping[int, Segment], viewer: bool) -> str:
-    """Return the section of a case, with its viewer where it is to have one and can be drawn."""
+    """Return the section of a case; with its viewer if ``viewer`` is set and the case can be drawn."""
     drawing, flags = None, list(case.flags)
     if viewer and case.load is not None:
         try:
             drawing = draw(case.load(), segments)
-        except (InputError, OSError, MemoryError) as error:  # of one case; the others are worth a report
+        except (InputError, OSError, MemoryError) as error:  # only this case has no pictures
             flags.append(f"no pictures: {str(error) or type(error).__name__}")
     kind = "bad" if case.failed else "warn"
     flag_items = "".join(f"<li>{safe(flag)}</li>" for flag in flags)
@@ -45,27 +45,27 @@ def case_section(index: int, case: ReportCase, segments: Mapping[int, Segment], 
 
 
 def _metrics(metrics: Mapping[str, float], segments: Mapping[int, Segment]) -> str:
-    """Return a case's metrics: a row of the foreground, and of each class for which there are some."""
+    """Return the table of a case's metrics: a row for the foreground, and one for each class that has metrics."""
     by_class: dict[int | None, dict[str, float]] = {}
     for name, value in metrics.items():
-        base, _, number = name.rpartition("_")
+        base, _, suffix = name.rpartition("_")
         if name in METRICS:
             by_class.setdefault(None, {})[name] = value
-        elif base in METRICS and number.isdecimal():
-            by_class.setdefault(int(number), {})[base] = value
-    others = {n: v for n, v in metrics.items() if n not in METRICS and n.rpartition("_")[0] not in METRICS}
+        elif base in METRICS and suffix.isdecimal():
+            by_class.setdefault(int(suffix), {})[base] = value
+    other_metrics = {n: v for n, v in metrics.items() if n not in METRICS and n.rpartition("_")[0] not in METRICS}
     columns = [name for name in METRICS if any(name in values for values in by_class.values())]
     if not columns:
-        return rows_of(others)
+        return rows_of(other_metrics)
     head = "".join(f'<th scope="col" class="number">{METRICS[name].label}</th>' for name in columns)
     rows = []
-    for of, values in by_class.items():
-        title = "Foreground" if of is None else f"{swatch_of(of, segments)} {name_of(of, segments)}"
+    for number, values in by_class.items():
+        title = "Foreground" if number is None else f"{swatch_of(number, segments)} {name_of(number, segments)}"
         cells = "".join(f'<td class="number">{mean_of(METRICS[name], values.get(name))}</td>' for name in columns)
         rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Metrics of this case"><table class="metrics">'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{rows_of(others)}"
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{rows_of(other_metrics)}"
     )
 
 
@@ -85,8 +85,8 @@ def _viewer(index: int, case: ReportCase, drawing: Drawing, segments: Mapping[in
         for number, mask in enumerate(drawing.masks)
     )
     notes = "".join(f"<li>{safe(note)}</li>" for note in drawing.notes)
-    single = " single" if len(drawing.stills) == 1 else ""
-    return f"""<div class="viewer{single}">
+    single_class = " single" if len(drawing.stills) == 1 else ""
+    return f"""<div class="viewer{single_class}">
 <div class="main">
 <span class="stage big" tabindex="0" role="group" aria-label="Slices of {name}: arrow keys and the wheel scroll">
 <canvas></canvas>{_edges(data["axis"], drawing.photograph)}<span class="wait">…</span></span>
@@ -115,23 +115,25 @@ def _edges(axis: int, photograph: bool) -> str:
 
 
 def _legend(drawing: Drawing, case: ReportCase, segments: Mapping[int, Segment]) -> str:
-    """Return the segments that the masks hold, then the others, which are told to be absent."""
-    present = list(drawing.amounts)
-    absent = [value for value in segments if value not in present]
+    """Return the legend: the segments that the masks contain, then the others, which are marked as absent."""
+    present_values = list(drawing.amounts)
+    absent_values = [value for value in segments if value not in present_values]
     rows = []
-    for value in (*present, *absent):
+    for value in (*present_values, *absent_values):
         name = segment_name(value, segments)
         amount = safe(case.facts[name]) if name in case.facts else _amount(drawing, value)
-        box = f'<input type="checkbox" class="segment" value="{value}" {"checked" if value in present else "disabled"}>'
+        state = "checked" if value in present_values else "disabled"
+        box = f'<input type="checkbox" class="segment" value="{value}" {state}>'
         rows.append(
-            f"<li{'' if value in present else ' class=absent'}><label>{box} {swatch_of(value, segments)} "
+            f"<li{'' if value in present_values else ' class=absent'}><label>{box} {swatch_of(value, segments)} "
             f'<span class="name">{safe(name)}</span></label><span class="amount">{amount}</span></li>'
         )
-    every = '<button type="button" value="all">all</button> <button type="button" value="none">none</button>'
-    order = safe(" / ".join(drawing.masks)) if len(drawing.masks) > 1 else ""
+    buttons = '<button type="button" value="all">all</button> <button type="button" value="none">none</button>'
+    mask_names = safe(" / ".join(drawing.masks)) if len(drawing.masks) > 1 else ""
     return (
         '<div class="legend" role="group" aria-label="Segments"><div class="line"><h3>Segments</h3>'
-        f'<span class="every">{every if len(present) > 1 else ""}</span><span class="order">{order}</span></div>'
+        f'<span class="every">{buttons if len(present_values) > 1 else ""}</span>'
+        f'<span class="order">{mask_names}</span></div>'
         f"<ul>{''.join(rows)}</ul></div>"
         if rows
         else ""
@@ -151,5 +153,5 @@ def _three_digits(value: float) -> str:
 
 
 def _json(data: Mapping[str, Any]) -> str:
-    """Return JSON that cannot end the element that it stands in."""
+    """Return JSON without ``<``, so that it cannot end the HTML element around it."""
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""Values as text of the page: escaped, with the digits that they deserve."""
+"""Values as text of the page: escaped for HTML, with a suitable number of digits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ HASH = re.compile(r"[0-9a-f]{32,}")
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is told: what it is called, what it means, and its values."""
+    """How the page shows a metric.
+
+    Attributes:
+        label: name of the metric.
+        meaning: explanation in a few words.
+        digits: decimals of its values.
+        percent: whether the values are shown in percent, with a sign.
+    """
 
     label: str
     meaning: str
@@ -34,7 +41,7 @@ class Metric:
         return f"{100 * value:+.{digits}f} %" if self.percent else f"{value:.{digits}f}"
 
     def tick(self, value: float) -> str:
-        """Return a value of an axis as text."""
+        """Return a value on an axis as text."""
         return f"{100 * value:g} %" if self.percent else f"{value:g}"
 
 
@@ -69,7 +76,7 @@ def plain(value: object) -> str:
 
 
 def rows_of(facts: Mapping[str, object]) -> str:
-    """Return facts as the rows of a list."""
+    """Return facts, by name, as the rows of a list."""
     rows = []
     for name, value in facts.items():
         text = HASH.sub(lambda match: f"<code>{match.group()}</code>", safe(value))
@@ -78,7 +85,7 @@ def rows_of(facts: Mapping[str, object]) -> str:
 
 
 def mean_of(metric: Metric, value: float | None) -> str:
-    """Return a metric's value, or a dash."""
+    """Return a value of a metric, or a dash if it is not defined."""
     return DASH if value is None or math.isnan(value) else escape(metric.text(value))
 
 
@@ -91,12 +98,12 @@ def interval_of(metric: Metric, ends: Sequence[float] | None) -> str:
 
 
 def name_of(value: int, segments: Mapping[int, Segment]) -> str:
-    """Return what a value of a mask is called."""
+    """Return the name of a value of a mask, escaped."""
     return safe(segment_name(value, segments))
 
 
 def swatch_of(value: int, segments: Mapping[int, Segment]) -> str:
-    """Return a square of a segment's colour; as SVG, since printers leave out the colour of backgrounds."""
+    """Return a square in a segment's colour. It is SVG, since browsers do not print the colours of backgrounds."""
     red, green, blue = colours_of([value], segments)[value]
     fill = f"#{red:02x}{green:02x}{blue:02x}"
     stripes = '<path d="M-1 8L8 -1M3 15L15 3" stroke="#404040" stroke-width="3"/>' if value == UNSURE else ""
@@ -105,7 +112,7 @@ def swatch_of(value: int, segments: Mapping[int, Segment]) -> str:
 
 
 def state_of(case: ReportCase) -> str:
-    """Return what came of a case."""
+    """Return the state of a case: done, flagged or failed."""
     kind = "bad" if case.failed else "warn" if case.flags else "good"
     text = case.status if case.failed or not case.flags else f"{case.status}, flagged"
     return f'<span class="state {kind}">{safe(text)}</span>'

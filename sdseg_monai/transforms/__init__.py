@@ -1,4 +1,4 @@
-"""Transforms between files, volumes and slices; intensities are scaled by MONAI's own transforms in the configs."""
+"""Transforms between files, volumes and slices; the configs scale intensities by MONAI's own transforms."""
 
 from sdseg_monai.transforms.cleaning import FillBackgroundHolesd
 from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices, to_three_channels

@@ -1,4 +1,4 @@
-"""What MONAI's transforms for cleaning masks lack."""
+"""Cleaning of masks that MONAI's transforms do not offer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from monai.transforms import FillHoles, MapTransform
 
 
 class FillBackgroundHolesd(MapTransform):
-    """Give background that a class encloses to that class.
+    """Fill background that one class encloses with that class.
 
-    MONAI's FillHolesd would also overwrite other classes within, a vessel in an organ.
+    MONAI's FillHolesd would also overwrite other classes inside, for example a vessel in an organ.
 
     Args:
-        keys: label maps [1, X, Y, Z].
+        keys: label maps, each [1, X, Y, Z].
     """
 
     def __init__(self, keys: KeysCollection) -> None:

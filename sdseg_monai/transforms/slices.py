@@ -1,4 +1,4 @@
-"""From volumes to network-sized slices and back; training and inference both go through here."""
+"""From volumes to slices of the network's size and back, for training and inference alike."""
 
 from __future__ import annotations
 
@@ -15,53 +15,64 @@ from torch.nn import functional as F
 
 from sdseg_monai.errors import InputError
 
-TIE_BREAK = 1e-3
+TIE_BREAK = 1e-3  # added to the share of the nearest pixel's class: decides only between classes that are about equal
 
 
 def extract_slices(volume: torch.Tensor, slice_axis: int, start: int, stop: int) -> torch.Tensor:
-    """Return slices ``start`` to ``stop`` of ``volume`` [C, X, Y, Z] across ``slice_axis`` as [N, C, H, W].
+    """Return slices of a volume.
 
-    H and W are the two other spatial axes in their order.
+    Args:
+        volume: [C, X, Y, Z].
+        slice_axis: spatial axis across which slices are taken, 0 to 2.
+        start: index of the first slice.
+        stop: index after the last slice.
+
+    Returns:
+        [stop - start, C, H, W]; H and W are the other two spatial axes, in their order.
     """
-    axis = slice_axis + 1  # after the channels
+    axis = slice_axis + 1  # the first axis is the channels
     return volume.narrow(axis, start, stop - start).movedim(axis, 0)
 
 
 def resize_slices(slices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize ``slices`` [N, C, H, W] bilinearly in-plane to ``size``, pixel areas aligned; float32."""
+    """Return ``slices`` [N, C, H, W] in float32, resized to ``size`` (H, W) by bilinear interpolation.
+
+    The outer edges of the pixels are aligned, not their centres (``align_corners=False``).
+    """
     if tuple(slices.shape[-2:]) == tuple(size):
         return slices.float()
     return F.interpolate(slices.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def resize_labels(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize class maps ``labels`` [N, 1, H, W] to ``size``; float32.
+    """Return label maps ``labels`` [N, 1, H, W] in float32, resized to ``size`` (H, W).
 
-    Each class is resized as :func:`resize_slices` does scores, the largest wins.
-    Labels and scores then meet on one outline. Halving a grid puts much of an outline half-way between two classes,
-    where any fixed order would enlarge every small object of one of them: the nearest pixel decides there.
+    The binary mask of each class is resized as :func:`resize_slices` resizes scores, and the class with the largest
+    share of a pixel is taken, so that labels and scores have the same outline. When a grid is halved, many pixels of an
+    outline belong half to one class and half to another. A fixed order of the classes would enlarge all small objects
+    of one class there; so the nearest pixel of ``labels`` decides.
     """
-    nearest = F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")
-    best, resized = torch.full_like(nearest, -1.0), torch.zeros_like(nearest)
-    for value in labels.unique():  # one by one: of all classes at once a CT would need gigabytes
-        share = resize_slices(labels == value, size) + TIE_BREAK * (nearest == value)
-        resized = torch.where(share > best, value.float(), resized)
-        best = torch.maximum(best, share)
-    return resized
+    nearest_labels = F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")
+    largest_share, resized_labels = torch.full_like(nearest_labels, -1.0), torch.zeros_like(nearest_labels)
+    for value in labels.unique():  # one class after another: all masks of a CT at once would need gigabytes
+        share = resize_slices(labels == value, size) + TIE_BREAK * (nearest_labels == value)
+        resized_labels = torch.where(share > largest_share, value.float(), resized_labels)
+        largest_share = torch.maximum(largest_share, share)
+    return resized_labels
 
 
 def add_context(slices: torch.Tensor, start: int, stop: int, offset: float) -> torch.Tensor:
-    """Put the neighbours of slices ``start`` to ``stop`` of a stack beside them, as channels.
+    """Return slices with their two neighbours as further channels ("2.5D").
 
     Args:
-        slices: [N, 1, H, W], in order.
-        start: first slice to return.
-        stop: one after the last.
-        offset: how far away the neighbours are, in slices; between two slices they are interpolated, beyond the
-            stack its last slice stands for them.
+        slices: all slices of a stack, [N, 1, H, W], in order.
+        start: index of the first slice to return.
+        stop: index after the last slice to return.
+        offset: distance of the neighbours, in slices. Between two slices a neighbour is interpolated; outside the stack
+            it is the first or last slice.
 
     Returns:
-        [stop - start, 3, H, W]: what lies ``offset`` below, the slice, what lies ``offset`` above.
+        [stop - start, 3, H, W]: the neighbour ``offset`` before the slice, the slice, the neighbour after it.
     """
     positions = torch.arange(start, stop, dtype=torch.float64)
     channels = []
@@ -75,11 +86,16 @@ def add_context(slices: torch.Tensor, start: int, stop: int, offset: float) -> t
 
 
 def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | None) -> float | None:
-    """Return ``context_mm`` in slices of ``image`` [C, X, Y, Z] across ``slice_axis``; None for None.
+    """Return the distance ``context_mm`` as a number of slices of an image.
+
+    Args:
+        image: [C, X, Y, Z], with an affine.
+        slice_axis: spatial axis across which slices are taken, 0 to 2.
+        context_mm: distance in millimetres; None returns None.
 
     Raises:
-        InputError: the image is a photograph, or ``context_mm`` is no distance.
-        ValueError: the image does not say how far apart its slices are.
+        InputError: the image is a photograph, or ``context_mm`` is not a positive distance.
+        ValueError: the image has no affine, which holds the distance of its slices.
     """
     if context_mm is None:
         return None
@@ -97,7 +113,7 @@ def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | Non
 
 
 def to_three_channels(slices: torch.Tensor) -> torch.Tensor:
-    """Repeat one-channel slices [..., 1, H, W] to three channels; three-channel slices pass through.
+    """Return ``slices`` [..., 1 or 3, H, W] with three channels: a single channel is repeated.
 
     Raises:
         ValueError: the number of channels is neither 1 nor 3.
@@ -112,8 +128,8 @@ class StackSlicesd(MapTransform):
     """Turn volumes [C, X, Y, Z] into stacks of resized slices [N, C, H, W], plain float32 tensors.
 
     Args:
-        keys: volumes; the one called ``label`` is a class map.
-        slice_axis: spatial axis across which slices are taken.
+        keys: volumes; the one under the key ``label`` is a label map.
+        slice_axis: spatial axis across which slices are taken, 0 to 2.
         size: (H, W) of the slices.
         context_mm: see :class:`sdseg_monai.data.SliceDataset`.
     """
@@ -127,7 +143,7 @@ class StackSlicesd(MapTransform):
         self.context_mm = context_mm
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each volume by its stack; ``context`` is the :func:`context_offset` of the image."""
+        """Return the data with stacks instead of volumes, and the image's :func:`context_offset` as ``context``."""
         item = dict(data)
         item["context"] = context_offset(item["image"], self.slice_axis, self.context_mm)
         for key in self.key_iterator(item):

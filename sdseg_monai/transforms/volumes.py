@@ -1,4 +1,4 @@
-"""Dictionary transforms at the two ends of a pipeline: from a file to a MetaTensor, and back to a file."""
+"""Dictionary transforms of whole volumes: reading and checking a volume, and writing a mask to a file."""
 
 from __future__ import annotations
 
@@ -24,40 +24,43 @@ logger = logging.getLogger(__name__)
 
 
 class LoadVolumed(MapTransform):
-    """Read the files named under ``keys``, or volumes in memory, into MetaTensors in float32: volumes as [1, X, Y, Z].
+    """Read files, or take volumes in memory, as MetaTensors in float32: a volume becomes [1, X, Y, Z].
 
-    A picture is a volume of one slice: [3, H, W, 1] with intensities of 0 to 255, or, under the key ``label``,
-    [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses what would only fail, or mislead, later: see
-    :func:`sdseg_monai.io.volumes.read_volume` and :mod:`sdseg_monai.io.pictures`. All keys of a case must lie on one
-    grid.
+    A picture becomes a volume of one slice: [3, H, W, 1] with intensities from 0 to 255, or, under the key ``label``,
+    [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses files that would fail or give wrong masks later: see
+    :func:`sdseg_monai.io.volumes.read_volume` and :mod:`sdseg_monai.io.pictures`. All volumes of a case must have the
+    same grid.
+
+    Args:
+        keys: paths, or each a :class:`~sdseg_monai.io.volumes.Volume`.
 
     Raises:
         InputError: a file cannot be used, or two of them differ in shape or position.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read each file; all keys must lie on one grid."""
+        """Return the data with MetaTensors."""
         item = dict(data)
-        first = None
+        first_volume = None
         for key in self.key_iterator(item):
-            given = item[key]
-            path = Path(given.name if isinstance(given, Volume) else given)
-            picture = not isinstance(given, Volume) and is_picture(path)
-            if picture:
+            source = item[key]
+            path = Path(source.name if isinstance(source, Volume) else source)
+            is_photograph = not isinstance(source, Volume) and is_picture(path)
+            if is_photograph:
                 channels, volume = _read_picture_as_volume(path, key)
             else:
-                volume = given if isinstance(given, Volume) else read_volume(path)
+                volume = source if isinstance(source, Volume) else read_volume(path)
                 channels = volume.array[None]
-            if first is None:
-                first = (path, volume)
+            if first_volume is None:
+                first_volume = (path, volume)
             else:
-                check_same_grid(*first, path, volume)
+                check_same_grid(*first_volume, path, volume)
             affine = torch.from_numpy(volume.affine)
             meta = {
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 MetaKeys.ORIGINAL_AFFINE: affine.clone(),
                 MetaKeys.SPATIAL_SHAPE: np.array(volume.array.shape),
-                MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if picture else "no_channel",
+                MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if is_photograph else "no_channel",
             }
             item[key] = MetaTensor(torch.from_numpy(channels), affine=affine, meta=meta)
         return item
@@ -70,35 +73,40 @@ def _read_picture_as_volume(path: Path, key: Hashable) -> tuple[np.ndarray, Volu
 
 
 class SaveMaskd(MapTransform):
-    """Write the masks under ``keys`` as ``uint8`` on the grid of the file that ``reference_key`` was read from.
+    """Write masks as ``uint8`` on the grid of the file from which the reference image was read.
 
-    The file keeps the input's name and kind, so that predictions and labels match by name; a picture's mask is a PNG.
+    The mask's file has the name and format of the image's file, so that predictions and labels match by name; the mask
+    of a picture is a PNG.
 
     Args:
-        keys: masks, each [1, X, Y, Z] on the reference's grid.
-        output_dir: folder for the results; made if need be.
-        reference_key: the image.
+        keys: masks, each [1, X, Y, Z] on the grid of the reference image.
+        output_dir: folder for the masks; it is made if it does not exist.
+        reference_key: key of the reference image.
 
     Raises:
-        InputError: the folder cannot be written, or a mask would replace a file that the case was read from, a picture
-            beside it, or the mask of another image of the same name.
+        InputError: the folder cannot be written, or a mask would replace a file of the case, a picture in the same
+            folder, or the mask of another image with the same name.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str | Path, reference_key: str = "image") -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
         self.reference_key = reference_key
-        self.references: dict[Path, Path] = {}  # of every mask written: two images of one name would share it
+        self.references: dict[Path, Path] = {}  # image of every mask that was written, to refuse two of one name
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write each mask; the data pass unchanged."""
+        """Write each mask; return the data unchanged."""
         item = dict(data)
         reference = Path(item[self.reference_key].meta[ImageMetaKey.FILENAME_OR_OBJ])
         for key in self.key_iterator(item):
             path = self.output_dir / (f"{reference.stem}.png" if is_picture(reference) else reference.name)
-            inputs = [Path(str(i.meta[ImageMetaKey.FILENAME_OR_OBJ])) for i in item.values() if _was_read(i)]
-            beside = is_picture(reference) and path.parent.resolve() == reference.parent.resolve()
-            if beside or path.resolve() in {path.resolve() for path in inputs}:
+            input_paths = {
+                Path(str(value.meta[ImageMetaKey.FILENAME_OR_OBJ])).resolve()
+                for value in item.values()
+                if _has_file_name(value)
+            }
+            is_in_picture_folder = is_picture(reference) and path.parent.resolve() == reference.parent.resolve()
+            if is_in_picture_folder or path.resolve() in input_paths:
                 raise InputError(f"{path}: the mask would replace an input, name another output folder")
             if self.references.setdefault(path, reference) != reference:
                 raise InputError(
@@ -113,14 +121,14 @@ class SaveMaskd(MapTransform):
 
 
 class ClassLabelsd(MapTransform):
-    """Make sure of the classes of label maps: of two, all above 0.5 is foreground; more must be named 0 to K-1.
+    """Check the values of label maps: with two classes all above 0.5 becomes 1; with more they must be 0 to K-1.
 
     Args:
-        keys: label maps [1, X, Y, Z].
-        num_classes: K, the background's included.
+        keys: label maps, each [1, X, Y, Z].
+        num_classes: K, including the background.
 
     Raises:
-        InputError: a label map of more than two classes has another value.
+        InputError: K is more than 2, and a label map has a value that is not one of 0 to K-1.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int) -> None:
@@ -135,30 +143,32 @@ class ClassLabelsd(MapTransform):
             if self.num_classes == 2:
                 item[key] = (label > 0.5).float()
                 continue
-            stray = stray_values(torch.as_tensor(label).cpu().numpy(), largest=self.num_classes - 1)
-            if stray.size:
+            strays = stray_values(torch.as_tensor(label).cpu().numpy(), largest=self.num_classes - 1)
+            if strays.size:
                 raise InputError(
-                    f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: a label of {stray[0]:g}, expected 0 to "
+                    f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: a label of {strays[0]:g}, expected 0 to "
                     f"{self.num_classes - 1} for num_classes={self.num_classes}"
                 )
         return item
 
 
-def _was_read(item: Any) -> bool:
-    return isinstance(item, MetaTensor) and ImageMetaKey.FILENAME_OR_OBJ in item.meta
+def _has_file_name(value: Any) -> bool:
+    return isinstance(value, MetaTensor) and ImageMetaKey.FILENAME_OR_OBJ in value.meta
 
 
 class WarnFieldOfViewd(MapTransform):
-    """Warn where a volume is unlike those that a network was trained on; the data pass unchanged.
+    """Warn if the field of view or the intensities of a volume differ from those of the training volumes.
 
-    Warnings go into the list that the data have under ``warnings``; without one they are logged.
+    Each :class:`~sdseg_monai.io.warnings.ImageWarning` is appended to the list under the key ``warnings`` of the data;
+    if there is no such list, it is logged.
 
     Args:
-        keys: volumes [1, X, Y, Z] as read, before their intensities are scaled.
-        extent_mm: smallest and largest extent along right-left, posterior-anterior and inferior-superior of the
-            training volumes, each in millimetres.
-        tolerance: factor by which an extent may lie outside.
-        lowest: smallest intensity that the training's modality knows; below it (CT has air at -1000 HU) is another.
+        keys: volumes, each [1, X, Y, Z], with the intensities of the file.
+        extent_mm: smallest and largest extent of the training volumes in millimetres, along right-left,
+            posterior-anterior and inferior-superior.
+        lowest: lowest intensity of the training volumes' modality; a lower one means another modality (air in CT has
+            -1000 HU).
+        tolerance: factor by which an extent may be smaller or larger than those of the training volumes.
     """
 
     def __init__(
@@ -170,25 +180,27 @@ class WarnFieldOfViewd(MapTransform):
         self.tolerance = tolerance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Look at each volume; the data pass unchanged."""
+        """Check each volume; return the data unchanged."""
         for key in self.key_iterator(data):
-            for warning in self._look(data[key]):
+            for warning in self._check(data[key]):
                 if "warnings" in data:
                     data["warnings"].append(warning)
                 else:
                     logger.warning("%s: %s", data[key].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume"), warning.text)
         return dict(data)
 
-    def _look(self, image: MetaTensor) -> Iterator[ImageWarning]:
+    def _check(self, image: MetaTensor) -> Iterator[ImageWarning]:
         voxel_axes = image.affine[:3, :3].numpy()  # columns in RAS+ millimetres
-        extent = np.abs(voxel_axes * np.array(image.shape[1:])).sum(axis=1)
+        extent = np.abs(voxel_axes * np.array(image.shape[1:])).sum(axis=1)  # [3], in RAS+ millimetres
         low, high = self.extent_mm.T
         if (extent < low / self.tolerance).any() or (extent > high * self.tolerance).any():
-            seen, smallest, largest = (" x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent, low, high))
+            extent_text, low_text, high_text = (
+                " x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent, low, high)
+            )
             yield ImageWarning(
                 "field_of_view",
-                f"field of view {seen} mm, but the network was trained on {smallest} to {largest} mm: crop to the "
-                "structure first, the mask is not to be trusted",
+                f"field of view {extent_text} mm, but the network was trained on {low_text} to {high_text} mm: crop to "
+                "the structure first, the mask is not to be trusted",
             )
         if float(image.min()) < self.lowest:
             yield ImageWarning(
@@ -202,7 +214,7 @@ def mask_to_array(mask: torch.Tensor) -> np.ndarray:
     """Return ``mask`` [1, X, Y, Z] as an array [X, Y, Z] of ``uint8``.
 
     Raises:
-        ValueError: it has several channels, as the scores of a class-conditional network have.
+        ValueError: it has several channels: scores of several classes, not a mask.
     """
     if len(mask) != 1:
         raise ValueError(f"{len(mask)} channels, expected one: a score per class is no mask, take its argmax first")

@@ -19,7 +19,7 @@ from sdseg_monai.weights.files import (
     save_inference,
     save_tensors,
 )
-from sdseg_monai.weights.official import Imported, import_official, load_official
+from sdseg_monai.weights.official import ImportedNetwork, import_official, load_official
 from sdseg_monai.weights.transfer import ImportReport
 from sdseg_monai.weights.unet import load_unet
 
@@ -28,7 +28,7 @@ load_diffusers_folder, save_diffusers_folder = SDSeg.from_pretrained, SDSeg.save
 __all__ = [
     "RANDOM",
     "ImportReport",
-    "Imported",
+    "ImportedNetwork",
     "check_codes",
     "drop_mask_encoder",
     "fill_autoencoder",

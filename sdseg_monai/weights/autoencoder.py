@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
-from sdseg_monai.networks.pretrained import plain
+from sdseg_monai.networks.pretrained import tuples_to_lists
 from sdseg_monai.networks.states import check_state, reason, refuse_unexpected, shapes_of, to_float32
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import MASK_ENCODER, load_weights, mask_encoder_names, read_tensors
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
 FIRST_LAYER = "decoder.layers.0.weight"  # of a distilled decoder
-LATENT_EDGE = 16  # of the masks on which an autoencoder shows whether it knows its classes; tiny ones mislead
+LATENT_EDGE = 16  # h and w of the latents in check_codes; on smaller masks a trained autoencoder may fail as well
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 OPTIONS = ("act_fn", "shift_factor")
 TINY_SIZES = (
@@ -41,27 +41,28 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
     """Load pretrained weights into the mask autoencoder and, where the sizes agree, the vision encoder's trunk.
 
     Args:
-        network: its autoencoder is filled; its vision encoder starts from the autoencoder's encoder, as in the paper,
-            if both have the same layers, else keeps its random start.
+        network: its autoencoder is filled. If its vision encoder has the same layers as the autoencoder's encoder, it
+            gets the same weights, as in the paper; else it keeps its random weights.
         source: one of
 
             - a ``.pt`` file of plain tensors that ``train_autoencoder.json`` or ``distill_decoder.json`` wrote;
             - a ``.ckpt`` or ``.safetensors`` file of CompVis (kl-f8, SD's VAE, or a whole model with it under
-              ``first_stage_model``), of diffusers, or of TAESD for a :class:`TinyMaskAutoencoder`, in any type of
-              float; a file of diffusers does not say how many groups its norms have: the network's are taken;
-            - a diffusers autoencoder, folder or hub id, alone or of a pipeline that has it under ``vae``;
-            - ``random``, which keeps the random start, for smoke tests.
+              ``first_stage_model``), of diffusers, or of TAESD for a :class:`TinyMaskAutoencoder`, in any floating
+              point dtype; a file of diffusers does not say how many groups its norms have: the network's are assumed;
+            - a diffusers autoencoder, folder or hub id, alone or under ``vae`` in a pipeline;
+            - ``random``, which keeps the random weights, for smoke tests.
 
     Raises:
-        InputError: there is no such file, folder or hub id, it lacks a tensor, its sizes are not the network's, or it
-            does not know the codes of the network's classes; or the vision encoder is frozen and would stay random.
+        InputError: there is no such file, folder or hub id, a tensor is missing, its sizes are not the network's, or
+            it was not trained on the codes of the network's classes; or the vision encoder is frozen and would stay
+            random.
     """
     fill_autoencoder(network.autoencoder, source)
     check_codes(network.autoencoder, len(network.class_codes), source)
     trunk = network.vision_encoder.encoder
-    pretrained = network.autoencoder.encoder.state_dict()
-    if shapes_of(trunk.state_dict()) == shapes_of(pretrained):
-        trunk.load_state_dict(pretrained)
+    encoder_state = network.autoencoder.encoder.state_dict()
+    if shapes_of(trunk.state_dict()) == shapes_of(encoder_state):
+        trunk.load_state_dict(encoder_state)
     elif not network.train_vision_encoder and source != RANDOM:
         raise InputError(
             "the vision encoder is frozen but has other sizes than the mask autoencoder's and would stay random: "
@@ -72,12 +73,12 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
 
 
 def load_teacher(distillation: DecoderDistillation, source: str | Path, num_classes: int = 2) -> None:
-    """Load the autoencoder whose decoder is to be distilled, and give the student its encoder.
+    """Load the teacher of a distillation, and copy its encoder to the student.
 
     Args:
         distillation: its teacher is filled.
-        source: what :func:`load_autoencoder` takes.
-        num_classes: classes of the masks that it is distilled on, the background's included.
+        source: as of :func:`load_autoencoder`.
+        num_classes: classes of the training masks, including the background.
 
     Raises:
         InputError: as :func:`load_autoencoder`.
@@ -88,10 +89,14 @@ def load_teacher(distillation: DecoderDistillation, source: str | Path, num_clas
 
 
 def fill_autoencoder(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str | Path) -> None:
-    """Load what :func:`load_autoencoder` says into a mask autoencoder alone.
+    """Load pretrained weights into a mask autoencoder.
+
+    Args:
+        autoencoder: network to fill.
+        source: as of :func:`load_autoencoder`.
 
     Raises:
-        InputError: there is no such source, it lacks a tensor, or its sizes are not the autoencoder's.
+        InputError: there is no such source, a tensor is missing, or its sizes are not the autoencoder's.
     """
     if source == RANDOM:
         logger.warning("random mask autoencoder: what comes out means nothing, this is for smoke tests")
@@ -104,7 +109,11 @@ def fill_autoencoder(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source:
 
 
 def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -> None:
-    """Load the mask autoencoder that lies in the ``model.pt`` of a trained network.
+    """Load the mask autoencoder of a trained :class:`SDSeg` from its ``model.pt``.
+
+    Args:
+        autoencoder: network to fill.
+        path: the ``model.pt``.
 
     Raises:
         InputError: the file cannot be read, is an inference export without the mask encoder, or has other sizes.
@@ -122,34 +131,36 @@ def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path
 
 
 def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
-    """Give ``network`` the decoder of a file that ``distill_decoder.json`` wrote.
+    """Replace the mask decoder of ``network`` by that of a file that ``distill_decoder.json`` wrote.
 
-    Nothing else changes: the file's encoder must be the network's, bit for bit, because a decoder means nothing to the
-    latents of another.
+    Nothing else changes: the file's encoder must be the network's, bit for bit, because a decoder fits the latents of
+    one encoder only.
 
     Args:
-        network: with its mask encoder.
+        network: must have its mask encoder.
         path: the file.
 
     Returns:
         The number of the old decoder's tensors.
 
     Raises:
-        InputError: the file cannot be read, has no such decoder or is of another autoencoder; the network is an
+        InputError: the file cannot be read, has no distilled decoder or is of another autoencoder; the network is an
             inference export without its mask encoder.
     """
     if not mask_encoder_names(network.state_dict()):
         raise InputError("the network has no mask encoder (an inference export), so that no decoder can be told to fit")
-    old = network.autoencoder
+    old_autoencoder = network.autoencoder
     first_layer = read_tensors(path).get(FIRST_LAYER)
     if not isinstance(first_layer, torch.Tensor) or first_layer.ndim != 4:
         raise InputError(f"{path}: no distilled decoder ({FIRST_LAYER}), expected what distill_decoder.json wrote")
-    sizes = {name: old.config[name] for name in inspect.signature(type(old)).parameters}
-    autoencoder = type(old)(**{**sizes, "decoder_channels": len(first_layer)})
+    kind = type(old_autoencoder)
+    sizes = {name: old_autoencoder.config[name] for name in inspect.signature(kind).parameters}
+    autoencoder = kind(**{**sizes, "decoder_channels": len(first_layer)})
     load_weights(autoencoder, path)
     state = autoencoder.state_dict()
-    old_names = {f"{part}.{name}" for part, module in old.decoding_parts.items() for name in module.state_dict()}
-    for name, tensor in old.state_dict().items():
+    decoding_parts = old_autoencoder.decoding_parts
+    old_names = {f"{part}.{name}" for part, module in decoding_parts.items() for name in module.state_dict()}
+    for name, tensor in old_autoencoder.state_dict().items():
         if name not in old_names and not torch.equal(tensor, state[name]):
             raise InputError(f"{path}: its {name} is not the network's: the decoder of another autoencoder")
     network.autoencoder = autoencoder.requires_grad_(False).eval()
@@ -159,10 +170,17 @@ def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
 
 @torch.no_grad()
 def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
-    """Refuse an autoencoder from which a mask of one class comes back as another; it was trained on fewer.
+    """Check that an autoencoder encodes and decodes a mask of each class to the same class.
+
+    An autoencoder that was trained on fewer classes does not. Two classes and ``random`` are not checked.
+
+    Args:
+        autoencoder: with its weights.
+        num_classes: K, including the background.
+        source: where the weights are from, for the message.
 
     Raises:
-        InputError: it does, with ``source`` as its name.
+        InputError: a class is decoded as another one.
     """
     if num_classes == 2 or source == RANDOM:
         return
@@ -182,9 +200,9 @@ def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -
     state = read_checkpoint(path)
     state = strip_prefix(state, AUTOENCODER_PREFIX) or state
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
-    own_names = "encoder.layers." if is_tiny else "encoder.down_blocks."  # diffusers', which are ours
+    diffusers_prefix = "encoder.layers." if is_tiny else "encoder.down_blocks."  # diffusers' names are the network's
     try:
-        if any(name.startswith(own_names) for name in state):
+        if any(name.startswith(diffusers_prefix) for name in state):
             check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
             tensors = {name: to_float32(name, tensor) for name, tensor in state.items()}
         elif is_tiny or not any(name.startswith("encoder.down.") for name in state):
@@ -198,18 +216,22 @@ def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -
 
 
 def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors for ``autoencoder`` from those of a CompVis one.
+    """Return the state dict of ``autoencoder`` with the tensors of a CompVis autoencoder.
+
+    Args:
+        autoencoder: network of the sizes to expect; it does not change.
+        state: tensors of CompVis, by name.
 
     Raises:
-        InputError: one is missing, misshapen or too many, or the sizes are others.
+        InputError: a tensor is missing, has another shape or is not part of the network, or the sizes differ.
     """
     shapes, targets = shapes_of(state), shapes_of(autoencoder.state_dict())
     sizes = encoder_sizes(shapes, axis(shapes, "post_quant_conv.weight", 0, rank=4))
-    if sizes != {key: plain(autoencoder.config[key]) for key in SIZES}:
+    if sizes != {key: tuples_to_lists(autoencoder.config[key]) for key in SIZES}:
         raise InputError(f"an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
     sources = {name: autoencoder_source(name, len(sizes["block_out_channels"])) for name in targets}
     check_sources(shapes, sources, targets)
-    # a loss beside the autoencoder is left over from its training
+    # names of other prefixes are left from the training of the autoencoder (its loss)
     refuse_unexpected(
         (name for name in state if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))),
         (source.name for source in sources.values()),
@@ -219,23 +241,24 @@ def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -
 
 def _load_diffusers(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, source: str) -> None:
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
-    pretrained = _read_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source)
-    # the number of groups and the rest of OPTIONS change no shape, so that strict loading would not notice them
-    sizes, expected = (_sizes(model, TINY_SIZES if is_tiny else SIZES) for model in (pretrained, autoencoder))
-    if sizes != expected:
+    model = _read_pretrained(AutoencoderTiny if is_tiny else AutoencoderKL, source)
+    # norm_num_groups and OPTIONS change no tensor's shape, so that strict loading does not notice a difference
+    size_names = TINY_SIZES if is_tiny else SIZES
+    sizes = _config_values(model, size_names)
+    if sizes != _config_values(autoencoder, size_names):
         raise InputError(f"{source}: an autoencoder of other sizes, set network_def#autoencoder to {sizes}")
-    options, own = (_sizes(model, OPTIONS) for model in (pretrained, autoencoder))
-    if options != own:
-        raise InputError(f"{source}: an autoencoder with {options}, expected {own}: another architecture")
+    options, expected_options = (_config_values(network, OPTIONS) for network in (model, autoencoder))
+    if options != expected_options:
+        raise InputError(f"{source}: an autoencoder with {options}, expected {expected_options}: another architecture")
     try:
-        check_state(shapes_of(pretrained.state_dict()), shapes_of(autoencoder.state_dict()))
+        check_state(shapes_of(model.state_dict()), shapes_of(autoencoder.state_dict()))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    autoencoder.load_state_dict(pretrained.state_dict(), strict=True)
+    autoencoder.load_state_dict(model.state_dict(), strict=True)
 
 
-def _sizes(model: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: plain(model.config[key]) for key in keys}
+def _config_values(model: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: tuples_to_lists(model.config[name]) for name in names}
 
 
 def _read_pretrained(kind: Any, source: str) -> Any:
@@ -243,10 +266,10 @@ def _read_pretrained(kind: Any, source: str) -> Any:
 
     Args:
         kind: a diffusers model class.
-        source: folder, from which nothing leads to the network, or hub id.
+        source: a folder, for which nothing is downloaded, or a hub id.
 
     Raises:
-        InputError: there is none, or its file lacks tensors of it, has others, or has values that are not finite.
+        InputError: there is no such model, or its file has missing or extra tensors, or values that are not finite.
     """
     is_local = Path(source).is_dir()
     subfolders = ["vae", None]
@@ -258,10 +281,10 @@ def _read_pretrained(kind: Any, source: str) -> Any:
             model, info = kind.from_pretrained(
                 source, subfolder=subfolder, output_loading_info=True, local_files_only=is_local
             )
-        except Exception as error:  # a damaged file fails in as many ways as it has readers
+        except Exception as error:  # each reader that diffusers tries has its own errors for a damaged file
             failure = error
         else:
-            _check_whole(source, model, info)
+            _check_complete(source, model, info)
             return model.float()
     raise InputError(
         f"{source}: no autoencoder there ({reason(failure)}), expected a file, a diffusers folder or a hub id that can "
@@ -269,8 +292,8 @@ def _read_pretrained(kind: Any, source: str) -> Any:
     ) from failure
 
 
-def _check_whole(source: str, model: Any, info: dict[str, Any]) -> None:
-    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):  # diffusers would only log them
+def _check_complete(source: str, model: Any, info: dict[str, Any]) -> None:
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):  # diffusers only logs them
         if info[key]:
             name = min(map(str, info[key]))
             raise InputError(f"{source}: {key.replace('_', ' ')}: {name}, expected the tensors of its config.json")

@@ -1,4 +1,4 @@
-"""From one form of a network's weights to another, file to file."""
+"""Conversion of a network's weights from one kind of file or folder to another."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TARGET_KINDS = ("bundle", "diffusers", "inference")
 
 
 class Conversion(NamedTuple):
-    """What :func:`convert` did.
+    """Result of :func:`convert`.
 
     Attributes:
-        used: tensors of the source that were used.
-        unused: tensors of the source that were not.
-        missing: tensors of the network that were left out.
-        bytes: size of what was written.
-        network_def: what a bundle's configs must say to make the network: a state dict holds neither its sizes nor
-            its noise schedule or options.
+        used: number of tensors of the source that were used.
+        unused: number of tensors of the source that were not used.
+        missing: number of tensors of the network that were not written.
+        bytes: size of the output.
+        network_def: the part of a bundle's configs that builds the network, because a state dict holds neither its
+            sizes nor its noise schedule or options.
     """
 
     used: int
@@ -48,20 +48,19 @@ def convert(
     raw: bool = False,
     mask_decoder: Path | None = None,
 ) -> Conversion:
-    """Read ``source`` and write ``output``, which appears whole or not at all.
+    """Read ``source`` and write ``output``, completely or not at all.
 
     Args:
-        source: an official Lightning checkpoint, a bundle's folder, or a folder that
-            :meth:`SDSeg.save_pretrained` wrote. A bundle's configs are code: convert only
-            what you trust.
-        output: a file ending in ``.pt`` (bundle: the ``models/model.pt`` of one; inference), or a new folder
-            (diffusers).
+        source: an official Lightning checkpoint, a bundle's folder, or a folder that :meth:`SDSeg.save_pretrained`
+            wrote. The configs of a bundle are code: convert only bundles that you trust.
+        output: a new file ending in ``.pt`` (for ``bundle``, a bundle's ``models/model.pt``, and for ``inference``), or
+            a new folder (for ``diffusers``).
         source_kind: ``official``, ``bundle`` or ``diffusers``.
         target_kind: ``bundle``, ``diffusers`` or ``inference``.
         num_heads: heads of an official U-Net's attention; None for 8.
-        raw: take an official U-Net's raw weights instead of the averaged ones.
+        raw: take the raw weights of an official U-Net instead of the averaged ones.
         mask_decoder: file of a distilled mask decoder, see
-            :func:`~sdseg_monai.weights.autoencoder.replace_mask_decoder`; None to keep the source's.
+            :func:`~sdseg_monai.weights.autoencoder.replace_mask_decoder`; None to keep the source's decoder.
 
     Raises:
         InputError: the source cannot be used, or the output cannot be written or exists.
@@ -74,27 +73,26 @@ def convert(
     _check_output(source, output, target_kind)
     if source_kind == "official":
         heads = OFFICIAL_HEADS if num_heads is None else num_heads
-        imported = import_official(source, num_heads=heads, use_ema=not raw)
-        network, counts = imported.network, imported.report.counts()
+        official = import_official(source, num_heads=heads, use_ema=not raw)
+        network, counts = official.network, official.report.counts()
     else:
         network = load_bundle_network(source) if source_kind == "bundle" else SDSeg.from_pretrained(source)
         counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
     if mask_decoder is not None:
-        old_tensors = replace_mask_decoder(network, mask_decoder)
-        counts["used"] -= old_tensors
-        counts["unused"] += old_tensors
-    training_tensors = 0
+        num_old_tensors = replace_mask_decoder(network, mask_decoder)
+        counts["used"] -= num_old_tensors
+        counts["unused"] += num_old_tensors
+    mask_encoder = mask_encoder_names(network.state_dict())
     if target_kind == "inference":
-        training_tensors = len(mask_encoder_names(network.state_dict()))
-    elif not mask_encoder_names(network.state_dict()):
+        counts["missing"] += len(mask_encoder)
+    elif not mask_encoder:
         raise InputError(f"{source}: holds an inference export without the mask encoder, expected the full weights")
     WRITERS[target_kind](network, output)
-    counts["missing"] += training_tensors
     return Conversion(**counts, bytes=_size(output), network_def=network_config(network))
 
 
 def network_config(network: SDSeg) -> dict[str, Any]:
-    """Return the ``network_def`` of a bundle's config that makes ``network``, its weights aside."""
+    """Return the ``network_def`` of a bundle's config that builds ``network``, without its weights."""
     config: dict[str, Any] = {"_target_": "sdseg_monai.networks.SDSeg"}
     for name in PARTS:
         part = part_config(getattr(network, name))
@@ -107,7 +105,7 @@ def load_bundle_network(root: Path) -> SDSeg:
     """Return the network of a bundle's ``configs/inference.json`` with the bundle's weights, in evaluation mode.
 
     Raises:
-        InputError: there is no such bundle, or it has no weights of its network.
+        InputError: there is no such bundle, or its weights are missing or not those of its network.
     """
     bundle = Bundle.open(root)
     config = bundle.config_file("inference")

@@ -1,4 +1,4 @@
-"""Files of plain tensors: written whole or not at all, read without running anything, loaded strictly."""
+"""Files of plain tensors: written atomically, read without executing anything, loaded strictly."""
 
 from __future__ import annotations
 
@@ -22,22 +22,30 @@ MASK_ENCODER = ("autoencoder.encoder.", "autoencoder.quant_conv.")
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write a state dict, or several with plain numbers beside them, so that it is complete or not there."""
+    """Write ``state`` atomically: the file at ``path`` is complete, or it is not there.
+
+    Args:
+        path: the file.
+        state: a state dict, or a dict of state dicts and plain values.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
 
     def write(temporary: Path) -> None:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
+        except RuntimeError as error:  # torch's error when the disk is full
             raise OSError(str(error).splitlines()[0]) from error
 
     write_atomically(Path(path), write)
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """Read what :func:`save_tensors` wrote, onto the CPU; nothing in the file is executed.
+    """Return what :func:`save_tensors` wrote, with tensors on the CPU; nothing in the file is executed.
 
     Raises:
-        InputError: the file is missing, damaged, or holds more than tensors and plain values.
+        InputError: the file is missing, damaged, or holds other objects than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,23 +60,27 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load ``path`` into ``network`` strictly; float16 files fill float32 networks.
+    """Load ``path`` into ``network`` strictly; a float16 file fills a float32 network.
 
-    An inference export lacks the mask encoder: the network then segments, and encoding a mask raises
-    :class:`InputError`.
+    If the file is an inference export, which has no mask encoder, the network loses its mask encoder too: it segments,
+    but encoding a mask raises :class:`InputError`.
+
+    Args:
+        network: network to fill.
+        path: file that :func:`save_tensors` or :func:`save_inference` wrote.
 
     Raises:
-        InputError: the file cannot be read, or its names or shapes are not the network's.
+        InputError: the file cannot be read, its names or shapes are not the network's, or a value is not finite.
     """
     state = read_tensors(path)
-    integers = {name for name, value in network.state_dict().items() if not value.is_floating_point()}
-    unusable = [name for name, value in state.items() if name not in integers and not _is_usable(name, value)]
-    if unusable:
-        raise InputError(f"{path}: {unusable[0]} is no tensor of finite numbers, expected the weights of a network")
+    integer_names = {name for name, value in network.state_dict().items() if not value.is_floating_point()}
+    for name, value in state.items():
+        if name not in integer_names and not _is_usable(name, value):
+            raise InputError(f"{path}: {name} is no tensor of finite numbers, expected the weights of a network")
     if isinstance(network, SDSeg):
-        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-        mask_encoder = mask_encoder_names(expected)
-        inference_shapes = {name: shape for name, shape in expected.items() if name not in mask_encoder}
+        shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        mask_encoder = mask_encoder_names(shapes)
+        inference_shapes = {name: shape for name, shape in shapes.items() if name not in mask_encoder}
         if mask_encoder and {name: tensor.shape for name, tensor in state.items()} == inference_shapes:
             drop_mask_encoder(network)
             logger.info("%s: an inference export, without the %d tensors of the mask encoder", path, len(mask_encoder))
@@ -90,10 +102,14 @@ def _is_usable(name: Any, value: Any) -> bool:
 
 
 def save_inference(network: SDSeg, path: str | Path) -> None:
-    """Write what inference uses of ``network`` in float16; :func:`load_weights` reads it.
+    """Write the weights that inference uses, in float16; :func:`load_weights` reads them.
 
-    The mask encoder is left out, and there is one set of U-Net weights and no optimiser: 0.757 GB at the full size,
-    of the 5.46 GB of an official checkpoint.
+    The file has no mask encoder, no optimiser and only one set of U-Net weights: 0.757 GB at the full size, where an
+    official checkpoint has 5.46 GB.
+
+    Args:
+        network: network to write.
+        path: the file.
 
     Raises:
         InputError: the file cannot be written, or a weight is too large for float16.
@@ -102,10 +118,10 @@ def save_inference(network: SDSeg, path: str | Path) -> None:
 
 
 class NoEncoder(nn.Module):
-    """Stands where a mask encoder was left out."""
+    """Replacement for the mask encoder in a network whose weights do not include one."""
 
     def forward(self, mask_image: torch.Tensor) -> NoReturn:
-        """Raise :class:`InputError`: there is nothing to encode with."""
+        """Raise :class:`InputError`, because there is no encoder."""
         raise InputError(
             "these weights are an inference export without the mask encoder: they segment, but cannot encode a mask or "
             "train; use the full model.pt"
@@ -113,19 +129,19 @@ class NoEncoder(nn.Module):
 
 
 def mask_encoder_names(names: Iterable[str]) -> set[str]:
-    """Return those of an SDSeg's tensors that only training uses."""
+    """Return those of an SDSeg's tensor ``names`` that belong to the mask encoder, which only training uses."""
     return {name for name in names if name.startswith(MASK_ENCODER)}
 
 
 def drop_mask_encoder(network: SDSeg) -> None:
-    """Leave ``network`` with what inference uses; encoding a mask raises :class:`InputError` from then on."""
+    """Remove the mask encoder of ``network``; encoding a mask raises :class:`InputError` from then on."""
     network.autoencoder.encoder = NoEncoder()
     if hasattr(network.autoencoder, "quant_conv"):  # TAESD has none
         network.autoencoder.quant_conv = None
 
 
 def inference_state(network: SDSeg) -> dict[str, torch.Tensor]:
-    """Return the tensors that inference uses, in float16 but for ``scale_factor``, which is one number in float32.
+    """Return the tensors that inference uses, in float16, except ``scale_factor``, which stays in float32.
 
     Raises:
         InputError: a weight is too large for float16.
@@ -139,7 +155,7 @@ def inference_state(network: SDSeg) -> dict[str, torch.Tensor]:
 
 
 def _to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    half = tensor.half()
-    if not half.is_meta and not bool(torch.isfinite(half).all()):
+    half_tensor = tensor.half()
+    if not half_tensor.is_meta and not bool(torch.isfinite(half_tensor).all()):
         raise InputError(f"{name} has values beyond float16, expected weights below 65504")
-    return half
+    return half_tensor

@@ -1,4 +1,4 @@
-"""What a checkpoint is, told by names and shapes alone: its layout, its sizes, and which tensor fills which of ours."""
+"""The layout and sizes of a checkpoint, from its names and shapes alone, and the source of each tensor of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks.states import Shapes
 
-LAYOUTS = (  # the first whose parts all occur in some name
+LAYOUTS = (  # parts of names, with a description; the first row fits whose parts all occur in a name
     (("model.diffusion_model.", "cond_stage_model.encoder.", "first_stage_model."), "an official SDSeg checkpoint"),
     (("model.diffusion_model.", ".transformer_blocks."), "a CompVis Stable Diffusion checkpoint"),
     (("model.diffusion_model.",), "a CompVis latent diffusion checkpoint"),
@@ -23,7 +23,7 @@ LAYOUTS = (  # the first whose parts all occur in some name
     (("encoder.down.", "decoder.up."), "a CompVis autoencoder (kl-f8, Stable Diffusion's VAE)"),
 )
 
-NORM_NUM_GROUPS = 32  # CompVis code knows no other; no shape tells
+NORM_NUM_GROUPS = 32  # the only value in CompVis' code; it cannot be seen in a shape
 UNET_PREFIX = "model.diffusion_model."
 AUTOENCODER_PREFIX = "first_stage_model."
 VISION_ENCODER_PREFIX = "cond_stage_model."
@@ -31,7 +31,7 @@ QKV_PARTS = {"to_q": 0, "to_k": 1, "to_v": 2}
 
 
 class Source(NamedTuple):
-    """Where a tensor comes from: ``name`` in the file, and which third of a fused query-key-value tensor, if any."""
+    """Source of a tensor: ``name`` in the file, and which third of it if it is a fused query-key-value tensor."""
 
     name: str
     qkv_part: int | None = None
@@ -76,7 +76,12 @@ AUTOENCODER_RULES = (
 
 
 def unet_source(name: str, layers_per_block: int, attention_levels: Sequence[bool]) -> Source:
-    """Return the source of ``name``, a tensor of :class:`DenoisingUNet`, in a guided-diffusion style U-Net.
+    """Return the source of a tensor of :class:`DenoisingUNet` in a U-Net of guided diffusion's layout.
+
+    Args:
+        name: of the tensor in the network.
+        layers_per_block: residual blocks of a down level.
+        attention_levels: which levels have self-attention.
 
     Source: official-behaviour 1.5 and 6; checked against executed official code in ``tests/weights/test_official.py``.
 
@@ -104,17 +109,22 @@ def _unet_block(match: re.Match[str], layers_per_block: int, attention_levels: S
     if match["stage"] == "mid":
         return "middle_block.1" if kind == "attentions" else f"middle_block.{2 * index}"
     level = int(match["level"])
-    first = level * (layers_per_block + 1)  # layers_per_block residual blocks and one that resamples or joins
+    # a level has layers_per_block blocks and one more: the downsampling, or the additional block of an up level
+    first_block = level * (layers_per_block + 1)
     if match["stage"] == "down":
-        position = 1 + first + (layers_per_block if kind == "downsamplers" else index)
+        position = 1 + first_block + (layers_per_block if kind == "downsamplers" else index)
         return f"input_blocks.{position}.{1 if kind == 'attentions' else 0}"
     if kind == "upsamplers":  # the last module of a level's last block, after the attention if there is one
-        return f"output_blocks.{first + layers_per_block}.{2 if attention_levels[-1 - level] else 1}"
-    return f"output_blocks.{first + index}.{1 if kind == 'attentions' else 0}"
+        return f"output_blocks.{first_block + layers_per_block}.{2 if attention_levels[-1 - level] else 1}"
+    return f"output_blocks.{first_block + index}.{1 if kind == 'attentions' else 0}"
 
 
 def autoencoder_source(name: str, levels: int) -> Source:
-    """Return the source of ``name``, a tensor of :class:`MaskAutoencoder`, in a CompVis autoencoder (kl-f8, SD).
+    """Return the source of a tensor of :class:`MaskAutoencoder` in a CompVis autoencoder (kl-f8, Stable Diffusion).
+
+    Args:
+        name: of the tensor in the network.
+        levels: number of resolutions.
 
     Source: official-behaviour 1.1; agrees with diffusers' ``convert_ldm_vae_checkpoint`` (``tests/weights``).
     """
@@ -125,12 +135,12 @@ def autoencoder_source(name: str, levels: int) -> Source:
 
 
 def ema_name(name: str) -> str:
-    """Return the name under ``model_ema`` of ``name``, a parameter of ``model``: without its dots."""
+    """Return the name of the average of a parameter ``name`` of ``model``: under ``model_ema``, without the dots."""
     return "model_ema." + name.replace(".", "")
 
 
 def describe_layout(names: Iterable[str]) -> str:
-    """Return a few words that say which layout ``names`` look like."""
+    """Return a short description of the layout that the tensors called ``names`` have."""
     names = list(names)
     for parts, description in LAYOUTS:
         if all(any(part in name for name in names) for part in parts):
@@ -139,13 +149,13 @@ def describe_layout(names: Iterable[str]) -> str:
 
 
 def unet_sizes(shapes: Shapes) -> dict[str, Any]:
-    """Return the constructor arguments of :class:`DenoisingUNet` but for ``num_heads``, which no shape tells.
+    """Return the constructor arguments of :class:`DenoisingUNet` except ``num_heads``, which cannot be seen in shapes.
 
     Args:
-        shapes: of the tensors of a guided-diffusion style U-Net with residual up- and downsampling.
+        shapes: shapes of the tensors of a U-Net of guided diffusion's layout with residual up- and downsampling.
 
     Raises:
-        InputError: they are not of such a network.
+        InputError: they are not those of such a network.
     """
     blocks = 1 + max((int(n.split(".")[1]) for n in shapes if re.match(r"output_blocks\.\d+\.", n)), default=-1)
     levels = 1 + len({n.split(".")[1] for n in shapes if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.", n)})
@@ -153,18 +163,18 @@ def unet_sizes(shapes: Shapes) -> dict[str, Any]:
         raise InputError(
             f"its U-Net has {blocks} output blocks in {levels} levels, expected as many in each, two or more"
         )
-    firsts = [1 + level * blocks // levels for level in range(levels)]  # each level's first input block
-    channels = [axis(shapes, f"input_blocks.{first}.0.out_layers.0.weight", 0, rank=1) for first in firsts]
-    embedding = axis(shapes, f"input_blocks.{firsts[0]}.0.emb_layers.1.weight", 0, rank=2)
-    if embedding != 2 * channels[0]:
+    first_blocks = [1 + level * blocks // levels for level in range(levels)]  # first input block of each level
+    channels = [axis(shapes, f"input_blocks.{block}.0.out_layers.0.weight", 0, rank=1) for block in first_blocks]
+    embedding_channels = axis(shapes, f"input_blocks.{first_blocks[0]}.0.emb_layers.1.weight", 0, rank=2)
+    if embedding_channels != 2 * channels[0]:
         raise InputError(
-            f"its U-Net's time embedding has {embedding} channels, expected {2 * channels[0]} (scale-shift)"
+            f"its U-Net's time embedding has {embedding_channels} channels, expected {2 * channels[0]} (scale-shift)"
         )
     return {
         "in_channels": axis(shapes, "input_blocks.0.0.weight", 1, rank=4),
         "out_channels": axis(shapes, "out.2.weight", 0, rank=4),
         "block_out_channels": channels,
-        "attention_levels": [any(n.startswith(f"input_blocks.{first}.1.") for n in shapes) for first in firsts],
+        "attention_levels": [any(n.startswith(f"input_blocks.{block}.1.") for n in shapes) for block in first_blocks],
         "layers_per_block": blocks // levels - 1,
         "norm_num_groups": NORM_NUM_GROUPS,
         "num_class_embeds": axis(shapes, "label_emb.weight", 0, rank=2) if "label_emb.weight" in shapes else None,
@@ -175,11 +185,11 @@ def encoder_sizes(shapes: Shapes, latent_channels: int) -> dict[str, Any]:
     """Return the constructor arguments of :class:`MaskAutoencoder` or :class:`VisionEncoder`.
 
     Args:
-        shapes: of the tensors of a CompVis encoder, under ``encoder.``.
-        latent_channels: half of what it puts out.
+        shapes: shapes of the tensors of a CompVis encoder, whose names begin with ``encoder.``.
+        latent_channels: half of the encoder's output channels.
 
     Raises:
-        InputError: they are not of such an encoder.
+        InputError: they are not those of such an encoder.
     """
     matches = [re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", name) for name in shapes]
     pairs = {(int(match[1]), int(match[2])) for match in matches if match}
@@ -199,7 +209,13 @@ def encoder_sizes(shapes: Shapes, latent_channels: int) -> dict[str, Any]:
 
 
 def axis(shapes: Shapes, name: str, index: int, rank: int) -> int:
-    """Return the length of one axis of the tensor ``name``, which has ``rank`` of them.
+    """Return the length of one axis of a tensor.
+
+    Args:
+        shapes: shapes of the tensors, by name.
+        name: of the tensor.
+        index: of the axis.
+        rank: number of axes that the tensor must have.
 
     Raises:
         InputError: there is no such tensor, or it has another number of axes.

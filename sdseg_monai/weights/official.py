@@ -1,4 +1,4 @@
-"""The official SDSeg checkpoints: Lightning .ckpt to :class:`SDSeg`."""
+"""Official SDSeg checkpoints: from a Lightning ``.ckpt`` to :class:`SDSeg`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from sdseg_monai.weights.transfer import ImportReport, check_sources, make_repor
 
 logger = logging.getLogger(__name__)
 
-OFFICIAL_HEADS = 8  # of the U-Net; no shape tells
+OFFICIAL_HEADS = 8  # of the U-Net's attention; the number cannot be seen in a shape
 SCHEDULE_NAMES = ("betas", "alphas_cumprod")
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A network and what became of the tensors of the file that it came from."""
+class ImportedNetwork:
+    """A network from a file, with the report on which tensors of the file were used."""
 
     network: SDSeg
     report: ImportReport
@@ -46,7 +46,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network of a checkpoint's sizes, on the meta device, and the source of each of its tensors."""
+    """A network of a checkpoint's sizes, on the meta device, with the source of each of its tensors."""
 
     network: SDSeg
     sources: dict[str, Source]
@@ -58,27 +58,28 @@ class Plan:
 
 
 def load_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> SDSeg:
-    """Return the network of an official checkpoint; see :func:`import_official`."""
+    """Return the network of an official checkpoint; arguments and errors are those of :func:`import_official`."""
     return import_official(path, num_heads=num_heads, use_ema=use_ema).network
 
 
-def import_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> Imported:
+def import_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> ImportedNetwork:
     """Read an official Lightning ``.ckpt`` into a network of its sizes, in float32 on the CPU, in evaluation mode.
 
-    Every tensor of the network comes from the file. What the file has beyond, optimiser, the U-Net's other set of
-    weights and derived schedule buffers, is not used and counted in the report. Nothing in the file is executed.
+    Every tensor of the network comes from the file. The rest of the file, which is the optimiser, the other set of
+    U-Net weights and derived buffers of the schedule, is not used; the report counts it. Nothing in the file is
+    executed.
 
     Args:
         path: the checkpoint; binary, or class-conditional (``label_emb``).
-        num_heads: heads of the U-Net's attention; no shape tells it, the official configs say 8.
-        use_ema: take the U-Net's averaged weights, as the official evaluation does; False for the raw ones.
+        num_heads: heads of the U-Net's attention, 8 in the official configs; the file does not say the number.
+        use_ema: take the U-Net's averaged weights, as the official evaluation does; False takes the raw ones.
 
     Source: official-behaviour, section 6; as the official code runs in ``tests/weights/test_official.py``.
 
     Raises:
-        InputError: the file cannot be read, has another layout, lacks a tensor, or has one of another shape or with
-            values that are not finite; ``num_heads`` does not divide the channels; its noise schedule is none that
-            :class:`NoiseSchedule` makes.
+        InputError: the file cannot be read or has another layout; a tensor is missing, has another shape or values that
+            are not finite; ``num_heads`` does not divide the channels; :class:`NoiseSchedule` cannot make its noise
+            schedule.
     """
     state = read_checkpoint(path)
     try:
@@ -92,14 +93,14 @@ def import_official(path: str | Path, *, num_heads: int = OFFICIAL_HEADS, use_em
     plan.network.load_state_dict(tensors, strict=True, assign=True)
     report = make_report(state, [source.name for source in plan.sources.values()] + list(SCHEDULE_NAMES))
     logger.info("%s: %s weights of the U-Net; tensors: %s", path, "averaged" if use_ema else "raw", report)
-    return Imported(plan.network.eval(), report)
+    return ImportedNetwork(plan.network.eval(), report)
 
 
 def plan_official(shapes: Shapes, *, num_heads: int = OFFICIAL_HEADS, use_ema: bool = True) -> Plan:
-    """Find the sizes of the network and the source of each of its tensors, and check that all fit.
+    """Find the sizes of the network and the source of each of its tensors, and check that all of them fit.
 
     Args:
-        shapes: of the tensors of an official checkpoint.
+        shapes: shapes of the tensors of an official checkpoint.
         num_heads: heads of the U-Net's attention.
         use_ema: take the U-Net's averaged weights.
 
@@ -116,10 +117,10 @@ def plan_official(shapes: Shapes, *, num_heads: int = OFFICIAL_HEADS, use_ema: b
     vision_options = encoder_sizes(cond_stage, axis(cond_stage, "out.weight", 0, rank=4))
     network = _build(autoencoder_options, vision_options, unet_options)
     sources = official_sources(network, use_ema=False)
-    known = {source.name for source in sources.values()}
+    source_names = {source.name for source in sources.values()}
     for prefix, part in ((UNET_PREFIX, unet), (AUTOENCODER_PREFIX, first_stage), (VISION_ENCODER_PREFIX, cond_stage)):
-        # a loss beside the autoencoder is left over from its training
-        refuse_unexpected((prefix + name for name in part if not name.startswith("loss.")), known)
+        # the loss of the autoencoder is left from its training
+        refuse_unexpected((prefix + name for name in part if not name.startswith("loss.")), source_names)
     if use_ema:
         check_ema_names(unet)
         if not any(name.startswith("model_ema.") for name in shapes):
@@ -131,7 +132,12 @@ def plan_official(shapes: Shapes, *, num_heads: int = OFFICIAL_HEADS, use_ema: b
 
 
 def official_sources(network: SDSeg, *, use_ema: bool) -> dict[str, Source]:
-    """Return the official source of each of ``network``'s tensors."""
+    """Return the source of each of ``network``'s tensors in an official checkpoint.
+
+    Args:
+        network: of the checkpoint's sizes.
+        use_ema: take the U-Net's averaged weights.
+    """
     autoencoder_levels = len(network.autoencoder.config.block_out_channels)
     vision_levels = len(network.vision_encoder.encoder.down_blocks)
     config = network.unet.config
@@ -142,18 +148,18 @@ def official_sources(network: SDSeg, *, use_ema: bool) -> dict[str, Source]:
         sources[f"vision_encoder.{name}"] = Source(VISION_ENCODER_PREFIX + autoencoder_source(name, vision_levels).name)
     for name in network.unet.state_dict():
         source = unet_source(name, config.layers_per_block, config.attention_levels)
-        in_file = UNET_PREFIX + source.name
+        raw_name = UNET_PREFIX + source.name
         sources[f"unet.{name}"] = Source(
-            ema_name(in_file.removeprefix("model.")) if use_ema else in_file, source.qkv_part
+            ema_name(raw_name.removeprefix("model.")) if use_ema else raw_name, source.qkv_part
         )
     return sources
 
 
 def check_ema_names(unet: Shapes) -> None:
-    """Raise :class:`InputError` if two of the U-Net's names are the same without their dots, as averages are named."""
-    first_names: dict[str, str] = {}
+    """Raise :class:`InputError` if two tensors of the U-Net have one name for their average, which has no dots."""
+    names_by_average: dict[str, str] = {}
     for name in unet:
-        first_name = first_names.setdefault(ema_name(name), name)
+        first_name = names_by_average.setdefault(ema_name(name), name)
         if first_name != name:
             raise InputError(f"{first_name} and {name} share one averaged tensor ({ema_name(name)}), expected one each")
 
@@ -162,7 +168,7 @@ def read_schedule(state: dict[str, torch.Tensor]) -> NoiseSchedule:
     """Return the noise schedule whose ``betas`` and ``alphas_cumprod`` a checkpoint holds.
 
     Raises:
-        InputError: there are none, or they are not scaled-linear, which is all that :class:`NoiseSchedule` makes.
+        InputError: they are missing, or not scaled-linear, the only kind of schedule that :class:`NoiseSchedule` has.
     """
     for name in SCHEDULE_NAMES:
         if name not in state:
@@ -171,7 +177,7 @@ def read_schedule(state: dict[str, torch.Tensor]) -> NoiseSchedule:
     for name, buffer in zip(SCHEDULE_NAMES, (betas, alphas_cumprod), strict=True):
         if buffer.ndim != 1 or len(buffer) < 2 or len(buffer) != len(betas):
             raise InputError(f"{name} has shape {tuple(buffer.shape)}, expected one number for each timestep")
-    # the shortest decimals that round to the stored float32 are what the config said
+    # the shortest decimal number that rounds to the stored float32 is the number in the config
     start, end = (float(str(np.float32(float(beta)))) for beta in betas[[0, -1]])
     if 0 < start <= end < 1:
         schedule = NoiseSchedule(len(betas), start, end)
@@ -184,7 +190,7 @@ def read_schedule(state: dict[str, torch.Tensor]) -> NoiseSchedule:
 
 
 def _build(autoencoder_options: dict[str, Any], vision_options: dict[str, Any], unet_options: dict[str, Any]) -> SDSeg:
-    schedule = NoiseSchedule()  # not on the meta device: it has values that the checkpoint's weights do not fill
+    schedule = NoiseSchedule()  # not on the meta device: its values are not in the checkpoint's state dict
     try:
         with torch.device("meta"):
             return SDSeg(

@@ -1,4 +1,4 @@
-"""Moving tensors from a file's names and layout to a network's, with account of each."""
+"""Transfer of tensors from the names and layout of a file to those of a network, with a report on every tensor."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of a file's tensors.
+    """Report on which tensors of a file were used.
 
     Attributes:
-        used: names in the file that filled the network.
-        unused: names in the file that did not.
-        missing: names in the network that the file did not fill, where that is allowed.
+        used: names in the file of the tensors that filled the network.
+        unused: names in the file of all other tensors.
+        missing: names in the network of the tensors that the file did not fill, where this is allowed.
     """
 
     used: tuple[str, ...]
@@ -38,13 +38,19 @@ class ImportReport:
 
 
 def make_report(names: Iterable[str], used: Iterable[str], missing: Iterable[str] = ()) -> ImportReport:
-    """Return the report on a file with ``names`` of which ``used`` filled a network."""
-    names, used = set(names), set(used)
-    return ImportReport(tuple(sorted(used)), tuple(sorted(names - used)), tuple(sorted(missing)))
+    """Return the report on a file.
+
+    Args:
+        names: of all tensors in the file.
+        used: names in the file of the tensors that filled the network.
+        missing: names in the network of the tensors that the file did not fill.
+    """
+    used_names = set(used)
+    return ImportReport(tuple(sorted(used_names)), tuple(sorted(set(names) - used_names)), tuple(sorted(missing)))
 
 
 def check_sources(available: Shapes, sources: Mapping[str, Source], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Check that every source is there and has the shape that fills its target.
+    """Check that every source is in the file and has the shape of the network's tensor.
 
     Args:
         available: shapes of the file's tensors.
@@ -52,7 +58,7 @@ def check_sources(available: Shapes, sources: Mapping[str, Source], shapes: Mapp
         shapes: shapes of the network's tensors.
 
     Raises:
-        InputError: one is missing or misshapen; it names the first.
+        InputError: a tensor is missing or has another shape; the message names the first.
     """
     refuse_missing(available, (source.name for source in sources.values()))
     for target, source in sources.items():
@@ -78,18 +84,18 @@ def take_tensors(
         num_heads: heads of the attention whose fused query-key-value tensors are stored head by head.
 
     Raises:
-        InputError: a tensor is not of finite floating-point numbers; it names the first.
+        InputError: a tensor has integers or values that are not finite; the message names the first.
     """
     tensors = {}
     for target, source in sources.items():
         tensor = to_float32(source.name, state[source.name])
         if source.qkv_part is not None:
-            # [heads, (q, k, v), channels of a head, ...], the order of guided diffusion's "legacy" attention
+            # [heads, 3 (q, k, v), channels of a head, ...]: the order of guided diffusion's "legacy" attention
             tensor = tensor.unflatten(0, (num_heads, 3, -1))[:, source.qkv_part]
         tensors[target] = tensor.reshape(tuple(shapes[target])).clone()
     return tensors
 
 
 def strip_prefix(items: Mapping[str, T], prefix: str) -> dict[str, T]:
-    """Return those of ``items`` whose names begin with ``prefix``, under the rest of their names."""
+    """Return the ``items`` whose names begin with ``prefix``, under their names without it."""
     return {name.removeprefix(prefix): item for name, item in items.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What the tables of the benchmarks are made of: intervals, arithmetic, seconds, percent and millimetres."""
+"""The values in the benchmarks' tables: intervals, counts of operations, seconds, percent and millimetres."""
 
 from dataclasses import replace
 
@@ -29,9 +29,9 @@ def test_a_summary_counts_what_is_undefined():
     assert summary([np.array([1.0, 3.0])], of_seeds=True) == "2.00"
     assert summary([np.array([2.0, 2.0, nan])], digits=1) == "2.0 (2.0 to 2.0), 1 of 3 undefined"
     assert summary([np.array([nan, nan])]) == "undefined"
-    missed, found = Agreement(dice=0.0, iou=0.0), Agreement(dice=0.9, iou=0.8, hd95=1.5)
+    missed, agreement = Agreement(dice=0.0, iou=0.0), Agreement(dice=0.9, iou=0.8, hd95=1.5)
     assert structure_cells([missed, missed]) == ["0.0000 (0.0000 to 0.0000)", "0.0000", "undefined"]
-    assert structure_cells([found, found, missed])[1:] == ["0.0000", "1.50 (1.50 to 1.50), 1 of 3 undefined"]
+    assert structure_cells([agreement, agreement, missed])[1:] == ["0.0000", "1.50 (1.50 to 1.50), 1 of 3 undefined"]
 
 
 def test_attention_is_counted_on_the_cpu():
@@ -67,13 +67,13 @@ def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefine
         **dict.fromkeys(("HD95", "HD95 of 1", "HD95 of 2"), 0),
     }
     shifted = torch.roll(expected, 3, dims=0)
-    found = measure(shifted, expected, spacing, 3)
-    assert found["Dice"] == pytest.approx(75) and found["Dice of 1"] == pytest.approx(50)
-    assert found["HD95 of 1"] == pytest.approx(6)  # three voxels of 2 mm
+    values = measure(shifted, expected, spacing, 3)
+    assert values["Dice"] == pytest.approx(75) and values["Dice of 1"] == pytest.approx(50)
+    assert values["HD95 of 1"] == pytest.approx(6)  # three voxels of 2 mm
     shifted[shifted == 2] = 0
-    found = measure(shifted, expected, spacing, 3)
-    assert found["Dice of 2"] == 0 and np.isnan(found["HD95 of 2"]) and np.isfinite(found["HD95"])
+    values = measure(shifted, expected, spacing, 3)
+    assert values["Dice of 2"] == 0 and np.isnan(values["HD95 of 2"]) and np.isfinite(values["HD95"])
     two = measure(shifted, expected, spacing, 2)
     assert set(two) == {"Dice", "HD95"}
-    for measures, dice in ((two, two["Dice"]), (found, found["Dice of 1"] / 2)):
+    for measures, dice in ((two, two["Dice"]), (values, values["Dice of 1"] / 2)):
         assert mean_class_dice({k: np.array([v]) for k, v in measures.items()}) == pytest.approx([dice])

@@ -1,4 +1,4 @@
-"""Every table and figure of the paper from one command, on real photographs, at toy size."""
+"""Every table and figure of the paper from one command, on real photographs, at very small size."""
 
 import csv
 import hashlib
@@ -97,21 +97,29 @@ def test_one_command_writes_every_table_and_figure(study):
     )
     assert again.returncode == 0, again.stderr[-2000:]
     assert logs == {path: path.stat().st_mtime_ns for path in logs}
-    other = run_process(
+    failed_process = run_process(
         *("python", "benchmarks/paper.py", "--study", study / "study.json", "--dataset_dir", KVASIR),
         *("--datalist", study / "datalist.json", "--output", output, "--parts", "comparison", "--only", "SDSeg"),
         *("--option", "learning_rate", "0.9"),
     )
-    assert other.returncode != 0 and "trained with configuration" in other.stderr and "Traceback" not in other.stderr
+    assert (
+        failed_process.returncode != 0
+        and "trained with configuration" in failed_process.stderr
+        and "Traceback" not in failed_process.stderr
+    )
     splits = json.loads((study / "datalist.json").read_text())
     splits["training"], splits["test"] = splits["test"], splits["training"]
     (study / "datalist.json").write_text(json.dumps(splits))
-    other = run_process(
+    failed_process = run_process(
         *("python", "benchmarks/paper.py", "--study", study / "study.json", "--dataset_dir", KVASIR),
         *("--datalist", study / "datalist.json", "--output", output, "--parts", "train"),
         *("--option", "taesd_weights", TAESD),
     )
-    assert other.returncode != 0 and "trained with configuration" in other.stderr and "Traceback" not in other.stderr
+    assert (
+        failed_process.returncode != 0
+        and "trained with configuration" in failed_process.stderr
+        and "Traceback" not in failed_process.stderr
+    )
 
 
 @pytest.mark.parametrize(

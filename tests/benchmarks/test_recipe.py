@@ -1,4 +1,4 @@
-"""Recipes of a study: trained, scored, kept and drawn, at toy size."""
+"""Recipes of a study at very small size: training, scores, saved files and figures."""
 
 import csv
 import json
@@ -112,13 +112,13 @@ def test_scores_of_another_commit_are_measured_anew(toy, monkeypatch):
     run = "U-Net, seed 0"
     keep_random_weights(toy, run)
     monkeypatch.setattr(scores, "commit", lambda: "one")
-    found = scores.score(toy, run, "validation")
-    kept = toy.run_folder(run) / "scores_validation.csv"
-    about, *lines = kept.read_text().splitlines()
-    kept.write_text("\n".join([about, lines[0], *(line.replace(",", ",1", 1) for line in lines[1:])]))
-    assert scores.score(toy, run, "validation")["Dice"] != found["Dice"]  # what was kept is taken
+    result = scores.score(toy, run, "validation")
+    saved_scores = toy.run_folder(run) / "scores_validation.csv"
+    about, *lines = saved_scores.read_text().splitlines()
+    saved_scores.write_text("\n".join([about, lines[0], *(line.replace(",", ",1", 1) for line in lines[1:])]))
+    assert scores.score(toy, run, "validation")["Dice"] != result["Dice"]  # the saved scores are used
     monkeypatch.setattr(scores, "commit", lambda: "two")
-    assert scores.score(toy, run, "validation")["Dice"] == found["Dice"]
+    assert scores.score(toy, run, "validation")["Dice"] == result["Dice"]
     (toy.run_folder(run) / "trained_as.txt").write_text("configuration of another")
     with pytest.raises(SystemExit, match="trained with configuration of another"):
         scores.score(toy, run, "validation")
@@ -183,10 +183,10 @@ def keep_random_weights(study, run):
 def test_the_worst_cases_of_volumes_are_drawn_where_they_are_wrong(toy, tmp_path, monkeypatch):
     run = "U-Net, seed 0"
     keep_random_weights(toy, run)
-    shown = []
+    pictures = []
 
     def draw(*arrays):
-        shown.append(arrays)
+        pictures.append(arrays)
         return slice_panel(*arrays)
 
     monkeypatch.setattr(recipe_figures, "slice_panel", draw)
@@ -199,7 +199,7 @@ def test_the_worst_cases_of_volumes_are_drawn_where_they_are_wrong(toy, tmp_path
     data = load_volume(parser, toy.items("validation")[0])
     with torch.inference_mode():
         wrong = (segment(parser, data) != data["label"][0]).sum(dim=(0, 2))
-    (image, label, predicted, _), *others = shown
+    (image, label, predicted, _), *others = pictures
     assert not others and image.shape == label.shape == predicted.shape == (12, 1, 14)
     assert (label != predicted).sum() == wrong.max()
 
@@ -222,9 +222,9 @@ def test_the_worst_photographs_are_drawn(tmp_path):
     (tmp_path / "toy.json").write_text(json.dumps(photographs))
     study = read_study(tmp_path / "toy.json", tmp_path, tmp_path / "datalist.json", tmp_path / "out", {}, None)
     keep_random_weights(study, "U-Net")
-    found = score(study, "U-Net", "validation")
-    assert found.keys() == {"Dice", "HD95"} and len(mean_class_dice(found)) == 5
-    draw_worst(study, "U-Net", found, tmp_path / "worst.png")
+    result = score(study, "U-Net", "validation")
+    assert result.keys() == {"Dice", "HD95"} and len(mean_class_dice(result)) == 5
+    draw_worst(study, "U-Net", result, tmp_path / "worst.png")
     assert np.asarray(Image.open(tmp_path / "worst.png").convert("L")).std() > 5
 
 

@@ -1,4 +1,4 @@
-"""The script that compares two commits sees what differs, and that nothing does."""
+"""The script that compares two commits finds differences, and reports none where there are none."""
 
 import nibabel as nib
 import numpy as np
@@ -72,8 +72,8 @@ def test_doors_agree_by_class_whatever_the_file(tmp_path):
     array = write_npy(tmp_path / "a.npy", mask)
     Image.fromarray(mask[..., 0] * np.uint8(255)).save(tmp_path / "a.png")
     assert not script.compare_classes(array, tmp_path / "a.png").reason
-    other = write_npy(tmp_path / "b.npy", changed(mask, 1))
-    assert script.compare_classes(array, other) == script.Comparison("voxels differ", 1)
+    changed_file = write_npy(tmp_path / "b.npy", changed(mask, 1))
+    assert script.compare_classes(array, changed_file) == script.Comparison("voxels differ", 1)
 
 
 def test_the_table_counts_what_differs(tmp_path):

@@ -1,4 +1,4 @@
-"""Small data in the folders that the bundles' commands read."""
+"""Fixtures: small data in the folders that the bundles' commands read."""
 
 import json
 

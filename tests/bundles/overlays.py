@@ -114,8 +114,8 @@ def referenced(value):
 
 def arguments(target):
     """Return the names of the arguments of a class or function, by its path or MONAI's short name."""
-    found: Any = locate(target) or locate(f"monai.networks.nets.{target}")
-    return inspect.signature(found).parameters
+    target_class: Any = locate(target) or locate(f"monai.networks.nets.{target}")
+    return inspect.signature(target_class).parameters
 
 
 def infer(overlays, data, tmp_path):

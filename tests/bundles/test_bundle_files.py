@@ -1,4 +1,4 @@
-"""A bundle read as files: what it says of itself is told without running any of it."""
+"""A bundle read as files: its description is read without running any code of its configs."""
 
 import json
 import shutil
@@ -95,9 +95,9 @@ def test_the_trap_works(root):
 )
 def test_a_config_that_does_not_name_the_weights_is_refused(root, change_of_config):
     change(root, "inference", **change_of_config)
-    for read in (Bundle.describe, lambda bundle: bundle.weights):
+    for reader in (Bundle.describe, lambda bundle: bundle.weights):
         with pytest.raises(InputError, match=r"inference\.json: cannot be used"):
-            read(Bundle.open(root))
+            reader(Bundle.open(root))
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", "{"])

@@ -369,15 +369,17 @@ def test_a_bundle_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "found"), [({"num_classes": 4}, 4), ({"num_classes": None, "unet#num_class_embeds": 5}, 5)]
+    ("change", "num_classes"), [({"num_classes": 4}, 4), ({"num_classes": None, "unet#num_class_embeds": 5}, 5)]
 )
-def test_a_network_of_other_classes_than_the_config_is_refused(change, found, tmp_path):
+def test_a_network_of_other_classes_than_the_config_is_refused(change, num_classes, tmp_path):
     shutil.copytree(CONFIGS / "hippocampus_sdseg" / "configs", tmp_path / "configs")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.pt").touch()
     overlay = tmp_path / "overlay.json"
     overlay.write_text(json.dumps({f"network_def#{key}": value for key, value in change.items()}))
-    with pytest.raises(InputError, match=f"has {found} classes, num_classes is 3: set the config's num_classes to "):
+    with pytest.raises(
+        InputError, match=f"has {num_classes} classes, num_classes is 3: set the config's num_classes to "
+    ):
         Segmenter(tmp_path, device="cpu", overlays=[overlay])
     overlay.write_text(json.dumps({"network_def#unet#num_class_embeds": 5}))
     with pytest.raises(InputError, match=r"^num_classes=3, but .* has 5: set the config's num_classes to 5$"):
@@ -392,8 +394,8 @@ def test_a_device_that_is_not_there_is_an_input_error():
 def test_segmenter_does_not_depend_on_the_batch(tmp_path):
     write_case(tmp_path, "a", shape=(35, 48, 33), affine=np.eye(4))
     path = tmp_path / "images" / "a.nii.gz"
-    one, many = (Pipeline(device="cpu", batch_size=n)(path) for n in (1, 16))
-    assert one.scores.shape == (2, 35, 48, 33)
-    np.testing.assert_allclose(one.scores, many.scores, atol=5e-5)
-    assert (many.confidence[one.labels != many.labels] <= 1e-4).all()
-    assert one.labels.dtype == np.uint8 and one.scores.dtype == np.float32
+    single, batched = (Pipeline(device="cpu", batch_size=n)(path) for n in (1, 16))
+    assert single.scores.shape == (2, 35, 48, 33)
+    np.testing.assert_allclose(single.scores, batched.scores, atol=5e-5)
+    assert (batched.confidence[single.labels != batched.labels] <= 1e-4).all()
+    assert single.labels.dtype == np.uint8 and single.scores.dtype == np.float32

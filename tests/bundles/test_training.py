@@ -1,4 +1,4 @@
-"""What training promises: it resumes exactly, several processes equal one, and it can learn."""
+"""Training resumes exactly, gives the same weights with several processes as with one, and learns."""
 
 import json
 import signal
@@ -98,8 +98,8 @@ def test_two_processes_train_to_the_weights_of_one(data, tmp_path, more):
     # SGD: AdamW would blow rounding up where the gradient is zero but for it (a key's bias, under the softmax)
     options = ("--epochs", 2, "--warmup_steps", 2, "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", 0.01)
     off = (*options, *more, "--network_def#unet#dropout", 0, "--network_def#vision_encoder#dropout", 0)
-    one = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4))
-    assert one.returncode == 0, one.stderr[-2000:]
+    process = run_process("python", *arguments(data, tmp_path / "one", *off, "--batch_size", 4))
+    assert process.returncode == 0, process.stderr[-2000:]
     several = arguments(data, tmp_path / "two", *off, "--batch_size", 2, overlays=("multi_gpu_train",))
     two = run_process("torchrun", *several)
     assert two.returncode == 0, two.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""A volume and bundles for the command."""
+"""Fixtures: a volume and bundles for the command."""
 
 import json
 import shutil

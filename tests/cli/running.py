@@ -1,4 +1,4 @@
-"""The command in this process."""
+"""Run the command in the tests' own process."""
 
 from sdseg_monai.cli import main
 

@@ -1,4 +1,4 @@
-"""The command itself: what it knows of bundles, the demo, and that every option is read."""
+"""The command: ``sdseg info``, the demo, and that every option is read."""
 
 import argparse
 import ast
@@ -22,11 +22,14 @@ def test_bundles_say_what_they_are(bundle, tmp_path, capsys):
     code, out, _ = run(capsys, "info")
     described = json.loads(out)
     assert code == 0 and set(described) == {"hippocampus_sdseg", "sdseg"}
-    own, other = described["hippocampus_sdseg"], described["sdseg"]
-    assert own["labels"] == {"Anterior hippocampus": 1, "Posterior hippocampus": 2} and own["modality"] == "MR"
+    hippocampus, organs = described["hippocampus_sdseg"], described["sdseg"]
+    assert (
+        hippocampus["labels"] == {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
+        and hippocampus["modality"] == "MR"
+    )
     weights = hashlib.sha256((bundles_dir() / "hippocampus_sdseg" / "models" / "model.pt").read_bytes()).hexdigest()
-    assert own["weights"]["sha256"] == weights and "CC BY-SA 4.0" in own["copyright"]
-    assert other["weights"] is None and other["modality"] == "CT"
+    assert hippocampus["weights"]["sha256"] == weights and "CC BY-SA 4.0" in hippocampus["copyright"]
+    assert organs["weights"] is None and organs["modality"] == "CT"
     code, out, _ = run(capsys, "info", bundle)
     assert code == 0 and json.loads(out)[str(bundle)]["folder"] == str(bundle)
     code, out, err = run(capsys, "info", tmp_path / "none")

@@ -118,9 +118,9 @@ def test_everything_lies_on_the_grid_of_the_file(bundle, volume, tmp_path, capsy
     for folder in ("in", "turned"):
         arguments = ("-o", tmp_path / f"{folder}_out", "--bundle", bundle, "--save-score", "--save-confidence")
         assert run(capsys, "segment", tmp_path / folder, *arguments)[0] == 0
-    written = sorted(path.relative_to(tmp_path / "in_out") for path in (tmp_path / "in_out").rglob("*.nii.gz"))
-    assert len(written) in (3, 4)
-    for path in written:
+    outputs = sorted(path.relative_to(tmp_path / "in_out") for path in (tmp_path / "in_out").rglob("*.nii.gz"))
+    assert len(outputs) in (3, 4)
+    for path in outputs:
         image = load_nifti(tmp_path / "turned_out" / path)
         assert image.shape == turned.shape and np.array_equal(image.affine, turned.affine)
         array, expected = (

@@ -1,4 +1,4 @@
-"""``sdseg segment`` of folders: a bad case, what is written down, and what is resumed."""
+"""``sdseg segment`` of folders: a bad case, the manifest, and runs that are resumed."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys)
     arguments = ("--bundle", bundle, "--save-score", "--save-confidence")
     code, _, _ = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", *arguments)
     scores = ["scores"] if "_2" in bundle.name else ["scores_1", "scores_2"]
-    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    outputs = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
     maps = {f"{folder}/a.nii.gz" for folder in (*scores, "confidence")}
-    assert code == 0 and found == {"a.json", "a.nii.gz", FILE_NAME} | maps
+    assert code == 0 and outputs == {"a.json", "a.nii.gz", FILE_NAME} | maps
 
 
 def test_a_folder_goes_on_after_a_bad_case(volume, tmp_path, capsys):
@@ -80,10 +80,10 @@ def test_a_run_is_resumed_where_it_stopped(studies, volume, tmp_path):
     """What is done and whole stays; what failed, was spoilt or has another input is done again."""
     out = tmp_path / "out"
     shutil.copy(volume, volume.with_name("c.nii.gz"))
-    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
     code, report, err = studies("--save-confidence", "--resume")
     assert code == 0 and (report["done"], report["failed"], report["skipped"]) == (3, 0, 2), err
-    assert all(path.stat().st_mtime_ns == before for path, before in written.items())
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())
     assert len(list(out.rglob("*.nii.gz"))) == 6
     spoilt = out / "confidence" / "a.nii.gz"
     whole = spoilt.read_bytes()

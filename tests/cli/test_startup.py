@@ -1,4 +1,4 @@
-"""The command answers what needs no network, and tells what was typed wrongly, before anything large is imported."""
+"""Help, ``info`` and typing errors are answered before large libraries are imported."""
 
 import json
 import shutil

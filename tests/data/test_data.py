@@ -93,24 +93,26 @@ def test_augmentations_are_the_same_without_a_record_of_positions(config, shape,
     plain = [augment(item, augmentation, seed) for seed in range(8)]
     monkeypatch.setattr("sdseg_monai.data.augmentation.set_track_meta", lambda _: None)
     for seed, expected in enumerate(plain):
-        found = augment(item, augmentation, seed)
-        assert all(torch.equal(found[key], expected[key]) and not torch.equal(found[key], item[key]) for key in item)
-        assert {type(tensor) for tensor in (*found.values(), *expected.values())} == {torch.Tensor}
+        untracked = augment(item, augmentation, seed)
+        assert all(
+            torch.equal(untracked[key], expected[key]) and not torch.equal(untracked[key], item[key]) for key in item
+        )
+        assert {type(tensor) for tensor in (*untracked.values(), *expected.values())} == {torch.Tensor}
 
 
 @pytest.mark.parametrize("tracked", [True, False])
 def test_tracking_is_off_for_the_augmentation_alone(tracked):
-    seen: list[bool] = []
+    tracking: list[bool] = []
 
     def look(item):
-        seen.append(get_track_meta())
+        tracking.append(get_track_meta())
         return item
 
     item = {"image": torch.zeros(1, 2, 2)}
     try:
         set_track_meta(tracked)
         augment(item, Compose([look]), 0)
-        assert seen == [False] and get_track_meta() == tracked
+        assert tracking == [False] and get_track_meta() == tracked
         with pytest.raises(RuntimeError):
             augment(item, Compose([Lambdad("image", lambda x: 1 / 0)]), 0)
         assert get_track_meta() == tracked
@@ -218,10 +220,10 @@ def test_two_processes_share_the_draws_of_one(slices):
         sampler.set_epoch(epoch)
         return list(sampler)
 
-    one, two = draws(1, 0, 2), [draws(2, rank, 2) for rank in (0, 1)]
-    assert [d for pair in zip(*two, strict=True) for d in pair] == one[:10]
-    assert sorted(one) == list(range(22, 33))
-    assert draws(1, 0, 3) != [d + 11 for d in one]
+    single, shares = draws(1, 0, 2), [draws(2, rank, 2) for rank in (0, 1)]
+    assert [d for pair in zip(*shares, strict=True) for d in pair] == single[:10]
+    assert sorted(single) == list(range(22, 33))
+    assert draws(1, 0, 3) != [d + 11 for d in single]
 
 
 def test_procedural_masks_are_binary_varied_and_reproducible():
@@ -231,9 +233,9 @@ def test_procedural_masks_are_binary_varied_and_reproducible():
     areas = labels.flatten(1).sum(1)
     assert areas.min() == 0 and areas.max() > 0.3 * 48**2
     assert ((areas > 0) & (areas < 40)).sum() > 10
-    again, other = ProceduralMasks(48, 10), ProceduralMasks(48, 10, seed=1)
+    again, other_seed = ProceduralMasks(48, 10), ProceduralMasks(48, 10, seed=1)
     assert torch.equal(again[7]["label"], masks[7]["label"])
-    assert any(not torch.equal(other[i]["label"], masks[i]["label"]) for i in range(5))
+    assert any(not torch.equal(other_seed[i]["label"], masks[i]["label"]) for i in range(5))
     assert torch.equal(masks[7]["image"][1], 2 * masks[7]["label"][0] - 1)
 
 

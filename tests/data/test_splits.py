@@ -1,4 +1,4 @@
-"""Splits that were given out must come out again: bundles, published figures and servers hold them."""
+"""Splits must not change: bundles, published figures and servers depend on them."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -41,15 +41,15 @@ def test_a_volume_is_padded_with_black_or_cropped_about_its_centre(volumes):
         source = LoadVolumed(["image", "label"])(volumes.volumes.data[index])
         item = volumes[index]
         for key, outside in (("image", -1.0), ("label", 0.0)):
-            found = item[key]
-            assert found.shape == (1, *SIZE) and found.dtype == torch.float32 and type(found) is torch.Tensor
+            array = item[key]
+            assert array.shape == (1, *SIZE) and array.dtype == torch.float32 and type(array) is torch.Tensor
             common = [min(n, m) for n, m in zip(shape, SIZE, strict=True)]
             inner = tuple(slice((m - c) // 2, (m - c) // 2 + c) for m, c in zip(SIZE, common, strict=True))
-            taken = tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(shape, common, strict=True))
-            assert torch.equal(found[0][inner], torch.as_tensor(source[key][0][taken]).float()), (key, shape)
+            crop = tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(shape, common, strict=True))
+            assert torch.equal(array[0][inner], torch.as_tensor(source[key][0][crop]).float()), (key, shape)
             padding = torch.ones(SIZE, dtype=torch.bool)
             padding[inner] = False
-            assert (found[0][padding] == outside).all()
+            assert (array[0][padding] == outside).all()
 
 
 def test_a_draw_is_a_pure_function_of_its_number(volumes):

@@ -1,4 +1,4 @@
-"""A folder in which every file is that a page names."""
+"""Fixtures: a folder with every file that a page names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small files that stand for those of a page's reader."""
+"""Small files in place of those that the reader of a page has."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class Page:
         """Return the words of a command, with stand-ins for what is left to the reader."""
         script = "\n".join([*self.variables, rf"printf '%s\0' {command}"])
         nothing = {"PATH": ""}  # to run: a second command on the line would end this
-        said = subprocess.run([BASH, "-efuc", script], env=nothing, capture_output=True, text=True, check=True).stdout
-        words = [STAND_INS.get(word, word) for word in said.split("\0")[:-1]]
+        stdout = subprocess.run([BASH, "-efuc", script], env=nothing, capture_output=True, text=True, check=True).stdout
+        words = [STAND_INS.get(word, word) for word in stdout.split("\0")[:-1]]
         data = {"kvasir": "data/Kvasir-SEG", "hippocampus": DATASET}
         elided = next((folder for name, folder in data.items() if name in command), "btcv")
         return [elided if word == "..." else word for word in words]

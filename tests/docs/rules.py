@@ -1,4 +1,4 @@
-"""What becomes of a line of shell on a page: the first of :data:`RULES` that fits runs or checks it; one must fit."""
+"""How a command on a page is tested: the first of :data:`RULES` that matches runs or checks it; one must match."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ROUTES = re.compile(r"(http://)?127\.0\.0\.1:\d+/(infer|train|activelearning|dat
 
 def run_sdseg(words: list[str]) -> None:
     """Run it here; what it needs not to take long, or not to ask a network, is added."""
-    added = {"demo": ["--offline"], "init-bundle": ["--minutes", "0.01"]}.get(words[1], [])
+    extra_options = {"demo": ["--offline"], "init-bundle": ["--minutes", "0.01"]}.get(words[1], [])
     line = " ".join(words)
-    refusal = next((said for tail, said in reversed(REFUSED.items()) if line.endswith(tail)), None)
+    refusal = next((message for tail, message in reversed(REFUSED.items()) if line.endswith(tail)), None)
     errors = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
         try:
-            code: str | int | None = main([*words[1:], *added])
+            code: str | int | None = main([*words[1:], *extra_options])
         except SystemExit as stop:  # --help
             code = stop.code
     assert code == (0 if refusal is None else 2), errors.getvalue()
@@ -69,12 +69,12 @@ def read_bundle(words: list[str]) -> ConfigParser:
     run, name, *options = words
     keys = [option.removeprefix("--") for option in options[::2]]
     assert run == "run" and len(options) % 2 == 0 and all(option.startswith("--") for option in options[::2])
-    given = dict(zip(keys, options[1::2], strict=True))
-    files = given.pop("config_file")
+    overrides = dict(zip(keys, options[1::2], strict=True))
+    files = overrides.pop("config_file")
     parser = ConfigParser()
     parser.read_config(ast.literal_eval(files) if files.startswith("[") else [files])
     assert name in parser, f"{files}: no {name}"
-    for key in given:
+    for key in overrides:
         parent, _, leaf = key.rpartition("#")
         assert key in parser or (parent and leaf in arguments(parser[parent]["_target_"])), f"no knob {key}"
     return parser
@@ -181,6 +181,6 @@ RULES: tuple[tuple[str, Rule], ...] = (
 def rule_of(words: list[str]) -> Rule:
     """Return the first rule that fits; there must be one."""
     line = " ".join(words)
-    found = [rule for pattern, rule in RULES if re.match(pattern, line)]
-    assert found, f"no rule says how to check {line!r}"
-    return found[0]
+    rules = [rule for pattern, rule in RULES if re.match(pattern, line)]
+    assert rules, f"no rule says how to check {line!r}"
+    return rules[0]

@@ -1,4 +1,4 @@
-"""Every line of every shell block on every page is run, or checked as far as that is possible here."""
+"""Every command in the shell blocks of all pages is run, or checked as far as possible."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_a_command_that_no_rule_knows_fails():
 def test_what_a_shell_makes_of_a_block():
     page = Page("README.md")
     text = "C=a/b; D=c\nrun --x#y \"['$C/1','\n  $D']\" \\\n  'k={1}'   # why\n\nmake it && make that\n"
-    found = list(page.commands(Block("p", 7, "bash", "", text)))
-    assert found == [
+    commands = list(page.commands(Block("p", 7, "bash", "", text)))
+    assert commands == [
         ("p:8", ["run", "--x#y", "['a/b/1','\n  c']", "k={1}"]),
         ("p:12", ["make", "it"]),
         ("p:12", ["make", "that"]),
@@ -76,13 +76,13 @@ def limits(words: list[str]) -> list[str]:
     at = words.index("--config_file") + 1
     chain = ast.literal_eval(words[at]) if words[at].startswith("[") else [words[at]]
     names = {Path(path).name for path in chain}
-    added: dict[str, str] = {}
+    overrides: dict[str, str] = {}
     if "train_autoencoder.json" in names:
-        added = {"epochs": "1", "masks_per_epoch": "32", "size": "32", "batch_size": "8", "ckpt_dir": "trained"}
+        overrides = {"epochs": "1", "masks_per_epoch": "32", "size": "32", "batch_size": "8", "ckpt_dir": "trained"}
     elif chain[0] == "bundles/hippocampus_sdseg/configs/train.json":
-        added = {"dataset_dir": DATASET, "datalist": f"{DATASET}/datalist.json", "epochs": "1", "val_interval": "1"}
+        overrides = {"dataset_dir": DATASET, "datalist": f"{DATASET}/datalist.json", "epochs": "1", "val_interval": "1"}
         if "evaluate.json" not in names:  # that takes the shipped weights
-            added |= {
+            overrides |= {
                 "ckpt_dir": "trained_here",
                 "autoencoder_weights": "bundles/hippocampus_sdseg/models/autoencoder.pt",
             }
@@ -90,10 +90,13 @@ def limits(words: list[str]) -> list[str]:
         chain.append("bundles/sdseg/configs/smoke.json")
         kind = next(kind for kind in ("kvasir", "organs", "multi_gpu", "") if any(kind in name for name in names))
         if chain[0].endswith("inference.json"):
-            added = {"checkpoint": f"trained_{kind}/model.pt"}
+            overrides = {"checkpoint": f"trained_{kind}/model.pt"}
         else:
-            added = {"dataset_dir": "data/Kvasir-SEG" if kind == "kvasir" else "btcv", "ckpt_dir": f"trained_{kind}"}
-    extra = [part for key, value in added.items() if f"--{key}" not in words for part in (f"--{key}", value)]
+            overrides = {
+                "dataset_dir": "data/Kvasir-SEG" if kind == "kvasir" else "btcv",
+                "ckpt_dir": f"trained_{kind}",
+            }
+    extra = [part for key, value in overrides.items() if f"--{key}" not in words for part in (f"--{key}", value)]
     return [*words[:at], str(chain).replace(" ", ""), *words[at + 1 :], *extra]
 
 

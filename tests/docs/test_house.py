@@ -1,4 +1,4 @@
-"""The picture of the package is that of the code, and the pages name every layer and room."""
+"""The picture of the package agrees with the code, and the pages name every layer, module and package."""
 
 import importlib.util
 

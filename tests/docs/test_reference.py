@@ -1,4 +1,4 @@
-"""The tables and examples of the pages are the configs', the command's and what is written."""
+"""Tables and examples on the pages agree with the configs, the command's options and the files that are written."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def is_plain(value: object) -> bool:
 @pytest.mark.parametrize("name", ["train", "evaluate", "inference", "train_autoencoder"])
 def test_the_reference_names_every_knob_with_its_value(name):
     configs = [config_of(bundle, name) for bundle in BUNDLES]
-    found = [rows for heading, rows in tables("docs/bundles.md") if heading == f"{name}.json"]
-    knobs = next(rows for rows in found if rows[0] == ["knob", *BUNDLES, "meaning"])
+    section_tables = [rows for heading, rows in tables("docs/bundles.md") if heading == f"{name}.json"]
+    knobs = next(rows for rows in section_tables if rows[0] == ["knob", *BUNDLES, "meaning"])
     for cell, *values, meaning in knobs[1:]:
         (knob,) = codes(cell)
         assert meaning and any(knob in config for config in configs), knob
@@ -51,13 +51,15 @@ def test_the_reference_names_every_knob_with_its_value(name):
                 assert codes(value) == [json.dumps(config[knob])], knob
             else:
                 assert value in ("computed", "text"), knob
-    said = {knob for row in knobs[1:] for knob in codes(row[0])}
-    said |= {part for rows in found if rows[0][0] == "part" for row in rows[1:] for part in codes(row[0])}
+    documented = {knob for row in knobs[1:] for knob in codes(row[0])}
+    documented |= {
+        part for rows in section_tables if rows[0][0] == "part" for row in rows[1:] for part in codes(row[0])
+    }
     section = (ROOT / "docs" / "bundles.md").read_text().partition(f"\n## {name}.json\n")[2].partition("\n## ")[0]
     prose = set(codes(re.sub(r"^\|.*$", "", section, flags=re.MULTILINE)))  # parts of the smaller configs
-    there = {key for config in configs for key in config}
-    assert there <= said | prose, there - said - prose
-    assert {knob for knob in said if "#" not in knob} <= there, said - there
+    config_keys = {key for config in configs for key in config}
+    assert config_keys <= documented | prose, config_keys - documented - prose
+    assert {knob for knob in documented if "#" not in knob} <= config_keys, documented - config_keys
 
 
 def test_the_reference_names_leaves_with_their_defaults():
@@ -79,10 +81,10 @@ def test_the_reference_names_leaves_with_their_defaults():
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_the_reference_names_every_overlay(bundle):
     configs = ROOT / "bundles" / bundle / "configs"
-    there = {str(path.relative_to(configs)) for path in configs.rglob("*.json") if path.stem not in WHOLE}
-    found = [rows for heading, rows in tables("docs/bundles.md") if heading == "Overlays"]
-    said = [name for row in found[BUNDLES.index(bundle)][1:] for name in codes(row[0])]
-    assert Counter(said) == Counter(there)
+    overlays = {str(path.relative_to(configs)) for path in configs.rglob("*.json") if path.stem not in WHOLE}
+    section_tables = [rows for heading, rows in tables("docs/bundles.md") if heading == "Overlays"]
+    documented = [name for row in section_tables[BUNDLES.index(bundle)][1:] for name in codes(row[0])]
+    assert Counter(documented) == Counter(overlays)
 
 
 def test_every_option_of_the_command_is_described():
@@ -94,13 +96,13 @@ def test_every_option_of_the_command_is_described():
             longest = max(action.option_strings, key=len, default="")
             if longest not in ("", "--help", "--output") and not (command == "audit" and longest in texts["segment"]):
                 assert longest in texts[page] or longest in ("--quiet", "--verbose"), f"{command} {longest}"
-    known = {option for name in COMMANDS for a in commands.choices[name]._actions for option in a.option_strings}
+    options = {option for name in COMMANDS for a in commands.choices[name]._actions for option in a.option_strings}
     knobs = {f"--{knob}" for bundle in BUNDLES for name in WHOLE - {"metadata", "datalist"}
              for knob in config_of(bundle, name)}  # fmt: skip
     for page, text in texts.items():
-        named = {word for code in codes(re.sub(r"```.*?```", "", text, flags=re.DOTALL)) for word in code.split()}
-        other = {"--app", "--conf", "--uvicorn_app", "--bundle_root"}  # of monailabel
-        unknown = {word for word in named if word.startswith("--")} - known - knobs - other
+        words = {word for code in codes(re.sub(r"```.*?```", "", text, flags=re.DOTALL)) for word in code.split()}
+        foreign_options = {"--app", "--conf", "--uvicorn_app", "--bundle_root"}  # of monailabel
+        unknown = {word for word in words if word.startswith("--")} - options - knobs - foreign_options
         assert not unknown, f"docs/{page}.md: {unknown}"
 
 
@@ -110,7 +112,7 @@ def keys(value: object) -> object:
 
 
 def test_the_example_of_a_plan_is_one(tmp_path):
-    (shown,) = (block.text for block in Page("docs/train.md").blocks if block.language == "text")
+    (example,) = (block.text for block in Page("docs/train.md").blocks if block.language == "text")
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for number in range(8):
@@ -118,20 +120,22 @@ def test_the_example_of_a_plan_is_one(tmp_path):
         write_phantom(image, label, seed=number)
     folders = (tmp_path / "images", tmp_path / "labels", tmp_path / "my_bundle")
     plan = init_bundle(*folders, names={1: "Head", 2: "Tail"}, seconds_per_slice=0.03, progress=False)
-    said = [line.replace(f"{tmp_path}/", "") for line in plan.lines]
-    assert [line for line in said if line in shown.splitlines()] == [row for row in shown.splitlines() if row != "..."]
+    plan_lines = [line.replace(f"{tmp_path}/", "") for line in plan.lines]
+    assert [line for line in plan_lines if line in example.splitlines()] == [
+        row for row in example.splitlines() if row != "..."
+    ]
 
 
 def test_the_example_of_a_mask_s_file_has_what_is_written(template, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (said,) = (block.text for block in Page("docs/segment.md").blocks if block.language == "text")
+    (example_output,) = (block.text for block in Page("docs/segment.md").blocks if block.language == "text")
     assert main(["segment", str(template / "scan.nii.gz"), "-o", "mask.nii.gz", "-q", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.startswith(said.partition("...")[0])
-    (shown,) = (block.text for block in Page("docs/segment.md").blocks if block.title == "mask.json")
-    written = json.loads((tmp_path / "mask.json").read_text())
-    assert keys(json.loads(shown)) == keys(written)
+    assert capsys.readouterr().out.startswith(example_output.partition("...")[0])
+    (example,) = (block.text for block in Page("docs/segment.md").blocks if block.title == "mask.json")
+    mask_json = json.loads((tmp_path / "mask.json").read_text())
+    assert keys(json.loads(example)) == keys(mask_json)
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["segment", str(template / "scans"), "-o", str(tmp_path / "masks"), "-q", "--device", "cpu"]) == 0
     manifest = json.loads((tmp_path / "masks" / FILE_NAME).read_text())
-    assert set(manifest) == {"about", "settings", "cases"} and keys(manifest["about"]) == keys(written["about"])
-    assert {"status", *written["case"]} == set(manifest["cases"]["case_0.nii.gz"])
+    assert set(manifest) == {"about", "settings", "cases"} and keys(manifest["about"]) == keys(mask_json["about"])
+    assert {"status", *mask_json["case"]} == set(manifest["cases"]["case_0.nii.gz"])

@@ -1,4 +1,4 @@
-"""Links lead somewhere; the site shows what the repository shows and asks nothing of a network.
+"""Links have targets; the site shows the same as the repository and sends no request to a network.
 
 ``SDSEG_PICTURES=docs/images`` saves the picture of the report.
 """
@@ -78,9 +78,9 @@ class Structure(HTMLParser):
         self.inside = self.inside or tag == self.within
         if self.inside and tag in TAGS:
             self.count[tag] += 1
-        given = dict(attrs)
+        attributes = dict(attrs)
         for key in ("src", "href") if tag != "a" else ():
-            self.hosts.add(urlsplit(given.get(key) or "").netloc)
+            self.hosts.add(urlsplit(attributes.get(key) or "").netloc)
 
     def handle_endtag(self, tag: str) -> None:
         self.inside = self.inside and tag != self.within
@@ -104,13 +104,13 @@ def page_of(site: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "README.md"])
 def test_the_site_shows_what_the_repository_shows(site, name):
     html = page_of(site, name).read_text()
-    shown = Structure(html, "article").count
+    counts = Structure(html, "article").count
     expected = Structure(MarkdownIt("commonmark").enable("table").render((ROOT / name).read_text())).count
     if name == "docs/api.md":  # and the docstrings
-        assert shown["pre"] > expected["pre"] and "doc-signature" in html
+        assert counts["pre"] > expected["pre"] and "doc-signature" in html
         assert not re.search(r":(class|func|meth|data|attr):", html), "a role that nothing replaced"
         return
-    assert shown == expected
+    assert counts == expected
 
 
 def test_the_site_asks_nothing_of_any_network(site):
@@ -126,8 +126,10 @@ def test_the_site_is_searched_without_a_network(site):
         driver.get((site / "index.html").as_uri() + "?q=abstain")
         wait = WebDriverWait(driver, 30, 0.2)
         wait.until(lambda d: "Segment my data" in d.execute_script(SEARCH), "the page that search should find")
-        asked = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-        urls = [event["params"]["request"]["url"] for event in asked if event["method"] == "Network.requestWillBeSent"]
+        messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+        urls = [
+            event["params"]["request"]["url"] for event in messages if event["method"] == "Network.requestWillBeSent"
+        ]
         assert {urlsplit(url).scheme for url in urls} <= {"file", "data", "blob", "about"}, urls
     finally:
         driver.quit()
@@ -160,12 +162,12 @@ def test_the_picture_of_the_report(hippocampus, tmp_path):
         """)
         live = "return document.querySelector('.viewer').className.includes('live')"
         WebDriverWait(driver, 30, 0.1).until(lambda d: d.execute_script(live))
-        shown = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-        colours = np.asarray(shown).reshape(-1, 3).astype(int)
+        screenshot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+        colours = np.asarray(screenshot).reshape(-1, 3).astype(int)
         for orange_or_blue in ((230, 159, 0), (0, 114, 178)):
             assert (np.abs(colours - orange_or_blue).sum(1) < 150).sum() > 2000, "a class that is not drawn"
         if folder := os.environ.get("SDSEG_PICTURES"):
-            small = shown.quantize(256, dither=Image.Dither.NONE)
+            small = screenshot.quantize(256, dither=Image.Dither.NONE)
             small.save(ROOT / folder / "report.png", optimize=True)
     finally:
         driver.quit()

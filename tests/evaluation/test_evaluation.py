@@ -47,18 +47,18 @@ def test_classes_are_scored_alone_and_the_union_as_one(predicted, expected):
     assert set(metrics.classes) == set(torch.cat([predicted, expected]).unique().tolist()) - {0}
     binary: list[tuple[Agreement, torch.Tensor, torch.Tensor]] = [(metrics, predicted > 0, expected > 0)]
     binary += [(metrics.classes[k], predicted == k, expected == k) for k in metrics.classes]
-    for found, one, other in binary:
-        both, either, sizes = (one & other).sum(), (one | other).sum(), one.sum() + other.sum()
-        assert found.dice == pytest.approx(float(2 * both / sizes) if sizes else 1)
-        assert found.iou == pytest.approx(float(both / either) if sizes else 1)
-        assert math.isnan(found.hd95) == (not one.any() or not other.any())
-        assert 0 <= found.nsd <= 1 and (found.nsd == 1 or one.any() or other.any())
-        if torch.equal(one, other):
-            assert found.nsd == 1 and found.volume_difference == 0 and (found.hd95 == 0 or not one.any())
-        if other.any():
-            assert found.volume_difference == pytest.approx(int(one.sum()) / int(other.sum()) - 1)
+    for scores, prediction, label in binary:
+        both, either, sizes = (prediction & label).sum(), (prediction | label).sum(), prediction.sum() + label.sum()
+        assert scores.dice == pytest.approx(float(2 * both / sizes) if sizes else 1)
+        assert scores.iou == pytest.approx(float(both / either) if sizes else 1)
+        assert math.isnan(scores.hd95) == (not prediction.any() or not label.any())
+        assert 0 <= scores.nsd <= 1 and (scores.nsd == 1 or prediction.any() or label.any())
+        if torch.equal(prediction, label):
+            assert scores.nsd == 1 and scores.volume_difference == 0 and (scores.hd95 == 0 or not prediction.any())
+        if label.any():
+            assert scores.volume_difference == pytest.approx(int(prediction.sum()) / int(label.sum()) - 1)
         else:
-            assert math.isnan(found.volume_difference) == bool(one.any())
+            assert math.isnan(scores.volume_difference) == bool(prediction.any())
     swapped = compare_masks("case", expected, predicted, (1, 2, 3))
     assert swapped.nsd == pytest.approx(metrics.nsd)
     assert swapped.dice == metrics.dice and (math.isnan(metrics.hd95) or swapped.hd95 == metrics.hd95)
@@ -120,8 +120,8 @@ def test_no_distance_at_all_is_null(tmp_path):
 
 
 def test_a_class_that_a_case_does_not_have_is_found_missing_rightly():
-    one, two = torch.ones(2, 2, 2), torch.full((2, 2, 2), 2.0)
-    mean = mean_metrics([compare_masks("a", one, one), compare_masks("b", two, one)])
+    ones, twos = torch.ones(2, 2, 2), torch.full((2, 2, 2), 2.0)
+    mean = mean_metrics([compare_masks("a", ones, ones), compare_masks("b", twos, ones)])
     assert mean.dice == 1
     assert {k: v.dice for k, v in mean.classes.items()} == {1: 0.5, 2: 0.5}
 
@@ -158,6 +158,6 @@ def test_the_surface_dice_has_a_tolerance_in_millimetres(tmp_path):
     """A cube moved by one voxel of 3 mm: its faces across the move are off by 3 mm, the others agree but at an edge."""
     for name, first in (("a", 3), ("b", 4)):
         write(tmp_path / f"{name}.nii.gz", box((first, first + 4), (3, 7), (3, 7)), np.diag([3.0, 1, 1, 1]))
-    found = {mm: evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mm).nsd for mm in (0, 2.9, 3)}
-    assert 0 < found[0] <= found[2.9] < found[3] == 1
-    assert evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz").nsd == found[2.9], "2 mm"
+    surface_dice = {mm: evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mm).nsd for mm in (0, 2.9, 3)}
+    assert 0 < surface_dice[0] <= surface_dice[2.9] < surface_dice[3] == 1
+    assert evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz").nsd == surface_dice[2.9], "2 mm"

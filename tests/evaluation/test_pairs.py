@@ -1,4 +1,4 @@
-"""Which files belong to one case."""
+"""Pairs of files that belong to the same case."""
 
 from pathlib import Path
 

@@ -10,10 +10,10 @@ from sdseg_monai.data import DrawSampler, SliceDataset
 from sdseg_monai.errors import InputError
 from sdseg_monai.handlers import (
     CacheLatents,
-    Checkpoint,
     EpochSeed,
     ExpectedTime,
     LatentScale,
+    TrainingCheckpoint,
     UpdateAverage,
     WeightAverage,
 )
@@ -140,10 +140,10 @@ def cache_latents(network, dataset):
 @pytest.mark.parametrize("options", [{}, {"train_decoder": True}, {"num_classes": 3}])
 def test_kept_latents_train_as_encoded_ones(cases, options):
     encoded, plain = train(cases, **options)
-    kept, dataset = train(cases, [cache_latents], **options)
+    cached, dataset = train(cases, [cache_latents], **options)
     assert plain.latents is None and dataset.latents.shape == (2 * 8, 4, 4, 4)
     assert len(encoded) == 6 and encoded[-1] != encoded[0]
-    torch.testing.assert_close(kept, encoded, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached, encoded, atol=1e-5, rtol=1e-5)
     network = make_network(**options)
     for draw in (0, 9, 16, 8 * 5 + 3):  # of any epoch
         item = dataset[draw]
@@ -229,7 +229,7 @@ def test_checkpoint_restores_every_part(tmp_path, options):
         evaluator = Engine(lambda e, b: None)
         evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
         objects: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema}
-        return objects, evaluator, Checkpoint(tmp_path / "checkpoint.pt", objects, evaluator)
+        return objects, evaluator, TrainingCheckpoint(tmp_path / "checkpoint.pt", objects, evaluator)
 
     objects, evaluator, checkpoint = setup()
 
@@ -260,19 +260,19 @@ def test_checkpoint_restores_every_part(tmp_path, options):
 
 
 def test_a_checkpoint_of_another_prediction_type_is_refused(tmp_path):
-    run(1, 1, Checkpoint(tmp_path / "checkpoint.pt", {"network": make_network()}))
-    other = make_network(prediction_type="v_prediction")
+    run(1, 1, TrainingCheckpoint(tmp_path / "checkpoint.pt", {"network": make_network()}))
+    v_network = make_network(prediction_type="v_prediction")
     with pytest.raises(InputError, match=r"of another training .*epsilon.*v_prediction"):
-        run(1, 2, Checkpoint(tmp_path / "checkpoint.pt", {"network": other}))
+        run(1, 2, TrainingCheckpoint(tmp_path / "checkpoint.pt", {"network": v_network}))
 
 
 def test_epoch_seed_makes_dropout_a_function_of_the_epoch():
     def draws(epochs, start=0):
-        seen: dict[int, float] = {}
-        engine = Engine(lambda e, b: seen.setdefault(e.state.epoch, torch.rand(1).item()))
+        values: dict[int, float] = {}
+        engine = Engine(lambda e, b: values.setdefault(e.state.epoch, torch.rand(1).item()))
         EpochSeed(3).attach(engine)
         engine.run(range(1), max_epochs=epochs)
-        return seen
+        return values
 
     torch.manual_seed(1)
     first = draws(3)

@@ -1,4 +1,4 @@
-"""A phantom and what the embedded bundle makes of it."""
+"""Fixtures: a phantom and its segmentation by the embedded bundle."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Real MR volumes rewritten on other grids: the mask comes back on each, and says the same."""
+"""Real MR volumes on other grids: each mask is on the grid of its volume, and all show the same."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a bundle's ``mask_cleaning`` makes of a mask, on the grid of its file."""
+"""A bundle's ``mask_cleaning`` on the grid of the file."""
 
 import json
 
@@ -37,8 +37,8 @@ def boxes(*corners_and_sizes):
 def test_each_class_keeps_its_largest_part():
     large = [(1, (0, 0, 0), (5, 5, 5)), (2, (10, 10, 0), (4, 4, 4))]
     expected = boxes(*large)
-    found = clean(boxes(*large, (1, (15, 0, 0), (2, 2, 2)), (2, (0, 15, 9), (3, 2, 2))))
-    np.testing.assert_array_equal(found, expected)
+    cleaned = clean(boxes(*large, (1, (15, 0, 0), (2, 2, 2)), (2, (0, 15, 9), (3, 2, 2))))
+    np.testing.assert_array_equal(cleaned, expected)
     np.testing.assert_array_equal(clean(expected), expected)
     assert not clean(np.zeros_like(expected)).any()
 

@@ -1,4 +1,4 @@
-"""Photographs in, pictures of masks out."""
+"""Photographs give pictures of masks."""
 
 import json
 import logging
@@ -83,8 +83,8 @@ def test_another_kind_of_image_than_the_bundles_warns(picture_bundle, photograph
     with caplog.at_level(logging.WARNING), pytest.raises(InputError, match="expected a grey-value volume"):
         segment(photographs / "a.png", device="cpu")
     assert "a.png: a picture, but the network knows MR" in caplog.text
-    found = segment(volume, bundle=picture_bundle, device="cpu")
-    assert found.warnings[0].text.startswith("a volume, but the network knows RGB")
+    result = segment(volume, bundle=picture_bundle, device="cpu")
+    assert result.warnings[0].text.startswith("a volume, but the network knows RGB")
     assert "the network knows RGB" in caplog.text
     caplog.clear()
     segment(photographs / "a.png", bundle=picture_bundle, device="cpu")

@@ -1,4 +1,4 @@
-"""One image in, one result out, however the image is given; the same from a program and from the command."""
+"""One image gives one result, in whichever form the image comes; a program and the command give the same."""
 
 import json
 import zipfile
@@ -48,11 +48,11 @@ def test_every_way_to_give_an_image_gives_the_same(volume, result, tmp_path):
     read_only = array.copy()
     read_only.flags.writeable = False
     sitk.WriteImage(sitk.ReadImage(str(volume)), str(tmp_path / "a.nrrd"))
-    for given in (str(volume), image, (array, image.affine), (flipped, image.affine), (read_only, image.affine)):
-        found = segment(given, device="cpu")
-        np.testing.assert_array_equal(found.labels, result.labels)
-        np.testing.assert_array_equal(found.scores, result.scores)
-        np.testing.assert_allclose(found.affine, result.affine)
+    for form in (str(volume), image, (array, image.affine), (flipped, image.affine), (read_only, image.affine)):
+        segmentation = segment(form, device="cpu")
+        np.testing.assert_array_equal(segmentation.labels, result.labels)
+        np.testing.assert_array_equal(segmentation.scores, result.scores)
+        np.testing.assert_allclose(segmentation.affine, result.affine)
     np.testing.assert_array_equal(array, before)
     np.testing.assert_array_equal(segment(tmp_path / "a.nrrd", device="cpu").labels, result.labels)
     command = ["segment", str(volume), "-o", str(tmp_path / "mask.nii.gz"), "--device", "cpu", "--quiet"]
@@ -133,12 +133,12 @@ def test_the_headers_of_images_lend_masks_nothing_of_the_patient(volume, tmp_pat
 
 def test_a_result_without_a_file_is_saved_by_its_affine(volume, result, tmp_path):
     array = np.asarray(load_nifti(volume).dataobj)
-    found = segment((array, OBLIQUE), device="cpu")
-    found.save(tmp_path / "mask.nii.gz")
+    segmentation = segment((array, OBLIQUE), device="cpu")
+    segmentation.save(tmp_path / "mask.nii.gz")
     mask = load_nifti(tmp_path / "mask.nii.gz")
     np.testing.assert_allclose(mask.affine, OBLIQUE, atol=1e-5)
     assert mask.header["sform_code"] > 0 and mask.header["qform_code"] > 0
-    np.testing.assert_array_equal(np.asarray(mask.dataobj), found.labels)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), segmentation.labels)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +232,9 @@ def test_zips_that_are_no_bundles(tmp_path):
 
 def test_a_nibabel_image_is_not_replaced_by_its_mask(volume):
     before = volume.read_bytes()
-    found = segment(load_nifti(volume), device="cpu")
+    result = segment(load_nifti(volume), device="cpu")
     with pytest.raises(InputError, match="is an input"):
-        found.save(volume)
+        result.save(volume)
     assert volume.read_bytes() == before
 
 
@@ -248,7 +248,7 @@ def test_threads_keep_their_warnings(volume, tmp_path):
     pipeline = Pipeline(device="cpu")
     with ThreadPoolExecutor(3) as threads:
         results = list(threads.map(pipeline.segment, paths))
-    for index, (path, found) in enumerate(zip(paths, results, strict=True)):
-        warned = found.manifest["case"]["warnings"]
+    for index, (path, result) in enumerate(zip(paths, results, strict=True)):
+        warned = result.manifest["case"]["warnings"]
         assert len(warned) == index % 2 and all(warning["kind"] == "field_of_view" for warning in warned)
-        np.testing.assert_array_equal(found.labels, pipeline.segment(path).labels)
+        np.testing.assert_array_equal(result.labels, pipeline.segment(path).labels)

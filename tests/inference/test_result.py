@@ -1,4 +1,4 @@
-"""What a program gets: a nibabel image, volumes by name, warnings, a short text, and how far a segmentation is."""
+"""The result for programs: a nibabel image, volumes by name, warnings and a short text; progress of a segmentation."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Many images: folders, datalists and DICOM, what is passed over, and what is resumed."""
+"""Many images: folders, datalists and DICOM, files that are skipped, and runs that are resumed."""
 
 import json
 import os
@@ -146,10 +146,10 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
 def test_an_image_of_one_value_is_said_to_be_so(tmp_path, capfd):
     write_nifti(tmp_path / "a.nii", np.full((20, 20, 20), 5, np.int16))
     assert main(["segment", str(tmp_path / "a.nii"), "-o", str(tmp_path / "m.nii"), "-q", "--device", "cpu"]) == 0
-    shown = capfd.readouterr()
-    assert shown.err == ""
+    captured = capfd.readouterr()
+    assert captured.err == ""
     for warnings in (
-        json.loads(shown.out)["warnings"],
+        json.loads(captured.out)["warnings"],
         json.loads((tmp_path / "m.json").read_text())["case"]["warnings"],
     ):
         assert any("all voxels are alike" in warning["text"] for warning in warnings)

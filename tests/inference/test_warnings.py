@@ -1,4 +1,4 @@
-"""Warnings are records of what they are about, whichever way an image comes in."""
+"""Warnings are records that belong to an image, in whichever form the image comes."""
 
 import json
 import logging

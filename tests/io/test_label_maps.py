@@ -1,4 +1,4 @@
-"""What counts as a label map, and masks of volumes and pictures read alike."""
+"""Which files are label maps; masks of volumes and of pictures follow the same rules."""
 
 import nibabel as nib
 import numpy as np

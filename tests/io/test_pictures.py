@@ -39,9 +39,9 @@ def test_masks_survive_jpeg(tmp_path):
     mask = np.kron(MASK, np.ones((9, 9))).astype(bool)
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "a.jpg", quality=75)
     assert len(np.unique(np.asarray(Image.open(tmp_path / "a.jpg")))) > 2  # the codec did blur it
-    read = read_picture_mask(tmp_path / "a.jpg")
-    assert read.dtype == bool
-    np.testing.assert_array_equal(read, mask)
+    jpeg_mask = read_picture_mask(tmp_path / "a.jpg")
+    assert jpeg_mask.dtype == bool
+    np.testing.assert_array_equal(jpeg_mask, mask)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
@@ -203,9 +203,9 @@ def write_truncated(path):
 def test_unusable_pictures_are_named_in_one_line(tmp_path, name, write, message):
     path = tmp_path / name
     write(path)
-    for read in (read_picture, read_picture_mask):
+    for reader in (read_picture, read_picture_mask):
         with pytest.raises(InputError) as error:
-            read(path)
+            reader(path)
         assert str(error.value).startswith(f"{path}: {message}") and "\n" not in str(error.value)
 
 

@@ -14,13 +14,13 @@ from tests.makers.volumes import OBLIQUE, bad_files, load_nifti, write_case, wri
 
 
 def test_every_bad_file_is_refused_with_its_name_and_what_was_found(tmp_path):
-    seen = 0
+    count = 0
     for path, message in bad_files(tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             read_volume(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-        seen += 1
-    assert seen == 24
+        count += 1
+    assert count == 24
 
 
 @settings(deadline=None, max_examples=20)

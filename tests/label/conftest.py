@@ -1,4 +1,4 @@
-"""A client of the real server."""
+"""Fixtures: a client of the real server."""
 
 import shutil
 

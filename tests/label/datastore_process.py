@@ -1,7 +1,7 @@
-"""Datastores at work in the environment that has MONAI Label, asked by tests in the one that has not.
+"""Datastores in the environment that has MONAI Label, called by tests in the environment that does not have it.
 
-One JSON object a line: ``method`` and ``args`` come in, ``result`` or ``refused`` or ``crashed`` goes out, with the
-``warnings`` that were logged. ``DatastoreProcess`` is the tests' end of it.
+One JSON object per line: a request has ``method`` and ``args``; the answer has ``result``, ``refused`` or ``crashed``,
+and the ``warnings`` that were logged. Tests use it through ``DatastoreProcess``.
 """
 
 from __future__ import annotations
@@ -109,8 +109,10 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def describe(values: list[int], label_info: list[dict[str, Any]], models: list[dict[str, str]]) -> Any:
-        known = [{int(value): Segment(name, (1, 2, 3), None) for value, name in model.items()} for model in models]
-        return describe_segments(values, label_info, known)
+        model_segments = [
+            {int(value): Segment(name, (1, 2, 3), None) for value, name in model.items()} for model in models
+        ]
+        return describe_segments(values, label_info, model_segments)
 
     own: dict[str, Any] = {
         "open": open_store,

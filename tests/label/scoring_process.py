@@ -1,4 +1,4 @@
-"""Scoring on a real datastore for ``tests/label/test_scoring.py``: run by the label environment, JSON to stdout.
+"""Scoring on a real datastore for ``tests/label/test_scoring.py``: run in the label environment, writes JSON to stdout.
 
 python scoring_process.py STUDIES LABELS BUNDLE WORK_DIR
 """
@@ -34,28 +34,28 @@ def open_store(studies: Path, auto_reload: bool = False) -> VolumeDatastore:
 def note(store: VolumeDatastore, image: str, prefix: str) -> None:
     """Add to what is known of ``image``, again and again, while another image comes and goes."""
     path = Path(store.get_image_uri(image))
-    other = path.with_name(f"{prefix}.nii.gz")
+    other_image = path.with_name(f"{prefix}.nii.gz")
     for number in range(CHANGES):
         store.update_image_info(image, {f"{prefix}{number}": number})
-        shutil.copyfile(path, other)
+        shutil.copyfile(path, other_image)
         store.refresh()
-        other.unlink()
+        other_image.unlink()
         store.refresh()
 
 
 def two_processes(studies: Path, labels: Path) -> dict[str, object]:
     """Let two processes change one datastore at once; both read it before."""
     store, (first, *_, last) = open_store(studies), sorted(path.name[:-7] for path in studies.glob("*.nii.gz"))
-    other = multiprocessing.get_context("fork").Process(target=note, args=(open_store(studies), first, "other"))
-    other.start()
+    process = multiprocessing.get_context("fork").Process(target=note, args=(open_store(studies), first, "other"))
+    process.start()
     note(store, first, "one")
     store.save_label(last, str(labels / f"{last}.nii.gz"), DefaultLabelTag.FINAL, {"client": "viewer"})
-    other.join()
+    process.join()
     after = open_store(studies)
-    kept = [key for key in after.get_image_info(first) if key.startswith(("one", "other"))]
+    keys = [key for key in after.get_image_info(first) if key.startswith(("one", "other"))]
     label_info = after.get_label_info(last, DefaultLabelTag.FINAL)
     after.remove_label(last, DefaultLabelTag.FINAL)
-    return {"kept": len(kept), "label": label_info.get("client")}
+    return {"kept": len(keys), "label": label_info.get("client")}
 
 
 class Counter(logging.Handler):
@@ -74,10 +74,10 @@ class Counter(logging.Handler):
 
 def serve(strategy: HighestScore, store: VolumeDatastore, ts: float) -> dict[str, object]:
     """Ask for the next image as MONAI Label's endpoint does, which notes when it was served."""
-    found = strategy({"strategy": "highest"}, store)
-    assert found is not None
-    store.update_image_info(found["id"], {"strategy": {"highest": {"ts": int(ts)}}})
-    return found
+    answer = strategy({"strategy": "highest"}, store)
+    assert answer is not None
+    store.update_image_info(answer["id"], {"strategy": {"highest": {"ts": int(ts)}}})
+    return answer
 
 
 def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str, object]:
@@ -113,19 +113,19 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
     facts["seen_by_the_server"] = [image for image in ids if scoring.key in watching.get_image_info(image)]
 
     now = time.time()
-    served = [serve(strategy, store, now + number) for number in range(len(ids))]
-    facts["served"] = served
+    order = [serve(strategy, store, now + number) for number in range(len(ids))]
+    facts["served"] = order
     facts["when_all_were_served"] = strategy({"strategy": "highest"}, store)
     facts["another_strategy"] = strategy({"strategy": "other"}, store)
     for number, days in ((1, 2), (2, 3)):
-        store.update_image_info(str(served[number]["id"]), {"strategy": {"highest": {"ts": int(now - days * DAY)}}})
+        store.update_image_info(str(order[number]["id"]), {"strategy": {"highest": {"ts": int(now - days * DAY)}}})
     facts["days_later"] = strategy({"strategy": "highest"}, store)
 
     state = torch.load(model.chosen_weights("original"), weights_only=True)
     state["unet.conv_out.bias"] += 0.5
     model.tuned_weights.parent.mkdir(parents=True)
     torch.save(state, model.tuned_weights)
-    labelled = str(served[0]["id"])
+    labelled = str(order[0]["id"])
     store.save_label(labelled, str(labels / f"{labelled}.nii.gz"), DefaultLabelTag.FINAL, {})
     facts["tuned"] = scoring({}, store)
     facts["tuned_scores"] = {image: store.get_image_info(image)[scoring.key]["score"] for image in good}

@@ -1,4 +1,4 @@
-"""Names, options, files and labels that no friendly client sends: a 4xx with one line in the answer and the log."""
+"""Names, options, files and labels of hostile clients: the answer is a 4xx with one line, which is also in the log."""
 
 import gzip
 import shutil

@@ -1,4 +1,4 @@
-"""Paths, headers and bodies that no client of ours sends, and clients that go away."""
+"""Unusual paths, headers and bodies of requests, and clients that close the connection."""
 
 import socket
 import time

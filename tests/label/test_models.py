@@ -1,4 +1,4 @@
-"""What the label server offers, and how it refuses to start; none of this needs MONAI Label."""
+"""The models that the label server offers, and errors at its start; these tests do not need MONAI Label."""
 
 import importlib.util
 import json

@@ -1,6 +1,6 @@
-"""A clinician's way through OHIF, as MONAI Label ships it, on a real Orthanc: look, segment, submit, go on.
+"""A clinician's steps in OHIF, as MONAI Label ships it, on a real Orthanc: open, segment, submit, next study.
 
-``SDSEG_PICTURES=docs/images`` saves the pictures of the documentation on the way.
+``SDSEG_PICTURES=docs/images`` also saves the pictures of the documentation.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def cases(orthanc, hippocampus, tmp_path_factory) -> dict[str, Case]:
     for day, (way, file) in enumerate(files.items(), 11):
         number = file.name.removesuffix(".nii.gz").rpartition("_")[2]
         header = {"PatientID": f"MSD-{number}", "PatientName": f"Hippocampus^{number}", "StudyDate": f"202401{day}"}
-        written = write_mr_series(file, folder / number, **header)
-        orthanc.upload(written)
-        slices = [pydicom.dcmread(path) for path in written]
+        series = write_mr_series(file, folder / number, **header)
+        orthanc.upload(series)
+        slices = [pydicom.dcmread(path) for path in series]
         cases[way] = Case(
             patient=f"MSD-{number}",
             date=f"{day}-Jan-2024",
@@ -148,11 +148,11 @@ def assert_drawn(before: list[View], after: list[View], case: Case) -> None:
     """The mask's voxels, and no others, have taken on their segment's colour, each where it lies in the patient."""
     points = np.argwhere(np.ones_like(case.mask)) @ case.affine[:3, :3].T + case.affine[:3, 3]
     for old, new in zip(before, after, strict=True):
-        shown = new.depth(points) < NEAR
-        was, now, expected = old.sample(points[shown]), new.sample(points[shown]), case.mask.ravel()[shown]
+        visible = new.depth(points) < NEAR
+        was, now, expected = old.sample(points[visible]), new.sample(points[visible]), case.mask.ravel()[visible]
         assert (expected > 0).sum() > 20, f"{new.id}: the hippocampus is not in the picture"
-        drawn = np.abs(now - was).max(axis=1) > 0
-        assert np.array_equal(drawn, expected > 0), new.id
+        has_changed = np.abs(now - was).max(axis=1) > 0
+        assert np.array_equal(has_changed, expected > 0), new.id
         for value, colour in enumerate(new.colours, 1):
             old_distance, new_distance = (np.abs(pixels - colour).sum(axis=1) for pixels in (was, now))
             assert (new_distance < old_distance)[(expected == value) & (old_distance > BLEND)].all(), (new.id, value)
@@ -167,16 +167,16 @@ def holds(ohif: Ohif, case: Case) -> bool:
 
 def test_list_of_studies(ohif, cases):
     """Every patient is in the list, and a filter leaves those that match."""
-    wanted, other = cases["axial"].patient, cases["oblique"].patient
+    patient, other_patient = cases["axial"].patient, cases["oblique"].patient
     ohif.open_list()
     for case in cases.values():
         ohif.wait_for_text(case.patient)
-    ohif.click(f"//*[text()='{wanted}']")
+    ohif.click(f"//*[text()='{patient}']")
     ohif.wait_for_text("MONAI Label")
     save_picture(ohif, "studies")
-    ohif.type(MRN_FILTER, other)
-    ohif.wait(lambda: wanted not in ohif.text, "the filter of the list of studies")
-    assert other in ohif.text
+    ohif.type(MRN_FILTER, other_patient)
+    ohif.wait(lambda: patient not in ohif.text, "the filter of the list of studies")
+    assert other_patient in ohif.text
 
 
 @pytest.mark.parametrize("way", ["axial", "oblique"])
@@ -184,7 +184,7 @@ def test_segmentation_is_drawn(ohif, cases, way):
     """OHIF holds the mask of ``sdseg segment``, slice by slice, and draws it where it lies in the patient."""
     case = cases[way]
     ohif.open_study(case.study)
-    assert [other.date for other in cases.values() if other.date in ohif.text] == [case.date], "others' studies"
+    assert [listed.date for listed in cases.values() if listed.date in ohif.text] == [case.date], "others' studies"
     ohif.connect()
     assert not any(voxels.any() for voxels in ohif.labelmap().values())
     before = ohif.views()
@@ -249,7 +249,7 @@ def test_submit_and_go_on(ohif, cases, orthanc):
     ohif.click("//label[contains(., 'Active Learning')]")
     ohif.click("//button[contains(., 'Next Sample')]")
     ohif.wait_for_text("Study Instance UID")
-    (following,) = [other for other in cases.values() if other.study in ohif.text]
+    (following,) = [candidate for candidate in cases.values() if candidate.study in ohif.text]
     assert following.patient != case.patient
     ohif.click("//*[@class='nextSampleForm']//button")
     ohif.accept_question()

@@ -1,4 +1,4 @@
-"""Scores of unlabelled images in a real datastore, and which image is served next."""
+"""Scores of unlabelled images in a real datastore, and which image the server offers next."""
 
 import json
 import os
@@ -56,8 +56,8 @@ def test_scores_are_stored_one_by_one_and_a_bad_image_is_left_out(scored):
 def test_only_other_weights_are_a_reason_to_score_again(scored):
     assert scored["second"] == {"scored": 0, "failed": 1}
     assert scored["tuned"] == {"scored": 2, "failed": 1}
-    changed = {case for case in GOOD if scored["tuned_scores"][case] != scored["scores"][case]}
-    assert changed == {*GOOD} - {scored["labelled"]}
+    rescored = {case for case in GOOD if scored["tuned_scores"][case] != scored["scores"][case]}
+    assert rescored == {*GOOD} - {scored["labelled"]}
 
 
 @pytest.mark.shared

@@ -1,4 +1,4 @@
-"""How the server starts and what it refuses to start with; its way to a DICOMweb server; MONAI Label's own command."""
+"""How the server starts, and with which options it does not; a DICOMweb server; MONAI Label's own command."""
 
 import gzip
 import shutil

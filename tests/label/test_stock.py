@@ -1,4 +1,4 @@
-"""Our bundle in MONAI Label's own ``monaibundle`` app, which knows nothing of us: what works, and what does not."""
+"""Our bundle in MONAI Label's own ``monaibundle`` app, which has no code for SDSeg: what works, and what does not."""
 
 import shutil
 import subprocess

@@ -1,1 +1,1 @@
-"""What the tests are made of: networks, volumes, DICOM, checkpoints of others, and the real programs beside ours."""
+"""Test data and programs: networks, volumes, DICOM, checkpoints of other projects, and real servers and browsers."""

@@ -1,4 +1,4 @@
-"""Headless Chromium, which reaches this machine alone."""
+"""Headless Chromium, which can connect only to this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles of tiny networks, as the embedded one."""
+"""Bundles like the embedded one, with tiny networks."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Names and shapes of CompVis checkpoints, written down from their code and not from our maps."""
+"""Names and shapes of CompVis checkpoints, written down from their code, not from this package's maps."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""MR series of volumes, as DICOM."""
+"""Write volumes as DICOM series of MR."""
 
 from __future__ import annotations
 

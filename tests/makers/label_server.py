@@ -56,9 +56,9 @@ class LabelServer:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output.append(line)
-            found = re.search(r" at (http://\S+?),", line)
-            if found and not self.url:
-                self.url = found[1]
+            match = re.search(r" at (http://\S+?),", line)
+            if match and not self.url:
+                self.url = match[1]
 
     def __enter__(self) -> LabelServer:
         deadline = time.monotonic() + START_SECONDS

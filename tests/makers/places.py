@@ -1,4 +1,4 @@
-"""Where the project and what lies beside it are."""
+"""Paths of the project and of the data folder beside it."""
 
 import os
 from pathlib import Path

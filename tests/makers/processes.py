@@ -1,4 +1,4 @@
-"""The programs of this environment, in processes of their own."""
+"""Run programs of this environment as processes."""
 
 import os
 import subprocess

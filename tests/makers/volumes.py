@@ -1,4 +1,4 @@
-"""Small volumes on awkward grids, and files that must be refused."""
+"""Small volumes on difficult grids, and files that must be refused."""
 
 import gzip
 import os

@@ -54,7 +54,7 @@ def smooth_scores(seeds, slices, side=SIDE, noise=0.1):
 # LPIPS
 
 
-def plain_lpips(state, image, other):
+def plain_lpips(state, image, second_image):
     """LPIPS of two images [3, H, W] in float64 numpy, written from the formula alone."""
 
     def activations(x):
@@ -75,18 +75,20 @@ def plain_lpips(state, image, other):
             yield x / (np.sqrt((x**2).sum(0)) + 1e-10)
 
     heads = [state[f"lin{i}.weight"].double().numpy()[0] for i in range(5)]
-    pairs = zip(heads, activations(image), activations(other), strict=True)
+    pairs = zip(heads, activations(image), activations(second_image), strict=True)
     return sum((head * (a - b) ** 2).sum(0).mean() for head, a, b in pairs)
 
 
 @pytest.mark.shared
 def test_lpips_is_the_formula_on_real_weights(lpips):
     generator = torch.Generator().manual_seed(0)
-    image, other = (
+    image, second_image = (
         2 * torch.rand(2, 2, 3, 37, 45, generator=generator) - 1
     )  # odd sizes: the rows that strides leave out differ
-    expected = [plain_lpips(load_file(LPIPS_WEIGHTS), *pair) for pair in zip(image.numpy(), other.numpy(), strict=True)]
-    np.testing.assert_allclose(lpips(image, other).numpy(), expected, rtol=1e-4)
+    expected = [
+        plain_lpips(load_file(LPIPS_WEIGHTS), *pair) for pair in zip(image.numpy(), second_image.numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(lpips(image, second_image).numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.shared
@@ -138,7 +140,7 @@ def test_files_that_are_no_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("image", "other", "message"),
+    ("image", "second_image", "message"),
     [
         (torch.zeros(2, 3, 64, 64), torch.zeros(1, 3, 64, 64), "same shape"),
         (torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64), r"\[B, 3, H, W\]"),
@@ -146,9 +148,9 @@ def test_files_that_are_no_weights(tmp_path):
         (torch.full((1, 3, 64, 64), float("nan")), torch.zeros(1, 3, 64, 64), "from nan"),
     ],
 )
-def test_lpips_refuses_other_images(random_lpips, image, other, message):
+def test_lpips_refuses_other_images(random_lpips, image, second_image, message):
     with pytest.raises(ValueError, match=message):
-        random_lpips(image, other)
+        random_lpips(image, second_image)
 
 
 # Dice by the official rule
@@ -232,8 +234,8 @@ def test_measures_are_those_of_skimage_and_scipy(random_lpips, side, window):
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
         assert row.ssim == pytest.approx(structural_similarity(a, b, **options), abs=1e-4)
         assert row.ms_ssim == pytest.approx(plain_ms_ssim(a, b, window), abs=1e-4)
-        image, other = (2 * images - 1).expand(-1, 3, -1, -1)[:, None]
-        assert row.lpips == pytest.approx(random_lpips(image, other).item(), rel=1e-5)
+        image, second_image = (2 * images - 1).expand(-1, 3, -1, -1)[:, None]
+        assert row.lpips == pytest.approx(random_lpips(image, second_image).item(), rel=1e-5)
         assert (row.comparisons, row.identical) == (1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Classes as codes: what comes back, how sure it is, and that resizing scores invents no class."""
+"""Classes as codes: decoding, confidence, and that resized scores contain no other class."""
 
 import pytest
 import torch
@@ -38,9 +38,9 @@ def test_codes_lie_as_far_apart_as_is_said(num_classes):
     codes = class_codes(num_classes)
     assert codes.shape == (num_classes, 3) and set(codes.unique().tolist()) <= {-1.0, 0.0, 1.0}
     assert codes[0].tolist() == [-1, -1, -1]
-    said = next(square for square, most in ((12, 2), (8, 4), (4, 8), (2, 14), (1, 27)) if num_classes <= most)
-    assert squares(num_classes).min().item() == pytest.approx(said, abs=1e-4)
-    assert smallest_square_distance(num_classes) == said
+    documented = next(square for square, most in ((12, 2), (8, 4), (4, 8), (2, 14), (1, 27)) if num_classes <= most)
+    assert squares(num_classes).min().item() == pytest.approx(documented, abs=1e-4)
+    assert smallest_square_distance(num_classes) == documented
     if num_classes > 3:  # another class changes no code but the paper's two
         assert torch.equal(class_codes(num_classes - 1), codes[:-1])
 

@@ -1,4 +1,4 @@
-"""Distilled mask decoders: their budget, how they learn, and where they go."""
+"""Distilled mask decoders: their cost, their training, and the networks that use them."""
 
 import json
 
@@ -47,8 +47,8 @@ def encoding(state):
 
 
 def masks(number, size=16, num_classes=2):
-    made = ProceduralMasks(size, number, num_classes=num_classes)
-    return {key: torch.stack([made[i][key] for i in range(number)]) for key in ("image", "label", "seed")}
+    dataset = ProceduralMasks(size, number, num_classes=num_classes)
+    return {key: torch.stack([dataset[i][key] for i in range(number)]) for key in ("image", "label", "seed")}
 
 
 class TestDecoder:

@@ -368,26 +368,28 @@ def test_class_conditional_network_gives_one_score_per_class():
 
 def arguments_of_unet(network):
     """Return a list that fills with (timesteps, class labels) of each pass of the U-Net."""
-    seen = []
-    network.unet.register_forward_pre_hook(lambda _, args: seen.append((args[1], args[2])))
-    return seen
+    calls = []
+    network.unet.register_forward_pre_hook(lambda _, args: calls.append((args[1], args[2])))
+    return calls
 
 
 def test_class_conditional_training_takes_one_seeded_class_of_each_sample():
     network = class_conditional().eval()
-    seen = arguments_of_unet(network)
+    calls = arguments_of_unet(network)
     image, mask, seeds = IMAGE.repeat(8, 1, 1, 1), CLASSES.repeat(8, 1, 1, 1), torch.arange(24)
     with torch.no_grad():
         output = network(image, mask=mask, seeds=seeds)
         again = network(image.flip(0), mask=mask.flip(0), seeds=seeds.flip(0))
-        kept = network(image, mask=mask, seeds=seeds, latent=torch.zeros_like(output.latent))
-    (_, classes), (_, reversed_classes), _ = seen
+        from_latent = network(image, mask=mask, seeds=seeds, latent=torch.zeros_like(output.latent))
+    (_, classes), (_, reversed_classes), _ = calls
     assert set(classes.tolist()) == {0, 1, 2} and torch.equal(reversed_classes.flip(0), classes)
     for target, labels, index in zip(output.mask, mask, classes.tolist(), strict=True):
         assert torch.equal(target, (labels > 0 if index == 0 else labels == index).float())
     torch.testing.assert_close(output.latent, network.encode_mask(output.mask))
     assert torch.equal(again.mask.flip(0), output.mask)
-    assert torch.equal(kept.latent, output.latent)  # a latent that was kept is of all classes, not of the one drawn
+    assert torch.equal(
+        from_latent.latent, output.latent
+    )  # a latent that was kept is of all classes, not of the one drawn
 
 
 @pytest.mark.parametrize("make", [class_conditional, make_network])
@@ -408,10 +410,10 @@ def test_several_classes_can_be_learned(make):
 
 def test_several_classes_share_one_pass():
     network = make_network(num_classes=3).eval()
-    seen = arguments_of_unet(network)
+    calls = arguments_of_unet(network)
     with torch.no_grad():
         score = network(IMAGE)
-        assert len(seen) == 1 and score.shape == (3, 3, 32, 16)
+        assert len(calls) == 1 and score.shape == (3, 3, 32, 16)
         *_, latent = network.reverse(network.encode_image(IMAGE))
         torch.testing.assert_close(score, score_from_mask_image(network.decode(latent), network.class_codes))
     torch.testing.assert_close(score.sum(1), torch.ones(3, 32, 16))
@@ -425,16 +427,18 @@ def test_a_latent_that_was_kept_stands_for_the_mask():
     network = make_network(num_classes=3).eval()
     latent = network.encode_mask(CLASSES, scale=False)
     torch.testing.assert_close(latent * network.scale_factor, network.encode_mask(CLASSES))
-    encoded, kept = (network(IMAGE, mask=CLASSES, seeds=SEEDS, latent=given) for given in (None, latent))
+    encoded, from_latent = (
+        network(IMAGE, mask=CLASSES, seeds=SEEDS, latent=cached_latent) for cached_latent in (None, latent)
+    )
     for name, tensor in encoded._asdict().items():
-        torch.testing.assert_close(getattr(kept, name), tensor)
+        torch.testing.assert_close(getattr(from_latent, name), tensor)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(network(IMAGE, mask=CLASSES, seeds=SEEDS, latent=2 * latent).latent, encoded.latent)
 
 
-@pytest.mark.parametrize("other", [2, 4])
-def test_weights_for_another_number_of_classes_are_refused(other, tmp_path):
-    for mine, theirs in ((3, other), (other, 3)):
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_weights_for_another_number_of_classes_are_refused(num_classes, tmp_path):
+    for mine, theirs in ((3, num_classes), (num_classes, 3)):
         save_tensors(tmp_path / "model.pt", make_network(num_classes=theirs).state_dict())
         with pytest.raises(InputError, match=r"model\.pt: not the weights of this network .*class_codes") as caught:
             load_weights(make_network(num_classes=mine), tmp_path / "model.pt")
@@ -444,12 +448,12 @@ def test_weights_for_another_number_of_classes_are_refused(other, tmp_path):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
 def test_training_at_the_last_timestep_alone(prediction_type):
     network = make_network(train_timesteps="last", prediction_type=prediction_type)
-    seen = arguments_of_unet(network)
+    calls = arguments_of_unet(network)
     output = network(IMAGE, mask=MASK, seeds=SEEDS)
     make_network_all = make_network(prediction_type=prediction_type)
     all_steps = arguments_of_unet(make_network_all)
     make_network_all(IMAGE, mask=MASK, seeds=SEEDS)
-    assert seen[0][0].tolist() == [999] * 3 and all_steps[0][0].tolist() != [999] * 3
+    assert calls[0][0].tolist() == [999] * 3 and all_steps[0][0].tolist() != [999] * 3
     assert (output.noise is not None) == (prediction_type == "epsilon")
 
 

@@ -1,4 +1,4 @@
-"""Folders of images and labels to make bundles of."""
+"""Folders of images and labels from which bundles are made."""
 
 import json
 from pathlib import Path

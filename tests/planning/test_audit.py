@@ -1,4 +1,4 @@
-"""The latent ceiling of labels: the library on autoencoders that are known, and ``sdseg audit``."""
+"""Dice between labels and decode(encode(label)): the library with known autoencoders, and ``sdseg audit``."""
 
 import csv
 import json
@@ -65,8 +65,8 @@ def audit(autoencoder, label, num_classes=2, size=(16, 16), slice_axis=2):
 
 def label_of(num_classes, shape=(16, 16, 5), seed=0):
     """Return a label [1, *shape] with every class, a procedural mask in each slice."""
-    made = ProceduralMasks(shape[0], shape[2], seed, num_classes)
-    return torch.stack([made[i]["label"] for i in range(shape[2])], dim=-1)
+    dataset = ProceduralMasks(shape[0], shape[2], seed, num_classes)
+    return torch.stack([dataset[i]["label"] for i in range(shape[2])], dim=-1)
 
 
 class TestLibrary:
@@ -74,27 +74,27 @@ class TestLibrary:
     @pytest.mark.parametrize("slice_axis", [0, 1, 2])
     def test_an_exact_autoencoder_keeps_everything(self, num_classes, slice_axis):
         label = label_of(num_classes).movedim(-1, slice_axis + 1)
-        kept = audit(Exact(), label, num_classes, slice_axis=slice_axis)
-        assert kept and all(row.dice == 1 for row in kept)
-        sizes = {(row.slice, row.label): row.size for row in kept}
+        result = audit(Exact(), label, num_classes, slice_axis=slice_axis)
+        assert result and all(row.dice == 1 for row in result)
+        sizes = {(row.slice, row.label): row.size for row in result}
         for value in label.unique().int().tolist():
             if value:
                 assert sizes[None, value] == int((label == value).sum())
                 of_slices = [n for (index, v), n in sizes.items() if v == value and index is not None]
                 assert sum(of_slices) == sizes[None, value]
-        assert {row.label for row in kept} == set(label.unique().int().tolist()) - {0}
+        assert {row.label for row in result} == set(label.unique().int().tolist()) - {0}
 
     def test_small_objects_are_lost_and_named(self):
         label = torch.zeros(1, 16, 16, 3)
         label[0, 4:8, 4:8, 0] = 1  # a block
         label[0, 5, 5, 1] = 1  # a pixel
         label[0, 0:3, 0:2, 2] = 1  # 6 of 16
-        kept = audit(Coarse(), label)
-        assert [(r.slice, r.size, r.dice) for r in kept[:3]] == [(0, 16, 1.0), (1, 1, 0.0), (2, 6, 0.0)]
-        assert kept[3].slice is None and kept[3].dice == pytest.approx(2 * 16 / (16 + 23))
-        summary = summarise_audit(kept)["classes"][1]
+        result = audit(Coarse(), label)
+        assert [(r.slice, r.size, r.dice) for r in result[:3]] == [(0, 16, 1.0), (1, 1, 0.0), (2, 6, 0.0)]
+        assert result[3].slice is None and result[3].dice == pytest.approx(2 * 16 / (16 + 23))
+        summary = summarise_audit(result)["classes"][1]
         assert (summary["lost"], summary["largest_lost"], summary["smallest_kept"]) == (2, 6, 16)
-        (line,) = loss_warnings(kept)
+        (line,) = loss_warnings(result)
         assert "class 1" in line and "2 of 3 slices" in line and "6 pixels of it (case case, slice 2)" in line
         assert line.endswith("the smallest that it keeps has 16")
         assert loss_warnings(audit(Exact(), label)) == []
@@ -107,17 +107,17 @@ class TestLibrary:
             def decode(self, latent):
                 return SimpleNamespace(sample=-latent)
 
-        kept = audit(Inverting(), label)
-        assert [(r.slice, r.size, r.dice) for r in kept] == [(0, 0, 0.0), (1, 256, 0.0), (None, 256, 0.0)]
-        assert summarise_audit(kept)["classes"][1]["invented"] == 1
+        result = audit(Inverting(), label)
+        assert [(r.slice, r.size, r.dice) for r in result] == [(0, 0, 0.0), (1, 256, 0.0), (None, 256, 0.0)]
+        assert summarise_audit(result)["classes"][1]["invented"] == 1
 
     def test_a_case_is_scored_on_its_own_grid(self):
         """The network's grid is half as fine: slices come back whole on it, the case does not."""
         label = torch.zeros(1, 32, 32, 1)
         label[0, 3:20, 5:18, 0] = 1
-        kept = audit(Exact(), label)
-        assert kept[0].dice == 1 and kept[0].size < label.sum()
-        assert 0.9 < kept[1].dice < 1 and kept[1].size == label.sum()
+        result = audit(Exact(), label)
+        assert result[0].dice == 1 and result[0].size < label.sum()
+        assert 0.9 < result[1].dice < 1 and result[1].size == label.sum()
 
     def test_batches_do_not_matter(self):
         label = label_of(3, (16, 16, 19))
@@ -134,9 +134,13 @@ class TestLibrary:
     @given(st.integers(0, 10**6), st.integers(2, 5))
     def test_dice_is_symmetric_and_one_only_for_equal_masks(self, seed, num_classes):
         rng = torch.Generator().manual_seed(seed)
-        one, other = (torch.randint(num_classes, (2, 1, 4, 4), generator=rng) for _ in range(2))
+        mask, other_mask = (torch.randint(num_classes, (2, 1, 4, 4), generator=rng) for _ in range(2))
         for a, b, first, second in zip(
-            slice_dice(one, other, num_classes), slice_dice(other, one, num_classes), one, other, strict=True
+            slice_dice(mask, other_mask, num_classes),
+            slice_dice(other_mask, mask, num_classes),
+            mask,
+            other_mask,
+            strict=True,
         ):
             assert {v: dice for v, (_, dice) in a.items()} == {v: dice for v, (_, dice) in b.items()}
             for value, (size, dice) in a.items():
@@ -144,9 +148,9 @@ class TestLibrary:
                 assert (dice == 1) == torch.equal(first == value, second == value)
 
     def test_bins_hold_every_slice_once(self):
-        kept = audit(Coarse(), label_of(3, (16, 16, 30)), 3)
-        bins = by_size(kept)
-        slices = [row for row in kept if row.slice is not None and row.size]
+        result = audit(Coarse(), label_of(3, (16, 16, 30)), 3)
+        bins = by_size(result)
+        slices = [row for row in result if row.slice is not None and row.size]
         assert sum(b.count for b in bins) == len(slices)
         assert sum(b.count * b.dice for b in bins) == pytest.approx(sum(row.dice for row in slices))
         assert min(b.worst for b in bins) == min(row.dice for row in slices)
@@ -228,14 +232,14 @@ class TestCommand:
         assert (code, out) == (2, "") and "has no mask encoder" in err and err.count("\n") == 1
 
     def test_an_overlay_has_other_classes_and_weights(self, bundle, labels, tmp_path, capsys):
-        other = bundle / "models" / "other"
-        other.mkdir()
-        (bundle / "models" / "autoencoder.pt").rename(other / "autoencoder.pt")
+        folder = bundle / "models" / "other"
+        folder.mkdir()
+        (bundle / "models" / "autoencoder.pt").rename(folder / "autoencoder.pt")
         overlay = tmp_path / "overlay.json"
         overlay.write_text(json.dumps({"num_classes": 2, "ckpt_dir": "$@bundle_root + '/models/other'"}))
         code, out, _ = run(capsys, "--labels", labels, "--bundle", bundle, "--overlay", overlay)
         report = json.loads(out)
-        assert code == 0 and report["weights"] == str(other / "autoencoder.pt") and report["classes"].keys() == {"1"}
+        assert code == 0 and report["weights"] == str(folder / "autoencoder.pt") and report["classes"].keys() == {"1"}
 
     def test_the_organs_overlay_names_the_weights_that_it_needs(self, labels, tmp_path, capsys):
         (tmp_path / "configs").symlink_to(BUNDLES / "sdseg" / "configs")
@@ -314,9 +318,9 @@ def test_the_shipped_autoencoder_keeps_discs_of_a_picture(tmp_path):
         Image.fromarray((255 * disc).astype(np.uint8)).save(tmp_path / f"{name}.png")
     sdseg = load_audit("sdseg", "cpu")
     for name, dice in (("large", 0.98), ("small", 0.9)):
-        kept = sdseg.run(tmp_path / f"{name}.png")
-        assert [row.slice for row in kept] == [0, None]
-        assert all(row.case == name and row.label == 1 and row.dice > dice for row in kept)
+        result = sdseg.run(tmp_path / f"{name}.png")
+        assert [row.slice for row in result] == [0, None]
+        assert all(row.case == name and row.label == 1 and row.dice > dice for row in result)
 
 
 def test_a_picture_is_no_slice_of_a_volume(tmp_path):

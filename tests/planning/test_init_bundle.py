@@ -1,4 +1,4 @@
-"""A bundle from a folder of images and one of labels: what is in it."""
+"""The content of a bundle that is made from a folder of images and a folder of labels."""
 
 import json
 import re
@@ -28,7 +28,7 @@ RECOMMENDED = ("epochs", "val_interval", "batch_size", "warmup_steps")
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def made(request, tmp_path_factory):
+def new_bundle(request, tmp_path_factory):
     """A bundle made of one kind of data; returns (plan, number of classes)."""
     write, num_classes = KINDS[request.param]
     folder = tmp_path_factory.mktemp("data")
@@ -37,8 +37,8 @@ def made(request, tmp_path_factory):
     return plan, num_classes
 
 
-def test_what_was_found_and_chosen(made):
-    plan, num_classes = made
+def test_what_was_found_and_chosen(new_bundle):
+    plan, num_classes = new_bundle
     train = config(plan, "train")
     assert train["num_classes"] == num_classes == plan.fingerprint.num_classes
     for name in RECOMMENDED:
@@ -57,8 +57,8 @@ def train_modality(plan):
     return "CT" if min(case.lowest for case in plan.fingerprint.cases) <= -1000 else "MR"
 
 
-def test_only_knobs_differ_from_the_shipped_recipe(made):
-    plan, _ = made
+def test_only_knobs_differ_from_the_shipped_recipe(new_bundle):
+    plan, _ = new_bundle
     train, shipped = config(plan, "train"), shipped_config(RECIPE, "train.json")
     differ = {key for key in train.keys() | shipped.keys() if train.get(key) != shipped.get(key)}
     assert differ <= {
@@ -72,8 +72,8 @@ def test_only_knobs_differ_from_the_shipped_recipe(made):
     assert train["train"] == shipped["train"]
 
 
-def test_what_is_written_twice_is_equal(made):
-    plan, _ = made
+def test_what_is_written_twice_is_equal(new_bundle):
+    plan, _ = new_bundle
     train, inference, meta = (config(plan, name) for name in ("train", "inference", "metadata"))
     for key in ("network_def", "size", "slice_axis", "num_classes", "context_mm", "bundle_root"):
         assert train[key] == inference[key], key
@@ -88,13 +88,13 @@ def test_what_is_written_twice_is_equal(made):
     assert autoencoder["num_classes"] == train["num_classes"]
 
 
-def test_metadata_and_weights_are_those_of_an_untrained_bundle(made, metadata_schema):
-    plan, num_classes = made
+def test_metadata_and_weights_are_those_of_an_untrained_bundle(new_bundle, metadata_schema):
+    plan, num_classes = new_bundle
     verify_metadata(plan.output / "configs" / "metadata.json", str(metadata_schema))
     described = Bundle.open(plan.output).describe()
     assert list(described["labels"].values()) == list(range(1, num_classes)) and described["weights"] is None
-    kept = audit_folder(load_audit(plan.output, "cpu"), plan.fingerprint.cases[0].label.parent, progress=False)
-    assert {row.label for row in kept} <= set(range(1, num_classes)) and max(row.dice for row in kept) > 0.7
+    audit = audit_folder(load_audit(plan.output, "cpu"), plan.fingerprint.cases[0].label.parent, progress=False)
+    assert {row.label for row in audit} <= set(range(1, num_classes)) and max(row.dice for row in audit) > 0.7
     with pytest.raises(InputError, match="no weights in this bundle; train it first"):
         Segmenter(plan.output)
 
@@ -103,8 +103,8 @@ def test_metadata_and_weights_are_those_of_an_untrained_bundle(made, metadata_sc
 @pytest.mark.parametrize(
     ("kind", "names"), [("train", ("train",)), ("train", ("train", "evaluate")), ("infer", ("inference",))]
 )
-def test_properties_are_complete(made, kind, names):
-    plan, _ = made
+def test_properties_are_complete(new_bundle, kind, names):
+    plan, _ = new_bundle
     workflow = ConfigWorkflow(
         [str(plan.output / "configs" / f"{name}.json") for name in names],
         meta_file=str(plan.output / "configs" / "metadata.json"),
@@ -118,8 +118,8 @@ def test_properties_are_complete(made, kind, names):
     assert workflow.check_properties() == []
 
 
-def test_every_case_is_in_one_split_and_found(made):
-    plan, _ = made
+def test_every_case_is_in_one_split_and_found(new_bundle):
+    plan, _ = new_bundle
     train = config(plan, "train")
     datalist = plan.output / "configs" / "datalist.json"
     files = [
@@ -174,8 +174,8 @@ def test_a_single_value_beside_0_is_class_1(tmp_path):
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.fingerprint.values == (0, 255) and plan.fingerprint.num_classes == 2
     assert any("255 is class 1" in note for note in plan.notes)
-    kept = audit_folder(load_audit(plan.output, "cpu"), labels, progress=False)
-    assert {row.label for row in kept} == {1}
+    audit = audit_folder(load_audit(plan.output, "cpu"), labels, progress=False)
+    assert {row.label for row in audit} == {1}
 
 
 @pytest.mark.slow

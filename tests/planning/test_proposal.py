@@ -1,4 +1,4 @@
-"""What is proposed: splits, grids, axes, windows, schedules."""
+"""Proposed settings: splits, grids, axes, windows, schedules."""
 
 from dataclasses import replace
 

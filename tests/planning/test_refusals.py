@@ -1,4 +1,4 @@
-"""Folders and options of which no bundle is made, with what is wrong in one line."""
+"""Folders and options from which no bundle can be made: one line says what is wrong."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Bundles that were made of folders train and segment."""
+"""Bundles that were made from folders train and segment."""
 
 import json
 import shutil

@@ -137,13 +137,13 @@ WRITERS = {"btcv": write_btcv, "sts": write_sts, "cvc": write_cvc, "kvasir": wri
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory):
     """Each dataset complete and tiny, in the download's own layout and names, made once."""
-    made = {}
+    folders = {}
 
     def make(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            WRITERS[name](made[name])
-        return made[name]
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            WRITERS[name](folders[name])
+        return folders[name]
 
     return make
 
@@ -282,7 +282,7 @@ def sequences_of(split):
 
 
 def test_cvc_sequences_stay_on_one_side_and_frames_do_not():
-    assert len(SEQUENCE_ENDS) == 29 and all(one < other for one, other in pairwise(SEQUENCE_ENDS))
+    assert len(SEQUENCE_ENDS) == 29 and all(end < next_end for end, next_end in pairwise(SEQUENCE_ENDS))
     for name, leaks in (("cvc_sequences_488_62_62", False), ("cvc_frames_488_62_62", True)):
         manifest = read_split(name)
         assert sorted(map(int, cases_of(name))) == list(range(1, 613))

@@ -1,4 +1,4 @@
-"""Pictures to draw, whose voxels and places are known."""
+"""Images to draw, with known voxels and positions."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A real browser on a report of given cases."""
+"""Fixtures: a report of given cases, opened in a real browser."""
 
 import json
 
@@ -30,6 +30,6 @@ def show(driver, tmp_path):
     yield open_page
     messages = [entry["message"] for entry in driver.get_log("browser")]
     assert not messages
-    asked = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    urls = [event["params"]["request"]["url"] for event in asked if event["method"] == "Network.requestWillBeSent"]
+    entries = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in entries if event["method"] == "Network.requestWillBeSent"]
     assert [url for url in urls if not url.startswith(("data:", (tmp_path / "report.html").as_uri(), "about:"))] == []

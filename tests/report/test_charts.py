@@ -20,8 +20,8 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 def test_boxes_are_matplotlibs(values):
     box, expected = box_of(values), boxplot_stats(values)[0]
     keys = ("whislo", "q1", "med", "q3", "whishi")
-    found = (box.low, box.first, box.median, box.third, box.high)
-    np.testing.assert_allclose(found, [expected[key] for key in keys], rtol=1e-9, atol=1e-9)
+    quartiles = (box.low, box.first, box.median, box.third, box.high)
+    np.testing.assert_allclose(quartiles, [expected[key] for key in keys], rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -35,10 +35,10 @@ def test_axes_are_round_and_hold_every_value(values):
 
 def test_a_box_plot_has_a_dot_for_each_case_in_order_of_its_value():
     points = [(f"<{n}>", None, value) for n, value in enumerate((0.2, 0.9, 0.5))]
-    drawn = box_plot("Dice", points, "{:.1f}".format, "{:g}".format)
-    places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)]
+    svg = box_plot("Dice", points, "{:.1f}".format, "{:g}".format)
+    places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', svg)]
     assert places[0] < places[2] < places[1]
-    assert "<title>&lt;1&gt;: 0.9</title>" in drawn and 'aria-label="Dice: median 0.5' in drawn
+    assert "<title>&lt;1&gt;: 0.9</title>" in svg and 'aria-label="Dice: median 0.5' in svg
 
 
 def test_what_needs_a_look_comes_first():

@@ -1,4 +1,4 @@
-"""Pictures of cases as they are written into a page: what is reduced, where is left, and what cannot be drawn."""
+"""Pictures of cases in a page: reduced sizes, orientation, and files that cannot be drawn."""
 
 import base64
 import json
@@ -51,8 +51,8 @@ def test_small_volumes_are_kept_whole(axes):
     low, high = np.percentile(image, [0.5, 99.5])
     for k in range(mask.shape[2]):
         top, left = k // data["columns"] * height, k % data["columns"] * width
-        wanted = np.clip((image[..., k].T - low) / (high - low), 0, 1) * 255
-        assert np.abs(sheet[top : top + height, left : left + width] - wanted).max() <= 0.51
+        expected = np.clip((image[..., k].T - low) / (high - low), 0, 1) * 255
+        assert np.abs(sheet[top : top + height, left : left + width] - expected).max() <= 0.51
 
 
 def test_large_volumes_are_reduced_and_it_is_said():
@@ -74,9 +74,9 @@ def test_large_volumes_are_reduced_and_it_is_said():
     assert small[::-1][20, 49:148].any() and (small == 1).mean() == pytest.approx((mask == 1).mean(), rel=0.05)
 
     tall = draw(Picture(None, {"mask": np.ones((3, 4, 500), np.uint8)}, np.eye(4)), SEGMENTS)
-    kept = tall.data["kept"]
-    assert len(kept) == tall.data["size"][2] == MOST_SLICES and (kept[0], kept[-1]) == (0, 499)
-    assert set(np.diff(kept)) <= {3, 4} and f"{MOST_SLICES} of 500 axial slices" in " ".join(tall.notes)
+    slices = tall.data["kept"]
+    assert len(slices) == tall.data["size"][2] == MOST_SLICES and (slices[0], slices[-1]) == (0, 499)
+    assert set(np.diff(slices)) <= {3, 4} and f"{MOST_SLICES} of 500 axial slices" in " ".join(tall.notes)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 4, 1), (1, 5, 4), (4, 1, 5), (2, 300, 2), (1, 1, 200)])
@@ -126,13 +126,13 @@ def test_what_cannot_be_drawn_is_named_and_the_report_is_written(tmp_path, pictu
 
 
 def test_pictures_are_loaded_once_one_at_a_time_and_only_when_drawn(tmp_path):
-    made: list[weakref.ref[Picture]] = []
+    pictures: list[weakref.ref[Picture]] = []
     loaded: list[int | str] = []
 
     def load(name):
-        assert not any(picture() for picture in made), "another case's picture is still in memory"
+        assert not any(picture() for picture in pictures), "another case's picture is still in memory"
         picture = volume()
-        made.append(weakref.ref(picture))
+        pictures.append(weakref.ref(picture))
         loaded.append(name)
         return picture
 

@@ -1,4 +1,4 @@
-"""The whole page in a real browser: hostile names, no network, what it lists, narrow windows, contrast and paper."""
+"""The whole page in a real browser: hostile names, no network, its lists, narrow windows, contrast and printing."""
 
 import math
 import re
@@ -21,11 +21,11 @@ from tests.report.viewer import differ
 @pytest.fixture
 def listener():
     """A server on this machine, and the paths that were asked of it."""
-    asked = []
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_response(200)
             self.end_headers()
 
@@ -34,13 +34,13 @@ def listener():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
 
 
 @needs_browser
 def test_hostile_names_are_text_and_the_page_cannot_ask_a_network(show, driver, listener):
-    url, asked = listener
+    url, requests = listener
     evil = f"</script></title><img src='{url}/name' onerror='window.hacked=1'><script>window.hacked=1</script>"
     evil += '$title"&amp;'
     lines = f"{evil}\n<!-- body -->\0"
@@ -71,7 +71,7 @@ def test_hostile_names_are_text_and_the_page_cannot_ask_a_network(show, driver, 
         """,
         url,
     )
-    wanted = {
+    expected = {
         "img-src",
         "script-src-elem",
         "script-src-attr",
@@ -80,8 +80,8 @@ def test_hostile_names_are_text_and_the_page_cannot_ask_a_network(show, driver, 
         "style-src-elem",
         "connect-src",
     }
-    assert set(refused) == wanted
-    assert asked == [] and driver.execute_script("return window.hacked ?? null") is None
+    assert set(refused) == expected
+    assert requests == [] and driver.execute_script("return window.hacked ?? null") is None
     driver.get_log("browser")  # what was refused just now
     driver.get_log("performance")
 
@@ -90,17 +90,17 @@ def evaluated(count):
     """Return cases of an evaluation, and their summary."""
     import torch
 
-    cases, found = [], []
+    cases, agreements = [], []
     for n in range(count):
         label = volume(n).masks["mask"]
         prediction = np.where(np.random.default_rng(n).random(SHAPE) < n / count, label, 0).astype(np.uint8)
         agreement = compare_masks(f"case {n}", torch.from_numpy(prediction), torch.from_numpy(label), (1, 1, 1))
-        found.append(agreement)
+        agreements.append(agreement)
         metrics = {name: getattr(agreement, name) for name in METRICS}
         metrics |= {f"{name}_{k}": getattr(a, name) for k, a in agreement.classes.items() for name in METRICS}
         masks = {"prediction": prediction, "label": label}
         cases.append(case_of(Picture(volume(n).image, masks, np.eye(4)), agreement.case, metrics=metrics))
-    return cases, summarise(found)
+    return cases, summarise(agreements)
 
 
 @needs_browser
@@ -158,9 +158,9 @@ def test_failed_flagged_empty_and_none(show, driver):
     page.wake(1)
     assert page.find(".notes", 1).text == "Nothing is segmented in the mask."
     assert page.find(".legend", 1).text.split("\n")[1:] == ["front", "0.00 ml", "back", "none"]
-    shown = page.pixels(1)
+    pixels = page.pixels(1)
     page.set(".opacity", 100, 1)
-    assert not differ(page.pixels(1), shown).any()
+    assert not differ(page.pixels(1), pixels).any()
 
     page = show([ReportCase("a", "failed", {}, ["no"])], summary=None)
     assert "0 done" in driver.find_element(By.CLASS_NAME, "counts").text

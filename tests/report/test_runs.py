@@ -1,4 +1,4 @@
-"""Pages of real runs of the command: what they say is what the run's other files say."""
+"""Pages of real runs of the command agree with the other files of the run."""
 
 import json
 import shutil
@@ -48,8 +48,8 @@ def test_an_evaluations_page_shows_the_worst_first(study, capsys):
     capsys.readouterr()
     command = ("evaluate", "--predictions", study / "out", "--labels", study / "labels", "-o", study / "m.csv")
     assert run(*command, "--report", study / "r.html", "--images", study / "in") == 0
-    found, page = json.loads(capsys.readouterr().out), (study / "r.html").read_text()
-    assert f"{found['dice']:.3f}" in page and page.index(">b</h2>") < page.index(">a</h2>")
+    summary, page = json.loads(capsys.readouterr().out), (study / "r.html").read_text()
+    assert f"{summary['dice']:.3f}" in page and page.index(">b</h2>") < page.index(">a</h2>")
     assert "Anterior hippocampus" in page, "the masks themselves name their values"
     assert run(*command, "--report", study / "alone.html") == 0
     for report, message in ((study / "in" / "a.nii.gz", "ending in .html"), (study / "m.htm", "ending in .html")):

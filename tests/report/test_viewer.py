@@ -1,4 +1,4 @@
-"""The page's viewers as a person sees them, in a real browser: what is drawn, where, and on whose orders."""
+"""The page's viewers in a real browser: what they draw, where, and how they react to input."""
 
 import nibabel as nib
 import numpy as np
@@ -43,16 +43,16 @@ def test_drawn_voxels_are_the_masks(show, axes):
     for plane in PAGE_AXES:
         page.plane(plane)
         assert "".join(page.find(f".big .{side}").text for side in ("left", "right", "top", "bottom")) == LETTERS[plane]
-        wanted = pages(mask, plane)
-        for index in range(1, len(wanted), 4):
+        mask_pages = pages(mask, plane)
+        for index in range(1, len(mask_pages), 4):
             page.set(".slice", index)
-            assert page.told() == f"{plane.capitalize()} {index + 1} of {len(wanted)}"
+            assert page.told() == f"{plane.capitalize()} {index + 1} of {len(mask_pages)}"
             page.set(".opacity", 0)
-            alone = page.voxels(wanted[index].shape)
+            alone = page.voxels(mask_pages[index].shape)
             page.set(".opacity", 100)
-            drawn = page.voxels(wanted[index].shape)
-            expected = np.where((wanted[index] > 0)[..., None], colours[wanted[index]], alone)
-            assert not differ(drawn, expected).any(), (plane, index)
+            voxels = page.voxels(mask_pages[index].shape)
+            expected = np.where((mask_pages[index] > 0)[..., None], colours[mask_pages[index]], alone)
+            assert not differ(voxels, expected).any(), (plane, index)
             assert len(np.unique(alone)) > 20, "the image is blank"
 
 
@@ -62,24 +62,24 @@ def test_opacity_and_toggles(show):
     picture = volume()
     page = show([case_of(picture)])
     page.wake()
-    shown = page.pixels()
+    pixels = page.pixels()
     page.set(".opacity", 0)
     alone = page.pixels()
-    assert page.find(".opacity ~ output").text == "0 %" and differ(shown, alone).any()
+    assert page.find(".opacity ~ output").text == "0 %" and differ(pixels, alone).any()
     page.set(".opacity", 50)
-    assert not differ(page.pixels(), shown).any()
+    assert not differ(page.pixels(), pixels).any()
     page.set(".mask", False)
     assert not differ(page.pixels(), alone).any()
     page.set(".mask", True)
     page.find("button[value=none]").click()
     assert not differ(page.pixels(), alone).any()
     page.find("button[value=all]").click()
-    assert not differ(page.pixels(), shown).any()
+    assert not differ(page.pixels(), pixels).any()
     page.set(".segment[value='1']", False)
     values = pages(picture.masks["mask"], "axial")[int(page.find(".slice").get_attribute("value"))]
-    found = page.voxels(values.shape)
+    voxels = page.voxels(values.shape)
     page.set(".opacity", 0)
-    np.testing.assert_array_equal(differ(found, page.voxels(values.shape)), values == 2)
+    np.testing.assert_array_equal(differ(voxels, page.voxels(values.shape)), values == 2)
 
 
 @needs_browser
@@ -128,13 +128,13 @@ def test_the_viewer_is_in_the_radiologists_orientation(show, name):
     page.wake()
     for axis, plane in enumerate(("sagittal", "coronal", "axial")):
         page.plane(plane)
-        shown, still = page.pixels(), page.pixels(css=f".plane[data-axis='{axis}'] canvas")
-        for picture_shown in (shown, still):
+        pixels, still = page.pixels(), page.pixels(css=f".plane[data-axis='{axis}'] canvas")
+        for picture_shown in (pixels, still):
             assert (np.abs(red_place(picture_shown) - CORNERS[plane]) < 0.45).all(), plane
         size, spacing = upright(picture.masks["mask"], affine), nib.affines.voxel_sizes(upright_affine(affine))
         across, up, _ = PAGE_AXES[plane]
         aspect = size.shape[across] * spacing[across] / (size.shape[up] * spacing[up])
-        assert shown.shape[1] / shown.shape[0] == pytest.approx(aspect, rel=0.02)
+        assert pixels.shape[1] / pixels.shape[0] == pytest.approx(aspect, rel=0.02)
 
 
 @needs_browser
@@ -151,9 +151,9 @@ def test_two_masks_are_filled_and_outlined(show):
     np.testing.assert_array_equal(differ(page.voxels((10, 10)), alone), inside)
     page.set(".mask[value='0']", False)
     assert not differ(page.voxels((10, 10)), alone).any()
-    changed = differ(page.pixels(), whole_alone)
-    rows, columns = np.nonzero(changed)
-    side = changed.shape[0] / 10  # label's edges lie at the voxels 2 and 8, seen from either side
+    difference = differ(page.pixels(), whole_alone)
+    rows, columns = np.nonzero(difference)
+    side = difference.shape[0] / 10  # label's edges lie at the voxels 2 and 8, seen from either side
     assert abs(rows.min() - 2 * side) < 4 and abs(rows.max() - 8 * side) < 4
     assert abs(columns.min() - 2 * side) < 4 and abs(columns.max() - 8 * side) < 4
     assert page.find(".order").text == "prediction / label"
@@ -174,9 +174,9 @@ def test_unsure_voxels_are_hatched_in_grey(show):
     index = int(page.find(".slice").get_attribute("value"))
     page.set(".opacity", 100)
     unsure = pages(mask, "axial")[index] == UNSURE
-    drawn = page.pixels()
-    rows, columns = (np.arange(n) * m // n for n, m in zip(drawn.shape[:2], unsure.shape, strict=True))
-    inside = drawn[unsure[np.ix_(rows, columns)]]
+    pixels = page.pixels()
+    rows, columns = (np.arange(n) * m // n for n, m in zip(pixels.shape[:2], unsure.shape, strict=True))
+    inside = pixels[unsure[np.ix_(rows, columns)]]
     greys = {tuple(pixel) for pixel in np.unique(inside, axis=0)} & {(232, 232, 232), (64, 64, 64)}
     assert len(greys) == 2
     assert np.isin(inside[:, 0], (232, 64)).mean() > 0.9, "the edges of voxels may lie between pixels"

@@ -28,9 +28,9 @@ input.dispatchEvent(new Event('input', {bubbles: true}));
 """
 
 
-def differ(one, other):
+def differ(pixels, other_pixels):
     """Return which pixels [rows, columns] are not alike; the browser's rounding may differ by one from time to time."""
-    return (np.abs(one.astype(int) - other) > 2).any(axis=-1)
+    return (np.abs(pixels.astype(int) - other_pixels) > 2).any(axis=-1)
 
 
 class Page:

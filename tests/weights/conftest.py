@@ -1,4 +1,4 @@
-"""Official checkpoints at toy size."""
+"""Fixtures: official checkpoints at very small size."""
 
 import pytest
 import torch

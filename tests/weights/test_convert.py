@@ -1,4 +1,4 @@
-"""``sdseg convert``: from every kind of weights to every other."""
+"""``sdseg convert``: from each kind of weights to each other kind."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Networks as folders, there and back."""
+"""Networks are written to folders and read again."""
 
 import inspect
 import json
@@ -27,23 +27,23 @@ class TestFolder:
         )
         network.scale_factor.fill_(0.1147)
         save_diffusers_folder(network, tmp_path / "out")
-        other = load_diffusers_folder(tmp_path / "out")
-        assert equal_states(network.state_dict(), other.state_dict()) and not other.training
+        loaded = load_diffusers_folder(tmp_path / "out")
+        assert equal_states(network.state_dict(), loaded.state_dict()) and not loaded.training
         for name in inspect.signature(SDSeg).parameters:
             if name not in ("autoencoder", "vision_encoder", "unet", "schedule"):
-                assert getattr(network, name) == getattr(other, name), name
+                assert getattr(network, name) == getattr(loaded, name), name
         image = torch.randn(1, 3, 16, 16)
         with torch.inference_mode():
-            assert torch.equal(network.eval()(image), other(image))
-        assert not any(p.requires_grad for p in other.autoencoder.parameters())
-        assert all(p.requires_grad for p in other.unet.parameters())
+            assert torch.equal(network.eval()(image), loaded(image))
+        assert not any(p.requires_grad for p in loaded.autoencoder.parameters())
+        assert all(p.requires_grad for p in loaded.unet.parameters())
 
     def test_of_an_official_checkpoint(self, tmp_path, official):
         save_diffusers_folder(official, tmp_path / "out")
-        other = load_diffusers_folder(tmp_path / "out")
-        assert equal_states(official.state_dict(), other.state_dict())
-        assert other.unet.mid_block.attentions[0].heads == 8
-        assert torch.equal(official.schedule.sqrt_alphas_cumprod, other.schedule.sqrt_alphas_cumprod)
+        loaded = load_diffusers_folder(tmp_path / "out")
+        assert equal_states(official.state_dict(), loaded.state_dict())
+        assert loaded.unet.mid_block.attentions[0].heads == 8
+        assert torch.equal(official.schedule.sqrt_alphas_cumprod, loaded.schedule.sqrt_alphas_cumprod)
         assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == sorted(
             ["model_index.json", "vision_encoder/sdseg_monai.safetensors"]
             + [f"{p}/diffusion_pytorch_model.safetensors" for p in ("autoencoder", "unet")]
@@ -61,23 +61,23 @@ class TestFolder:
         torch.save({"state_dict": tiny_official(classes=3)}, tmp_path / "a.ckpt")
         network = load_official(tmp_path / "a.ckpt")
         save_diffusers_folder(network, tmp_path / "out")
-        other = load_diffusers_folder(tmp_path / "out")
-        assert other.num_classes == 3 and equal_states(network.state_dict(), other.state_dict())
+        loaded = load_diffusers_folder(tmp_path / "out")
+        assert loaded.num_classes == 3 and equal_states(network.state_dict(), loaded.state_dict())
 
     @pytest.mark.parametrize("num_classes", [2, 3, 14])
     def test_keeps_the_classes_and_their_codes(self, tmp_path, num_classes):
         options = {"train_decoder": True, "train_timesteps": "last", "num_classes": num_classes}
         network = make_network(**options).eval()
         save_diffusers_folder(network, tmp_path / "out")
-        other = load_diffusers_folder(tmp_path / "out")
-        assert {name: getattr(other, name) for name in options} == options
-        assert equal_states(network.state_dict(), other.state_dict())
-        assert torch.equal(other.class_codes, network.class_codes)  # of two classes it is in no state dict
+        loaded = load_diffusers_folder(tmp_path / "out")
+        assert {name: getattr(loaded, name) for name in options} == options
+        assert equal_states(network.state_dict(), loaded.state_dict())
+        assert torch.equal(loaded.class_codes, network.class_codes)  # of two classes it is in no state dict
         image, mask = torch.randn(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
         with torch.inference_mode():
-            assert torch.equal(network(image), other(image))
-            assert torch.equal(network.encode_mask(mask), other.encode_mask(mask))
-            steps = [n(image, mask=mask, seeds=torch.tensor([1])) for n in (network, other)]
+            assert torch.equal(network(image), loaded(image))
+            assert torch.equal(network.encode_mask(mask), loaded.encode_mask(mask))
+            steps = [n(image, mask=mask, seeds=torch.tensor([1])) for n in (network, loaded)]
             assert torch.equal(*(step.latent_pred for step in steps))
 
     def test_of_more_classes_than_there_are_codes(self, tmp_path, network):

@@ -1,4 +1,4 @@
-"""A distilled decoder in the place of an autoencoder's own."""
+"""A distilled decoder in place of an autoencoder's own."""
 
 import inspect
 import json
@@ -63,33 +63,33 @@ class TestMaskDecoder:
         replace_mask_decoder(network, tmp_path / "d.pt")
         assert all(p.requires_grad for p in network.autoencoder.decoder.parameters())
         save_diffusers_folder(network, tmp_path / "out")
-        other = load_diffusers_folder(tmp_path / "out")
-        assert other.autoencoder.config.decoder_channels == 4
-        assert equal_states(network.state_dict(), other.state_dict())
+        loaded = load_diffusers_folder(tmp_path / "out")
+        assert loaded.autoencoder.config.decoder_channels == 4
+        assert equal_states(network.state_dict(), loaded.state_dict())
 
     def test_goes_with_the_network_wherever_it_goes(self, official, file, tmp_path):
         replace_mask_decoder(official, file)
         save_diffusers_folder(official, tmp_path / "out")
-        other = load_diffusers_folder(tmp_path / "out")
-        assert equal_states(official.state_dict(), other.state_dict())
+        loaded = load_diffusers_folder(tmp_path / "out")
+        assert equal_states(official.state_dict(), loaded.state_dict())
         save_inference(official, tmp_path / "inference.pt")
-        load_weights(other, tmp_path / "inference.pt")
+        load_weights(loaded, tmp_path / "inference.pt")
         image = torch.randn(1, 3, 16, 16)
         with torch.inference_mode():
-            torch.testing.assert_close(other(image), official(image), atol=0.02, rtol=0)
+            torch.testing.assert_close(loaded(image), official(image), atol=0.02, rtol=0)
         with pytest.raises(InputError, match="an inference export"):
-            replace_mask_decoder(other, file)
+            replace_mask_decoder(loaded, file)
 
     def test_of_another_autoencoder(self, official, file, tmp_path):
         before = official.autoencoder
         state = read_tensors(file)
         name = next(name for name in state if name.startswith("encoder."))
-        changed = {**state, name: state[name].clone()}
-        changed[name].view(-1)[0] = torch.nextafter(state[name].view(-1)[0], torch.tensor(9.0))  # by one bit
+        changed_state = {**state, name: state[name].clone()}
+        changed_state[name].view(-1)[0] = torch.nextafter(state[name].view(-1)[0], torch.tensor(9.0))  # by one bit
         without = {k: v for k, v in state.items() if not k.startswith("decoder.")}
         short = {k: v for k, v in state.items() if k != name}
         for wrong, match in (
-            (changed, "the decoder of another autoencoder"),
+            (changed_state, "the decoder of another autoencoder"),
             (without, "no distilled decoder"),
             (before.state_dict(), "no distilled decoder"),
             (short, "not the weights of this network"),

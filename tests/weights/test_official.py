@@ -1,4 +1,4 @@
-"""Official checkpoints: parity with the executed official code, true names and shapes, and files that are bad."""
+"""Official checkpoints: the same results as the official code, its names and shapes, and bad files."""
 
 import math
 import os
@@ -108,10 +108,10 @@ class TestParity:
 
     def test_an_inference_export_scores_the_same_but_for_float16(self, networks, expected, tmp_path):
         save_inference(networks["ema"], tmp_path / "inference.pt")
-        other = load_official(CHECKPOINT)
-        torch.nn.init.zeros_(other.unet.conv_out.weight)
-        load_weights(other, tmp_path / "inference.pt")
-        score = other(expected["image"], expected["noise"])[:, 0]
+        full = load_official(CHECKPOINT)
+        torch.nn.init.zeros_(full.unet.conv_out.weight)
+        load_weights(full, tmp_path / "inference.pt")
+        score = full(expected["image"], expected["noise"])[:, 0]
         assert float((score - expected["ema.score"]).abs().max()) < 0.01
 
 
@@ -139,13 +139,13 @@ def test_the_generated_names_and_shapes_are_those_of_the_file():
     """What the full size is checked with, ``tests/makers/compvis.py``, agrees with a file of the official code."""
     unet = {"channels": 32, "mult": (1, 2, 2, 4, 4), "layers": 1}
     generated = official(unet, {"channels": 32, "mult": (1, 2, 4, 4), "layers": 1})
-    found = {name: tuple(tensor.shape) for name, tensor in read_checkpoint(CHECKPOINT).items()}
+    file_shapes = {name: tuple(tensor.shape) for name, tensor in read_checkpoint(CHECKPOINT).items()}
     parts = ("model", "first_stage_model.", "cond_stage_model.")
 
     def weights(shapes):
         return {name: tuple(shape) for name, shape in shapes.items() if name.startswith(parts)}
 
-    assert weights(generated) == weights(found)
+    assert weights(generated) == weights(file_shapes)
 
 
 def count(shapes, prefix):

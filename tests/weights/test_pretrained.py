@@ -1,4 +1,4 @@
-"""Pretrained weights of others: kl-f8 and SD's autoencoder, TAESD, LSUN churches' U-Net."""
+"""Pretrained weights of other projects: kl-f8 and SD's autoencoder, TAESD, LSUN churches' U-Net."""
 
 import math
 

@@ -27,10 +27,10 @@ def equal_states(a, b):
 
 def test_weights_round_trip_strictly(tmp_path, network):
     save_tensors(tmp_path / "model.pt", network.state_dict())
-    other = make_network()
-    torch.nn.init.normal_(other.unet.conv_in.weight)
-    load_weights(other, tmp_path / "model.pt")
-    assert equal_states(other.state_dict(), network.state_dict())
+    other_network = make_network()
+    torch.nn.init.normal_(other_network.unet.conv_in.weight)
+    load_weights(other_network, tmp_path / "model.pt")
+    assert equal_states(other_network.state_dict(), network.state_dict())
 
 
 def test_float16_file_fills_a_float32_network(tmp_path, network):

@@ -1,4 +1,4 @@
-"""Bundles of networks that start from noise and from zeros."""
+"""Fixtures: bundles whose networks start from noise and from zeros."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One volume by one strategy, as the pipeline segments it."""
+"""Segment one volume with one strategy, as the pipeline does."""
 
 from pathlib import Path
 

@@ -58,9 +58,9 @@ def test_the_command_takes_the_mean_of_seeds_and_may_abstain(noisy_bundle, tmp_p
     code, reported, _ = report(capsys, "segment", volume, "-o", mask, *options, "--abstain-below", 0.3)
     assert code == 0 and reported["samples"] == 3
     expected = segment_with(Seeds(Segmenter(noisy_bundle, device="cpu", seed=7), 3), volume)
-    written = read_volume(mask).array
-    np.testing.assert_array_equal(written, expected.abstain(0.3).labels)
-    assert 0 < (written == reported["labels"]["unsure"]).mean() < 1
+    labels = read_volume(mask).array
+    np.testing.assert_array_equal(labels, expected.abstain(0.3).labels)
+    assert 0 < (labels == reported["labels"]["unsure"]).mean() < 1
     low, high = expected.volume_range  # of whole masks: no volume is lost by abstaining
     np.testing.assert_allclose([of["smallest"] for of in reported["volume_ml"].values()], low, atol=1e-4)
     np.testing.assert_allclose([of["largest"] for of in reported["volume_ml"].values()], high, atol=1e-4)
@@ -82,8 +82,8 @@ def test_the_command_measures_a_folder_and_a_bad_case_does_not_stop_it(bundle, d
         segment_with(Once(deterministic), volume).labels,
         "flips change no mask",
     )
-    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz"))
-    assert written == ["a.nii.gz", "b.nii.gz", "entropy/a.nii.gz", "entropy/b.nii.gz"]
+    outputs = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.nii.gz"))
+    assert outputs == ["a.nii.gz", "b.nii.gz", "entropy/a.nii.gz", "entropy/b.nii.gz"]
 
 
 @pytest.mark.parametrize(

@@ -20,20 +20,20 @@ from sdseg_monai.io.volumes import Volume
 def test_disagreement_of_masks_is_known():
     box = np.zeros((4, 6, 5), np.uint8)
     box[:2] = 1
-    empty, other, half = np.zeros_like(box), 1 - box, box.copy()
+    empty, inverse, half = np.zeros_like(box), 1 - box, box.copy()
     half[1] = 0
     assert mask_disagreement([box, box, box]) == 0 == mask_disagreement([empty, empty])
-    assert mask_disagreement([box, other]) == 1 == mask_disagreement([box, empty]) == mask_disagreement([empty, box])
+    assert mask_disagreement([box, inverse]) == 1 == mask_disagreement([box, empty]) == mask_disagreement([empty, box])
     assert mask_disagreement([box, half]) == pytest.approx(1 - 2 / 3)
     assert mask_disagreement([box, half, empty]) == pytest.approx((1 / 3 + 1 + 1) / 3)
 
 
 def test_disagreement_is_the_mean_over_the_classes_that_occur():
-    one = np.zeros((4, 6, 5), np.uint8)
-    one[:2], one[2:] = 1, 3
-    other = np.where(one == 3, 0, one)
-    assert mask_disagreement([one, other]) == pytest.approx((0 + 1) / 2)  # agreed in 1, not in 3; 2 is in neither
-    assert mask_disagreement([one, np.where(one == 1, 3, 1)]) == 1
+    mask = np.zeros((4, 6, 5), np.uint8)
+    mask[:2], mask[2:] = 1, 3
+    without_3 = np.where(mask == 3, 0, mask)
+    assert mask_disagreement([mask, without_3]) == pytest.approx((0 + 1) / 2)  # agreed in 1, not in 3; 2 is in neither
+    assert mask_disagreement([mask, np.where(mask == 1, 3, 1)]) == 1
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,4 +1,4 @@
-"""Uncertainty: exactly known for networks of one convolution, and by its properties for a real one."""
+"""Uncertainty: exact values for networks of one convolution, and properties for a real network."""
 
 import nibabel as nib
 import numpy as np
@@ -128,10 +128,10 @@ def test_a_real_network_has_one_uncertainty(noisy, volume, strategy):
     try:
         for batch_size in (1, 64):
             noisy.configure(batch_size=batch_size)
-            other = segment_with(samples, volume)
-            assert other.disagreement == pytest.approx(result.disagreement, abs=1e-2)
-            np.testing.assert_allclose(other.entropy, result.entropy, atol=1e-4)
-            np.testing.assert_allclose(other.scores, result.scores, atol=1e-5)
+            repeated = segment_with(samples, volume)
+            assert repeated.disagreement == pytest.approx(result.disagreement, abs=1e-2)
+            np.testing.assert_allclose(repeated.entropy, result.entropy, atol=1e-4)
+            np.testing.assert_allclose(repeated.scores, result.scores, atol=1e-5)
     finally:
         noisy.configure()
 
@@ -152,8 +152,8 @@ def test_flips_compare_the_mask_that_is_written(deterministic, volume):
 
 def test_the_mean_of_the_samples_is_the_result(bundle, deterministic, other_weights, volume):
     image = deterministic.prepare(volume)["image"]
-    other = Segmenter(bundle, device="cpu", weights=other_weights)
-    members = [deterministic, other]
+    other_segmenter = Segmenter(bundle, device="cpu", weights=other_weights)
+    members = [deterministic, other_segmenter]
     scores = join(Ensemble(members), image)
     for member, score in zip(members, scores, strict=True):
         torch.testing.assert_close(score, join(Once(member), image)[0], atol=1e-6, rtol=0)
@@ -177,7 +177,7 @@ def test_one_model_twice_is_no_ensemble_to_disagree(deterministic, volume):
 @pytest.mark.parametrize("num_samples", [2, 5])
 def test_seeds_encode_every_slab_once(noisy, volume, num_samples):
     calls, batch_size = [], noisy.inferer.batch_size
-    hook = noisy.network.vision_encoder.register_forward_hook(lambda module, given, result: calls.append(len(result)))
+    hook = noisy.network.vision_encoder.register_forward_hook(lambda module, inputs, result: calls.append(len(result)))
     try:
         segment_with(Seeds(noisy, num_samples), volume)
     finally:
@@ -190,7 +190,7 @@ def test_seeds_encode_every_slab_once(noisy, volume, num_samples):
 def test_seeds_are_those_of_the_per_slice_noise(noisy, volume):
     image = noisy.prepare(volume)["image"]
     scores = join(Seeds(noisy, 3), image)
-    assert len(scores) == 3 and not any(torch.equal(scores[0], other) for other in scores[1:])
+    assert len(scores) == 3 and not any(torch.equal(scores[0], score) for score in scores[1:])
     torch.testing.assert_close(join(Seeds(noisy, 2), image), scores[:2], atol=1e-6, rtol=0)
     repeated = image[:, :, :1].expand(-1, -1, 2, -1)
     first, second = join(Seeds(noisy), repeated)[0].unbind(2)

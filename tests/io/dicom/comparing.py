@@ -1,4 +1,4 @@
-"""Where voxels lie, by two readers; what the standard says of a file."""
+"""Compare the positions of voxels by two readers, and check a file against the standard."""
 
 import shutil
 import subprocess
@@ -41,13 +41,13 @@ def seg_in_space(path: Path) -> np.ndarray:
     return np.concatenate(points)
 
 
-def assert_same_points(one: np.ndarray, other: np.ndarray) -> None:
+def assert_same_points(points: np.ndarray, other_points: np.ndarray) -> None:
     """Have two sets of places and values be the same to a hundredth of a millimetre."""
-    assert len(one) == len(other)
-    if len(one):
-        distances, nearest = cKDTree(other).query(one)
+    assert len(points) == len(other_points)
+    if len(points):
+        distances, nearest = cKDTree(other_points).query(points)
         assert distances.max() < 0.01
-        assert len(set(nearest)) == len(one)
+        assert len(set(nearest)) == len(points)
 
 
 def assert_same_volume(volume: Volume, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Grids on which no axis can be turned or swapped unseen."""
+"""Fixtures: grids on which a reversed or swapped axis is always noticed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Series of volumes on oblique, reversed and sagittal grids, and what tests change in them."""
+"""Series of volumes on oblique, reversed and sagittal grids, and functions that change their headers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Series and masks that are refused, with what is wrong and nothing left behind."""
+"""Series and masks that are refused: the message says what is wrong, and no file is left behind."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Series of real scanners and programs, read and given a SEG."""
+"""Series of real scanners and programs are read, and get a SEG."""
 
 from pathlib import Path
 
@@ -66,9 +66,11 @@ class TestRealData:
         write_seg(tmp_path / "seg.dcm", labels, series, {1: Segment("Liver", (221, 130, 101), LIVER)})
         theirs, ours = (hd.seg.segread(path) for path in (folder / "liver.dcm", tmp_path / "seg.dcm"))
         assert_same_points(seg_in_space(tmp_path / "seg.dcm"), seg_in_space(folder / "liver.dcm"))
-        one, other = (seg.get_volume(segment_numbers=[1], combine_segments=True) for seg in (theirs, ours))
-        np.testing.assert_array_equal(one.array, other.array)
-        np.testing.assert_allclose(one.affine, other.affine, atol=1e-5)
+        their_volume, our_volume = (
+            seg.get_volume(segment_numbers=[1], combine_segments=True) for seg in (theirs, ours)
+        )
+        np.testing.assert_array_equal(their_volume.array, our_volume.array)
+        np.testing.assert_allclose(their_volume.affine, our_volume.affine, atol=1e-5)
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID"):
             assert ours[keyword].value == theirs[keyword].value
         assert_valid(tmp_path / "seg.dcm")

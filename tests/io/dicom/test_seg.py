@@ -1,4 +1,4 @@
-"""DICOM SEG out, checked by other readers of DICOM: pydicom, highdicom, ITK, dcmqi, dciodvfy."""
+"""DICOM SEG files, checked by other readers of DICOM: pydicom, highdicom, ITK, dcmqi, dciodvfy."""
 
 import random
 import shutil
@@ -36,9 +36,9 @@ class TestSegs:
         write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
         assert_same_points(seg_in_space(tmp_path / "seg.dcm"), in_space(labels, volume.affine))
         seg = hd.seg.segread(tmp_path / "seg.dcm")
-        read = seg.get_volume(combine_segments=True, allow_missing_positions=True)
-        read_affine = LPS_TO_RAS @ read.affine[:, [2, 1, 0, 3]]
-        assert_same_points(in_space(read.array.T, read_affine), in_space(labels, volume.affine))
+        seg_volume = seg.get_volume(combine_segments=True, allow_missing_positions=True)
+        read_affine = LPS_TO_RAS @ seg_volume.affine[:, [2, 1, 0, 3]]
+        assert_same_points(in_space(seg_volume.array.T, read_affine), in_space(labels, volume.affine))
         assert_valid(tmp_path / "seg.dcm")
 
     @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [3, 0, 5, 1, 4, 2]])
@@ -79,8 +79,8 @@ class TestSegs:
         series = choose_series(tmp_path / "in")
         labels = np.zeros(SHAPE, np.uint8)
         labels[0, 0, 0], labels[1, 1, 1], labels[2, 2, 2] = 2, 7, UNSURE
-        named = {2: Segment("Größe \\ " + "x" * 99, (0, 128, 255), LIVER), 4: Segment("日本", (1, 2, 3), None)}
-        write_seg(tmp_path / "seg.dcm", labels, series, named)
+        odd_segments = {2: Segment("Größe \\ " + "x" * 99, (0, 128, 255), LIVER), 4: Segment("日本", (1, 2, 3), None)}
+        write_seg(tmp_path / "seg.dcm", labels, series, odd_segments)
         seg = hd.seg.segread(tmp_path / "seg.dcm")
         assert_valid(tmp_path / "seg.dcm")
         assert (seg.Modality, seg.SegmentationType, seg.file_meta.TransferSyntaxUID.name) == (
@@ -106,8 +106,8 @@ class TestSegs:
         np.testing.assert_allclose(colour.to_rgb(), (0, 128, 255), atol=2)
         for description in (seg.SeriesDescription, seg.ContentDescription):
             assert "research use only" in description and len(description) <= 64
-        read = seg.get_volume(combine_segments=True)
-        assert sorted(read.array[read.array > 0]) == [1, 3, 4], "numbers follow the values"
+        seg_volume = seg.get_volume(combine_segments=True)
+        assert sorted(seg_volume.array[seg_volume.array > 0]) == [1, 3, 4], "numbers follow the values"
 
     @pytest.mark.parametrize("shape", [SHAPE, (14, 10, 1)])
     def test_an_empty_mask_is_said_to_be_empty(self, shape, tmp_path, caplog):
@@ -135,8 +135,8 @@ class TestSegs:
         options = ["--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path, "-t", "nrrd", "--mergeSegments"]
         subprocess.run([SEGIMAGE2ITKIMAGE, *map(str, options)], check=True, capture_output=True)
         image = sitk.ReadImage(str(tmp_path / "1.nrrd"))
-        read = in_space(sitk.GetArrayFromImage(image).T, itk_affine(image))
-        assert_same_points(read, in_space(labels, volume.affine))
+        points = in_space(sitk.GetArrayFromImage(image).T, itk_affine(image))
+        assert_same_points(points, in_space(labels, volume.affine))
 
     def test_odd_headers(self, tmp_path, capfd, recwarn, caplog):
         """What a slice says of spacing and thickness may be wrong or missing, and its names in any alphabet."""
@@ -157,8 +157,8 @@ class TestSegs:
         volume = read_series(series)
         labels = make_labels(volume)
         write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
-        said = "".join(capfd.readouterr()) + caplog.text + "".join(str(warning.message) for warning in recwarn)
-        assert not any(secret in said for secret in ("Yamada", "山田", "Secret"))
+        messages = "".join(capfd.readouterr()) + caplog.text + "".join(str(warning.message) for warning in recwarn)
+        assert not any(secret in messages for secret in ("Yamada", "山田", "Secret"))
         seg = pydicom.dcmread(tmp_path / "seg.dcm")
         assert seg.PatientName == name
         assert seg.StudyDescription == seg.ProcedureCodeSequence[0].CodeMeaning == "検査"
@@ -190,6 +190,6 @@ def test_a_seg_that_was_cut_is_not_whole(tmp_path):
     write_seg(tmp_path / "seg.dcm", labels, series, SEGMENTS)
     assert is_whole_seg(tmp_path / "seg.dcm")
     whole = (tmp_path / "seg.dcm").read_bytes()
-    for cut in (0, 100, len(whole) // 2, len(whole) - 60):
-        (tmp_path / "seg.dcm").write_bytes(whole[:cut])
+    for length in (0, 100, len(whole) // 2, len(whole) - 60):
+        (tmp_path / "seg.dcm").write_bytes(whole[:length])
         assert not is_whole_seg(tmp_path / "seg.dcm")

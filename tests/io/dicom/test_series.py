@@ -1,4 +1,4 @@
-"""DICOM series in: which files make one, and its voxels where they lie."""
+"""DICOM series: which files belong to one, and the positions of its voxels."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ class TestFinding:
             make_series(tmp_path / f"in/{seed}", seed=seed, SeriesNumber=number, StudyInstanceUID=study)
         assert [series.number for series in find_series(tmp_path / "in")] == [3, 12, None]
         assert {series.study_uid for series in find_series(tmp_path / "in")} == {study}
-        assert [(one.modality, one.description, one.frames) for one in find_series(tmp_path / "in")] == [
+        assert [(entry.modality, entry.description, entry.frames) for entry in find_series(tmp_path / "in")] == [
             ("MR", "T1", SHAPE[2])
         ] * 3
 
@@ -68,14 +68,14 @@ class TestFinding:
     def test_several_are_listed(self, tmp_path):
         for seed in range(2):
             make_series(tmp_path / f"in/{seed}", seed=seed, SeriesDescription=f"T{seed} \x1b[31m")
-        one, other = find_series(tmp_path / "in")
+        first, second = find_series(tmp_path / "in")
         for uid in (None, "1.2.3"):
             with pytest.raises(InputError, match="series=UID") as caught:
                 choose_series(tmp_path / "in", uid)
-            for series in (one, other):
+            for series in (first, second):
                 assert f"{series.uid} (MR, 'T{series.description[1]} [31m', 6 slices)" in str(caught.value)
             assert str(caught.value).isprintable()
-        assert choose_series(tmp_path / "in", other.uid) == other
+        assert choose_series(tmp_path / "in", second.uid) == second
 
     def test_emptied_uids(self, tmp_path):
         """Files of a folder are a series, whose made-up UID is its own, wherever the folder lies."""
@@ -83,12 +83,12 @@ class TestFinding:
             files = make_series(tmp_path / f"in/{seed}", seed=seed)
             for file in files:
                 edit(file, StudyInstanceUID="", SeriesInstanceUID="", SOPInstanceUID="", SOPClassUID="")
-        found = find_series(tmp_path / "in")
-        assert [series.frames for series in found] == [SHAPE[2]] * 2
-        assert len({uid for series in found for uid in (series.uid, series.study_uid)}) == 4
+        series_list = find_series(tmp_path / "in")
+        assert [series.frames for series in series_list] == [SHAPE[2]] * 2
+        assert len({uid for series in series_list for uid in (series.uid, series.study_uid)}) == 4
         (tmp_path / "in/0").rename(tmp_path / "moved")
         (moved,) = find_series(tmp_path / "moved")
-        assert moved.uid in {series.uid for series in found}
+        assert moved.uid in {series.uid for series in series_list}
         write_seg(tmp_path / "seg.dcm", make_labels(read_series(moved)), moved, SEGMENTS)
         seg = pydicom.dcmread(tmp_path / "seg.dcm")
         assert (seg.StudyInstanceUID, seg.ReferencedSeriesSequence[0].SeriesInstanceUID) == (moved.study_uid, moved.uid)

@@ -1,4 +1,4 @@
-"""What a series says of files that were left out of it, and of slices that share a UID."""
+"""Warnings of a series about files that were left out, and about slices that share a UID."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""Datastores in the environment that has MONAI Label."""
+"""Fixtures: datastores in the environment that has MONAI Label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes with labels of known places, as files and as SEGs, and checks of where they lie."""
+"""Volumes with labels at known positions, as files and as SEGs, and checks of these positions."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def check_seg(seg: hd.seg.Segmentation, label: Path, files: list[Path], numbers:
     positions = np.argwhere(volume.array)
     for value, number in numbers.items():
         indices = positions[positions[:, 3] == number - 1][:, :3]
-        found = sort_points(volume.map_indices_to_reference(indices) * [-1, -1, 1])  # LPS to RAS
-        assert np.allclose(found, points(label, value), atol=1e-3)
+        seg_points = sort_points(volume.map_indices_to_reference(indices) * [-1, -1, 1])  # LPS to RAS
+        assert np.allclose(seg_points, points(label, value), atol=1e-3)
     slices = {slice_.SOPInstanceUID: slice_ for slice_ in map(pydicom.dcmread, files)}
     for frame in seg.PerFrameFunctionalGroupsSequence:
         (source,) = frame.DerivationImageSequence[0].SourceImageSequence

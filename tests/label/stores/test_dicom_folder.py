@@ -80,10 +80,11 @@ class TestDicomFolder:
         image, source = load_nifti(store("get_image_uri", uid)), load_nifti(volume)
         assert sorted((tmp_path / "dicom").rglob("*")) == before
         indices = np.argwhere(np.ones(source.shape))
-        there = nib.affines.apply_affine(np.linalg.inv(image.affine) @ source.affine, indices)
-        assert np.abs(there - np.rint(there)).max() < 1e-4
+        positions = nib.affines.apply_affine(np.linalg.inv(image.affine) @ source.affine, indices)
+        assert np.abs(positions - np.rint(positions)).max() < 1e-4
         assert np.array_equal(
-            np.asarray(image.dataobj)[tuple(np.rint(there).astype(int).T)], np.asarray(source.dataobj)[tuple(indices.T)]
+            np.asarray(image.dataobj)[tuple(np.rint(positions).astype(int).T)],
+            np.asarray(source.dataobj)[tuple(indices.T)],
         )
 
     def test_unknown_images_have_no_file(self, dicom, store):

@@ -69,13 +69,13 @@ class TestOrthanc:
         labels = {case["image"]: case["label"] for case in store("datalist")}
         assert np.array_equal(voxels(labels[str(image)]), voxels(label))
 
-        other = make_seg(tmp_path / "other.dcm", write_label(label, image, TWO_BOXES), ordered(files), ["x", "y"])
-        orthanc.upload([other])  # newer
+        other_seg = make_seg(tmp_path / "other.dcm", write_label(label, image, TWO_BOXES), ordered(files), ["x", "y"])
+        orthanc.upload([other_seg])  # newer
         labels = {case["image"]: case["label"] for case in store("datalist")}
         assert np.array_equal(voxels(labels[str(image)]), voxels(label))
         assert store("get_label_uri", uid, "final") == labels[str(image)]
 
-        for instance in (seg, pydicom.dcmread(other)):
+        for instance in (seg, pydicom.dcmread(other_seg)):
             orthanc.delete(instance.SeriesInstanceUID)
         assert uid not in store("get_labeled_images")
         assert str(image) not in {case["image"] for case in store("datalist")}

@@ -1,4 +1,4 @@
-"""A folder of real series: what is offered of it, and SEGs that other programs read."""
+"""A folder of real series: the images that are offered, and SEGs that other programs can read."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class TestRealDicom:
         images = folder.glob("*.dcm") if "totalseg" in name else folder.glob("0?.dcm")
         expected = sitk.ReadImage(ordered(list(images)))
         assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(expected))
-        for one, other in zip(
+        for decoded, reference in zip(
             (image.GetOrigin(), image.GetSpacing(), image.GetDirection()),
             (expected.GetOrigin(), expected.GetSpacing(), expected.GetDirection()),
             strict=True,
         ):
-            assert np.allclose(one, other, atol=1e-4)
+            assert np.allclose(decoded, reference, atol=1e-4)
 
     def test_a_hippocampus_goes_out_and_comes_back(self, hippocampus, store, tmp_path):
         volume = hippocampus / "images" / "hippocampus_001.nii.gz"

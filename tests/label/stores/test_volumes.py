@@ -1,4 +1,4 @@
-"""The datastore of a folder of volumes, and what folders and addresses are refused."""
+"""The datastore of a folder of volumes, and which folders and addresses are refused."""
 
 from __future__ import annotations
 
@@ -113,15 +113,15 @@ class TestVolumes:
 
     def test_a_training_takes_labels_for_what_the_model_calls_them(self, studies, store, tmp_path):
         """Slicer numbers the segments that it has; a name tells whether these are the model's numbers."""
-        for said in (["Anterior", "posterior"], ["", "posterior"], []):
-            label_info = [{"name": name} for name in said]
+        for names in (["Anterior", "posterior"], ["", "posterior"], []):
+            label_info = [{"name": name} for name in names]
             store("save_label", "a", tmp_path / "a_label.nii.gz", "final", {"label_info": label_info})
             store("check_labels", 2)
-        for said, reason in (
+        for names, reason in (
             (["posterior", "anterior"], "label of a: 1 is called 'posterior', expected 1 anterior, 2 posterior"),
             (["anterior", "cyst"], "label of a: 2 is called 'cyst', expected 1 anterior, 2 posterior"),
         ):
-            label_info = [{"name": name} for name in said]
+            label_info = [{"name": name} for name in names]
             store("save_label", "a", tmp_path / "a_label.nii.gz", "final", {"label_info": label_info})
             with pytest.raises(Refused, match=f"^{reason}$"):
                 store("check_labels", 2)
@@ -162,9 +162,9 @@ class TestVolumes:
     def test_another_image_of_a_name_is_refused(self, studies, store, tmp_path):
         before = (studies / "a.nii.gz").read_bytes()
         write_noise(tmp_path / "other.nii.gz", REVERSED, SHAPE)
-        for other in (tmp_path / "other.nii.gz", studies / "b.nrrd"):
+        for image in (tmp_path / "other.nii.gz", studies / "b.nrrd"):
             with pytest.raises(Refused, match="another image has that name"):
-                store("add_image", "a", other, {})
+                store("add_image", "a", image, {})
         shutil.copyfile(studies / "a.nii.gz", tmp_path / "same.nii.gz")
         assert store("add_image", "a", tmp_path / "same.nii.gz", {}) == "a"
         assert [p.name for p in studies.glob("a.*")] == ["a.nii.gz"]
