@@ -1,4 +1,4 @@
-"""Bundles as files: where they are, what they say of themselves, and their configs."""
+"""MONAI bundles as folders: where they are, what their metadata say, their weights and configs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's folder. Only :meth:`config` imports MONAI; nothing here runs what the configs say.
+    """A bundle's folder. Only :meth:`config` imports MONAI, and nothing here evaluates a config's expressions.
 
     >>> Bundle.open("hippocampus_sdseg").labels
     {'Anterior hippocampus': 1, 'Posterior hippocampus': 2}
@@ -41,11 +41,11 @@ class Bundle:
         """Return a bundle, given its folder, a zip file of it or the name of a shipped one.
 
         Raises:
-            InputError: there is none of these, or it has no ``configs/inference.json``.
+            InputError: there is no such bundle, or it has no ``configs/inference.json``.
         """
-        if not str(bundle):  # a shell variable that is not set
+        if not str(bundle):  # as from a shell variable that is not set
             raise InputError("a bundle without a name, expected a name, a folder or a zip")
-        # a folder of a shipped bundle's name is called ./NAME
+        # the name of a shipped bundle comes first; a folder of the same name can be given as ./NAME
         root = bundles_dir() / bundle if str(bundle) in shipped_bundles() else Path(bundle)
         if root.is_file() and root.suffix.lower() == ".zip":
             root = unpack_bundle(root)
@@ -64,7 +64,7 @@ class Bundle:
         return self.root.resolve().name
 
     def config_file(self, name: str) -> Path:
-        """Return the file of the config of that name, such as ``train``, whether it is there or not."""
+        """Return the path of the config of that name, such as ``train``, whether or not the file exists."""
         return self.root / "configs" / f"{name}.json"
 
     @cached_property
@@ -72,7 +72,7 @@ class Bundle:
         """The content of ``configs/metadata.json``.
 
         Raises:
-            InputError: the file is missing or no JSON.
+            InputError: the file is missing or is not JSON.
         """
         file = self.config_file("metadata")
         with config_errors(file):
@@ -80,27 +80,43 @@ class Bundle:
 
     @cached_property
     def segments(self) -> dict[int, Segment]:
-        """What a mask's values stand for, background left out; an :class:`InputError` where the metadata lack it."""
+        """Name, colour and code of each value of a mask except 0, the background.
+
+        Raises:
+            InputError: the metadata do not describe the masks.
+        """
         return self._read_metadata(read_segments)
 
     @property
     def labels(self) -> dict[str, int]:
-        """A mask's values by the names of what they stand for; an :class:`InputError` as with :attr:`segments`."""
+        """The values of a mask by the names of their segments; raises as :attr:`segments` does."""
         return {segment.name: value for value, segment in self.segments.items()}
 
     @property
     def modality(self) -> str:
-        """DICOM's term for the images, or ``RGB``, empty where it is not said; else as with :attr:`segments`."""
+        """The images' modality in DICOM's terms, or ``RGB`` for photographs; empty where the metadata name none.
+
+        Raises:
+            InputError: the metadata do not describe the images.
+        """
         return self._read_metadata(read_modality)
 
     @property
     def version(self) -> str:
-        """The bundle's version; an :class:`InputError` where the metadata lack it."""
+        """The bundle's version.
+
+        Raises:
+            InputError: the metadata have none.
+        """
         return self._read_metadata(lambda metadata: str(metadata["version"]))
 
     @property
     def description(self) -> str:
-        """One line for a viewer; an :class:`InputError` where the metadata lack it."""
+        """The bundle's description, one line for a viewer.
+
+        Raises:
+            InputError: the metadata have none.
+        """
         return self._read_metadata(lambda metadata: str(metadata["description"]))
 
     def _read_metadata(self, read: Callable[[dict[str, Any]], T]) -> T:
@@ -109,22 +125,22 @@ class Bundle:
 
     @property
     def weights(self) -> Path | None:
-        """The file of the weights, which ``configs/inference.json`` calls ``checkpoint``; None where it is missing.
+        """The file of the weights, ``checkpoint`` in ``configs/inference.json``; None where there is no such file.
 
         Raises:
-            InputError: the config does not name it, or would have to be run to tell, see
+            InputError: the config has no ``checkpoint``, or one that cannot be known without running the config, see
                 :func:`~sdseg_monai.io.configs.read_text`.
         """
         expression, file = self._checkpoint()
         if file is None:
             raise InputError(
-                f"{self.config_file('inference')}: checkpoint {expression!r} is not run to be read, expected "
-                "a path: texts and references such as @bundle_root, joined by +"
+                f"{self.config_file('inference')}: checkpoint {expression!r} is an expression that is not evaluated "
+                "here, expected a path: texts and references such as @bundle_root, joined by +"
             )
         return file if file.is_file() else None
 
     def _checkpoint(self) -> tuple[str, Path | None]:
-        """Return the expression of the weights' file, and that file as far as the expression tells it unrun."""
+        """Return the config's ``checkpoint`` and its path, None where only running the config would give the path."""
         config_file = self.config_file("inference")
         with config_errors(config_file):
             config = {**json.loads(config_file.read_text()), "bundle_root": literal_path(self.root)}
@@ -132,13 +148,13 @@ class Bundle:
             return config["checkpoint"], None if path is None else Path(path)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the bundle says of itself: what it segments in what, its weights, whose it is.
+        """Return a summary of the bundle: version, task, intended use, copyright, data, modality, labels and weights.
 
         ``weights`` is None where the bundle has none, else a ``file`` and its ``sha256``. Where only running the config
-        would tell, both are None and ``checkpoint`` is the config's expression.
+        would give the path, both are None and ``checkpoint`` is the config's expression.
 
         Raises:
-            InputError: the metadata or the config do not say.
+            InputError: the metadata or the config lack one of these.
         """
         expression, file = self._checkpoint()
         weights: dict[str, str | None] | None = None
@@ -146,22 +162,22 @@ class Bundle:
             weights = {"file": None, "sha256": None, "checkpoint": expression}
         elif file.is_file():
             weights = {"file": str(file), "sha256": hash_file(file)}
-        about = ("version", "task", "intended_use", "copyright", "data_source")
+        keys = ("version", "task", "intended_use", "copyright", "data_source")
         return {
             "folder": str(self.root),
-            **self._read_metadata(lambda metadata: {name: metadata[name] for name in about}),
+            **self._read_metadata(lambda metadata: {key: metadata[key] for key in keys}),
             "modality": self.modality,
             "labels": self.labels,
             "weights": weights,
         }
 
     def config(self, name: str, overlays: Sequence[Path] = ()) -> ConfigParser:
-        """Return the parsed config of that name, with ``overlays`` chained after it, later ones winning.
+        """Return the config of that name with ``overlays`` chained after it, of which the later ones win.
 
-        What is made of it runs the bundle's code.
+        Nothing is evaluated yet; whoever instantiates parts of the config runs the bundle's code.
 
         Raises:
-            InputError: an overlay is missing or no config, or changes what the configs before it do not have.
+            InputError: an overlay is missing, is not a config, or changes a value that the configs before it lack.
         """
         from monai.bundle import ConfigParser
 
@@ -175,7 +191,7 @@ class Bundle:
             chain.append(overlay)
             try:
                 parser.read_config(chain)
-            except Exception as error:  # as many as there are ways to spoil JSON or YAML
+            except Exception as error:  # the parsers of JSON and YAML have exceptions of their own
                 raise InputError(
                     f"{overlay}: cannot be chained after {file} ({error!r}), expected an overlay"
                 ) from error
@@ -184,7 +200,7 @@ class Bundle:
 
 
 def bundles_dir() -> Path:
-    """Return the folder of the shipped bundles: inside the installed package, or beside it in a clone."""
+    """Return the folder of the shipped bundles: inside the installed package, or beside the package in a clone."""
     package = Path(__file__).parent
     installed = package / "bundles"
     return installed if installed.is_dir() else package.parent / "bundles"
@@ -192,20 +208,20 @@ def bundles_dir() -> Path:
 
 def shipped_bundles() -> list[str]:
     """Return the names of the bundles that come with the package, with weights or without."""
-    return sorted(p.name for p in bundles_dir().iterdir() if (p / "configs").is_dir())
+    return sorted(folder.name for folder in bundles_dir().iterdir() if (folder / "configs").is_dir())
 
 
 def literal_path(path: Path) -> str:
-    """Return ``path`` as a config's value: MONAI would evaluate the name of a folder that begins with ``$``."""
+    """Return ``path`` as a text that MONAI takes literally: it would evaluate one that begins with ``$``."""
     return f"./{path}" if str(path)[0] in "$@%" else str(path)
 
 
 @contextmanager
 def config_errors(config: Path) -> Iterator[None]:
-    """Turn what a bundle's config raises while it is used into an :class:`InputError` that names it."""
+    """Turn what a bundle's config raises while it is used into an :class:`InputError` that names the config."""
     try:
         yield
-    except Exception as error:  # a config is a program: it fails in as many ways
+    except Exception as error:  # a config is a program and may raise anything
         input_error = find_input_error(error)
         if input_error is not None:
             raise input_error from error

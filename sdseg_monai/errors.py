@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and how a run ends on it."""
+"""The exceptions for what a user can correct, and how a process ends on them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from types import TracebackType
 
 EXIT_BAD_INPUT = 2
-BAD_CONFIG = "Failed to instantiate component"  # how MONAI begins to say that a config's values were refused
+BAD_CONFIG = "Failed to instantiate component"  # how MONAI's message begins where a component refused a config's values
 
 
 class InputError(ValueError):
-    """A file, folder or option that the user can put right; its message says what was found and what was expected.
+    """A file, folder or option that the user can correct; its message says what was found and what was expected.
 
-    The message is one line, whatever a library or a file name put into it.
+    The message is one line: line breaks from a library's message or a file name become spaces.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,15 +23,15 @@ class InputError(ValueError):
 
 
 class ArgumentError(InputError):
-    """An argument of a call that the caller can put right.
+    """An argument of a call that the caller can correct.
 
-    The message names arguments as Python does, by ``name=value`` with the value's ``repr``, or ``name=VALUE`` where any
-    would do. The command writes its options in their place: ``num_samples=3`` becomes ``--num-samples 3``.
+    The message names arguments as Python does, by ``name=value`` with the value's ``repr``, or ``name=VALUE`` for any
+    value. The command replaces them by its options: ``num_samples=3`` becomes ``--num-samples 3``.
     """
 
 
 class Cancelled(Exception):
-    """The caller's ``progress`` has ended a segmentation; nothing was written."""
+    """The caller's ``progress`` has cancelled a segmentation; nothing was written."""
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
@@ -45,7 +45,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the exception that ``error`` was raised from, and that from, and so on to the first."""
+    """Return the first exception in the chain of causes of ``error``, which is ``error`` itself where it has none."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -64,7 +64,7 @@ def unwrapped_input_errors() -> Iterator[None]:
 
 
 def _refused_value(error: BaseException) -> InputError | None:
-    """Return what a component said to the config's values, if ``error`` was raised from that."""
+    """Return why a component refused the config's values, None where ``error`` was not raised from such a refusal."""
     cause, component = root_cause(error), None
     while error.__cause__ is not None:
         if str(error).startswith(BAD_CONFIG):
@@ -78,8 +78,8 @@ def _refused_value(error: BaseException) -> InputError | None:
 def report_input_errors() -> None:
     """Make an uncaught :class:`InputError` end the process with its one line on stderr and exit code 2.
 
-    So do values that a config's component refuses, with the component's name. For programs of others that run our
-    code, ``python -m monai.bundle run`` above all; every other exception keeps its traceback.
+    The same holds where a component refuses a config's values; the line then names the component. This is for other
+    programs that run this package, above all ``python -m monai.bundle run``; every other exception keeps its traceback.
     """
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -90,6 +90,6 @@ def report_input_errors() -> None:
         sys.stderr.write(f"error: {reason}\n")
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(EXIT_BAD_INPUT)  # a pool of threads that a failed cache leaves behind may abort the usual way out
+        os._exit(EXIT_BAD_INPUT)  # threads that a failed cache leaves behind may abort a normal exit
 
     sys.excepthook = excepthook

@@ -1,6 +1,6 @@
-"""The ``sdseg`` command: it owns stdout and the exit codes.
+"""The ``sdseg`` command, which alone writes to stdout and sets exit codes.
 
-Exit codes: 0 all done; 1 some cases of several failed, the others are done; 2 nothing done, the input cannot be used;
+Exit codes: 0 all done; 1 some of several cases failed, the others are done; 2 nothing done, the input cannot be used;
 130 interrupted or terminated.
 """
 
@@ -37,11 +37,15 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # a program may be started without
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: of the command line, by default those of this process.
+    """
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where a process starts without
     options = make_parser().parse_args(arguments)
     _set_logging(options)
-    warnings.filterwarnings("ignore", category=UserWarning)  # MONAI's notes to developers
+    warnings.filterwarnings("ignore", category=UserWarning)  # MONAI's hints for developers
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="monai")
     try:
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         sys.stderr.write(f"error: {name_options(str(error), options.option_names)}\n")
         return EXIT_BAD_INPUT
-    except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read, a closed pipe
+    except (InputError, OSError) as error:  # a name that is too long, no permission for a folder, a closed pipe
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -60,19 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """End on SIGTERM, which a cluster sends before it takes a machine away, as on an interrupt: tidily."""
+    """Treat SIGTERM, which a cluster sends before it stops a job, as an interrupt, so that temporary files go."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # others may set no handler
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    previous_handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _nowhere() -> TextIO:
@@ -80,10 +84,10 @@ def _nowhere() -> TextIO:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error is told.
+    """A parser whose errors are one line, as all other errors of the command are.
 
     Attributes:
-        option_names: such as ``--num-samples``, by the names of their values.
+        option_names: options such as ``--num-samples``, by the attributes that hold their values.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -105,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sdseg",
         description=f"Segment medical images with SDSeg. {RESEARCH_ONLY}",
-        epilog="Exit codes: 0 all done; 1 some cases failed; 2 nothing done, in one line why; 130 interrupted.",
+        epilog="Exit codes: 0 all done; 1 some cases failed; 2 nothing done, one line says why; 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"sdseg {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -113,17 +117,18 @@ def make_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, epilog=module.NOTE)
         module.add_arguments(command)
         command.set_defaults(option_names=command.option_names)
-        loudness = command.add_mutually_exclusive_group()
-        loudness.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
-        loudness.add_argument("-v", "--verbose", action="store_true", help="also how it is done, and tracebacks")
+        verbosity = command.add_mutually_exclusive_group()
+        verbosity.add_argument("-q", "--quiet", action="store_true", help="write only errors to stderr")
+        verbosity.add_argument(
+            "-v", "--verbose", action="store_true", help="also write details and tracebacks to stderr"
+        )
     return parser
 
 
 def _set_logging(options: argparse.Namespace) -> None:
-    shown = logging.StreamHandler(sys.stderr)
-    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    shown.setLevel(logging.ERROR if options.quiet else logging.DEBUG)
-    # the root's own level stays: a manifest keeps warnings, shown or not
-    logging.basicConfig(level=logging.WARNING, handlers=[shown])
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(logging.ERROR if options.quiet else logging.DEBUG)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if options.verbose:
         logging.getLogger("sdseg_monai").setLevel(logging.DEBUG)

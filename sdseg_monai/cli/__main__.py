@@ -1,4 +1,4 @@
-"""``python -m sdseg_monai.cli`` is ``sdseg``."""
+"""``python -m sdseg_monai.cli`` does the same as ``sdseg``."""
 
 import sys
 

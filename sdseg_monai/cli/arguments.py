@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take, and how the library's names of arguments become options."""
+"""Arguments and types of arguments that several commands share, and options for the library's argument names."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from pathlib import Path
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle
 from sdseg_monai.io.files import check_exists
 
-# name=value, where value is a text in quotes, or anything without spaces
+# name=value, where value is a text in quotes or any characters but spaces
 ARGUMENT = re.compile(r"""(?<![^\s(])(\w+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,;:)]+)""")
-PLURALS = {"bundles": "bundle", "names": "name", "overlays": "overlay"}  # arguments of several, options of one each
+# arguments that take several values, for which an option is repeated
+PLURALS = {"bundles": "bundle", "names": "name", "overlays": "overlay"}
 
 
 def add_bundle(command: argparse.ArgumentParser) -> None:
-    """Add which bundle to use, and how it is changed."""
+    """Add the options for a bundle and for overlays on its config."""
     command.add_argument(
-        "--bundle", default=DEFAULT_BUNDLE, metavar="BUNDLE", help="name, folder or zip (default: %(default)s)"
+        "--bundle",
+        default=DEFAULT_BUNDLE,
+        metavar="BUNDLE",
+        help="name of a bundle, or its folder or zip file (default: %(default)s)",
     )
     command.add_argument(
         "--overlay",
@@ -28,28 +32,29 @@ def add_bundle(command: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="config to chain after the bundle's own; may be repeated, the last one wins; code: use what you trust",
+        help="config to chain after the bundle's own; may be repeated, the last one wins; a config is code: use only "
+        "those that you trust",
     )
 
 
 def check_bundle(options: argparse.Namespace) -> None:
-    """Raise :class:`~sdseg_monai.errors.InputError` where the bundle or an overlay is not there."""
+    """Raise :class:`~sdseg_monai.errors.InputError` where the bundle or an overlay does not exist."""
     Bundle.open(options.bundle)
     for overlay in options.overlay:
         check_exists(overlay)
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
-    """Add the device."""
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is some)")
+    """Add the option for the device."""
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is a GPU)")
 
 
 def name_options(message: str, options: Mapping[str, str]) -> str:
-    """Return the message of an :class:`~sdseg_monai.errors.ArgumentError` with options in the place of arguments.
+    """Return the message of an :class:`~sdseg_monai.errors.ArgumentError` with options in place of arguments.
 
     Args:
         message: with arguments as ``name=value``.
-        options: such as ``--num-samples``, by the name that the command gives their value.
+        options: such as ``--num-samples``, by the attributes of the parsed arguments that hold their values.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -66,14 +71,14 @@ def name_options(message: str, options: Mapping[str, str]) -> str:
 
 
 def path(text: str) -> Path:
-    """Return a path; the empty one would be the current folder."""
-    if not text:  # a shell variable that is not set
+    """Return a path; refuse an empty one, which would be the current folder."""
+    if not text:  # as from a shell variable that is not set
         raise argparse.ArgumentTypeError("an empty name, expected a file or folder")
     return Path(text)
 
 
 def seed(text: str) -> int:
-    """Return a seed that torch takes."""
+    """Return a seed that torch accepts."""
     number = int(_number(text, int))
     if not 0 <= number < 2**63:
         raise argparse.ArgumentTypeError(f"{number}, expected 0 to 2^63 - 1")
@@ -81,7 +86,7 @@ def seed(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """Return a whole number from 1 on."""
+    """Return a whole number of at least 1."""
     number = int(_number(text, int))
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}, expected at least 1")
@@ -89,10 +94,10 @@ def positive(text: str) -> int:
 
 
 def length(text: str) -> float:
-    """Return a finite number from 0 on."""
+    """Return a finite number of at least 0."""
     number = _number(text, float)
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}, expected a length from 0 on")
+        raise argparse.ArgumentTypeError(f"{text}, expected a finite number of at least 0")
     return number
 
 

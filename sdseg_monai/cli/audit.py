@@ -9,8 +9,8 @@ from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.io.files import check_is_folder, check_outputs
 
-HELP = "what a bundle's mask autoencoder keeps of your labels: Dice of decode(encode(label))"
-NOTE = "A bundle's configs are code: audit with what you trust."
+HELP = "measure how well a bundle's mask autoencoder reproduces your labels: Dice of decode(encode(label))"
+NOTE = "A bundle's configs are code: use only bundles that you trust."
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -23,12 +23,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="folder of labels, volumes or black and white pictures",
     )
     add_bundle(command)
-    command.add_argument("-o", "--output", type=Path, metavar="CSV", help="table to write, a row a slice and class")
+    command.add_argument("-o", "--output", type=Path, metavar="CSV", help="table to write, one row per slice and class")
     add_device(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Audit, write the table and say what is kept and lost."""
+    """Audit, write the table, and report the Dice of the reproduced labels."""
     check_is_folder(options.labels)
     check_bundle(options)
 

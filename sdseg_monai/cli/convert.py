@@ -9,14 +9,18 @@ from sdseg_monai.cli.arguments import positive
 from sdseg_monai.cli.outputs import report
 from sdseg_monai.io.files import check_exists
 
-HELP = "weights from one form to another"
-NOTE = "A bundle's configs are code: convert what you trust."
+HELP = "convert weights from one form to another"
+NOTE = "A bundle's configs are code: convert only bundles that you trust."
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument("source", type=Path, metavar="SRC", help="official .ckpt, bundle's folder or diffusers folder")
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="DST", help=".pt file, or new folder")
+    command.add_argument(
+        "source", type=Path, metavar="SRC", help="official .ckpt file, folder of a bundle, or diffusers folder"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DST", help="the .pt file or new folder to write"
+    )
     command.add_argument(
         "--from", dest="source_kind", required=True, choices=("official", "bundle", "diffusers"), help="what SRC is"
     )
@@ -25,19 +29,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         dest="target_kind",
         required=True,
         choices=("bundle", "diffusers", "inference"),
-        help="model.pt of a bundle; folder of safetensors; or float16 weights that only segment",
+        help="bundle: model.pt of a bundle; diffusers: folder of safetensors; inference: float16 weights that can only "
+        "segment",
     )
     command.add_argument(
-        "--num-heads", type=positive, help="heads of an official U-Net's attention, which the file does not tell (8)"
+        "--num-heads",
+        type=positive,
+        help="attention heads of an official U-Net, which its file does not contain (default: 8)",
     )
-    command.add_argument("--raw", action="store_true", help="an official U-Net's raw weights, not their average")
     command.add_argument(
-        "--mask-decoder", type=Path, metavar="FILE", help="put this distilled mask decoder in the place of SRC's own"
+        "--raw", action="store_true", help="use an official U-Net's raw weights instead of their moving average"
+    )
+    command.add_argument(
+        "--mask-decoder", type=Path, metavar="FILE", help="use this distilled mask decoder instead of SRC's own"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert, and say what the weights are."""
+    """Convert, and report what the weights are."""
     for file in filter(None, (options.source, options.mask_decoder)):
         check_exists(file)
 

@@ -19,13 +19,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="folder for results"
     )
     command.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of MSD Task04_Hippocampus, instead of fetching it"
+        "--data", type=Path, metavar="DIR", help="folder of MSD Task04_Hippocampus, instead of a download"
     )
-    command.add_argument("--offline", action="store_true", help="do not try to fetch data, use a made-up volume")
+    command.add_argument("--offline", action="store_true", help="do not try to download data, use a synthetic volume")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what was done, line by line."""
+    """Run the demo and write what it does, line by line."""
     if options.data is not None:
         check_exists(options.data)
 

@@ -10,7 +10,7 @@ from sdseg_monai.cli.arguments import length, path, seed
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_is_folder, check_new_folder
 
-HELP = "look at images with labels and write a bundle that trains on them"
+HELP = "analyse images with labels and write a bundle that trains on them"
 NOTE = RESEARCH_ONLY
 
 
@@ -18,26 +18,32 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("--images", type=path, required=True, metavar="DIR", help="folder of volumes or pictures")
     command.add_argument(
-        "--labels", type=path, required=True, metavar="DIR", help="folder of their labels, named likewise"
+        "--labels", type=path, required=True, metavar="DIR", help="folder of their labels, named as the images are"
     )
-    command.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="the bundle's new folder")
+    command.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="new folder for the bundle")
     command.add_argument(
         "--name",
         action="append",
         default=[],
         metavar="VALUE=NAME",
-        help="what a value of the labels stands for; may be repeated (default: what NIfTI labels say themselves)",
+        help="name of a value in the labels, such as 1=liver; may be repeated (default: the names in NIfTI labels)",
     )
-    command.add_argument("--modality", help="CT, MR, PT, US, OT, or RGB for photographs (default: a guess)")
-    command.add_argument("--network", choices=("small", "paper"), help="size of the network (default: by data and GPU)")
     command.add_argument(
-        "--minutes", type=length, default=10, help="that the training may take here (default: %(default)g)"
+        "--modality", help="CT, MR, PT, US, OT, or RGB for photographs (default: a guess from the intensities)"
     )
-    command.add_argument("--seed", type=seed, default=0, help="of the split and the training (default: %(default)s)")
+    command.add_argument(
+        "--network", choices=("small", "paper"), help="size of the network (default: chosen by the data and the GPU)"
+    )
+    command.add_argument(
+        "--minutes", type=length, default=10, help="time for the training on this machine (default: %(default)g)"
+    )
+    command.add_argument(
+        "--seed", type=seed, default=0, help="seed of the split and the training (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the bundle, and what was found and chosen and why."""
+    """Write the bundle, and report the findings and choices with their reasons."""
     check_new_folder(options.output)
     for folder in (options.images, options.labels):
         check_is_folder(folder)
@@ -61,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _names(given: list[str]) -> dict[int, str]:
+def _names(texts: list[str]) -> dict[int, str]:
     names = {}
-    for text in given:
+    for text in texts:
         value, _, name = text.partition("=")
         if not (value.strip().isdecimal() and name.strip()):
             raise InputError(f"--name {text}: expected VALUE=NAME, such as 1=liver")

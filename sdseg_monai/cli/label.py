@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdseg_monai.about import RESEARCH_ONLY
 
-HELP = "start a MONAI Label server: segment, correct and retrain from the viewer"
+HELP = "start a MONAI Label server: segment, correct and fine-tune from the viewer"
 NOTE = RESEARCH_ONLY
 
 
@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="bundle to serve; may be repeated (default: every installed bundle that has weights)",
     )
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    command.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
+    command.add_argument("--port", type=int, default=8000, help="port, 0 for any free port (default: %(default)s)")
     command.add_argument(
         "--work-dir",
         type=Path,

@@ -1,4 +1,4 @@
-"""What commands write to stdout and stderr, and checks of the files that they are to write."""
+"""The output of commands on stdout and stderr, and checks of their output files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ from sdseg_monai.io.files import check_folder
 
 
 def report(result: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Write ``result`` as one line of JSON to stdout, and what it may be used for to stderr."""
+    """Write ``result`` as one line of JSON to stdout, and the research notice to stderr."""
     sys.stdout.write(json.dumps(result) + "\n")
     note(RESEARCH_ONLY, options)
 
 
 def note(text: str, options: argparse.Namespace) -> None:
-    """Write a line to stderr, unless that was to be quiet."""
+    """Write a line to stderr, unless ``--quiet`` is given."""
     if not options.quiet:
         sys.stderr.write(text + "\n")
 
 
 def check_output(path: Path, suffix: str, kind: str) -> None:
-    """Raise :class:`InputError` unless ``path`` can be made and ends in ``suffix``: no weights are to be replaced."""
+    """Check that ``path`` can be written and ends in ``suffix``, so that no weights are replaced by mistake.
+
+    Args:
+        path: file to write.
+        suffix: with its dot.
+        kind: of file, for messages, such as ``table``.
+
+    Raises:
+        InputError: it has another suffix, is a folder or a device, or its folder cannot be written.
+    """
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: expected the name of a {kind}, ending in {suffix}")
     if path.exists() and not path.is_file():

@@ -32,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         type=path,
         metavar="IN",
         help="volume (.nii.gz, .nii, .nrrd, .mha), picture (.png, .jpg, .tif, ...), DICOM file or folder, folder of "
-        "volumes or pictures, or datalist (.json, .csv)",
+        "volumes or pictures, or datalist (.json, .csv) of images",
     )
     command.add_argument(
         "-o",
@@ -42,23 +42,29 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="mask file (.dcm: DICOM SEG of a DICOM series), or folder for masks",
     )
-    command.add_argument("--series", metavar="UID", help="SeriesInstanceUID, where a DICOM folder has several")
-    command.add_argument("--split", metavar="NAME", help="list of a JSON datalist, such as test")
+    command.add_argument("--series", metavar="UID", help="SeriesInstanceUID, where a DICOM folder has several series")
+    command.add_argument("--split", metavar="NAME", help="which list of a JSON datalist, such as test")
     command.add_argument(
-        "--dataset-dir", type=path, metavar="DIR", help="folder of a datalist's paths (default: the datalist's own)"
+        "--dataset-dir",
+        type=path,
+        metavar="DIR",
+        help="folder to which the paths in a datalist are relative (default: the datalist's own)",
     )
     add_bundle(command)
     add_device(command)
     command.add_argument("--seed", type=seed, help="seed of the start noise, for bundles that start from noise")
+    command.add_argument("--batch-size", type=positive, help="slices per forward pass; the masks do not depend on it")
+    command.add_argument("--save-score", action="store_true", help="also write each class's score, 0 to 1, as float32")
     command.add_argument(
-        "--batch-size", type=positive, help="slices per forward pass; the result does not depend on it"
+        "--save-confidence",
+        action="store_true",
+        help="also write the confidence in each voxel's class, 0 to 1, as float32",
     )
-    command.add_argument("--save-score", action="store_true", help="also write each class's score in [0, 1] as float32")
     command.add_argument(
-        "--save-confidence", action="store_true", help="also write how sure each voxel's class is, 0 to 1, as float32"
-    )
-    command.add_argument(
-        "--abstain-below", type=fraction, metavar="CONFIDENCE", help="give voxels less sure than this the value 255"
+        "--abstain-below",
+        type=fraction,
+        metavar="CONFIDENCE",
+        help="give voxels of a lower confidence the value 255 instead of a class",
     )
     command.add_argument(
         "--weights",
@@ -66,28 +72,30 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="weights to use instead of the bundle's; several, by repeating it, are an ensemble",
+        help="weights to use instead of the bundle's; may be repeated for an ensemble",
     )
     command.add_argument(
         "--uncertainty",
         choices=("flips", "seeds", "ensemble"),
-        help="segment several times (the volume and its mirror image; several start noises; several weights), write "
-        "the entropy of the mean score, 0 to 1, and report how far the masks differ; of noises and weights the mean "
-        "score is the result",
+        help="segment several times (flips: the image and its mirror image; seeds: several start noises; ensemble: "
+        "several weights), also write the entropy of the mean score, 0 to 1, and report how much the masks differ; "
+        "with seeds and ensemble the mask is that of the mean score",
     )
-    command.add_argument("--num-samples", type=positive, help="start noises of --uncertainty seeds (default: 5)")
+    command.add_argument(
+        "--num-samples", type=positive, help="number of start noises of --uncertainty seeds (default: 5)"
+    )
     command.add_argument(
         "--resume",
         action="store_true",
-        help="of several images skip what a run with the same settings has done already and is still whole",
+        help="with several images, skip those that a run with the same settings has done and whose masks are complete",
     )
     command.add_argument(
-        "--report", type=path, metavar="HTML", help="write a page with every case to look at, which needs no network"
+        "--report", type=path, metavar="HTML", help="write a page that shows every case and needs no network"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Segment what is asked for, and say what came of it."""
+    """Segment the images, and report the masks."""
     for file in (options.input, *options.weights):
         check_exists(file)
     check_bundle(options)
@@ -99,13 +107,13 @@ def run(options: argparse.Namespace) -> int:
     from sdseg_monai.io.sources import list_sources, source_files
 
     sources = list_sources(options.input, options.series, options.dataset_dir, options.split)
-    many = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
-    if options.resume and not many:
+    is_batch = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
+    if options.resume and not is_batch:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
     pipeline = Pipeline(options.bundle, **_pipeline_options(options))
-    jobs = _jobs(options, pipeline, sources, many)
+    jobs = _jobs(options, pipeline, sources, is_batch)
     outputs = [file for job in jobs for file in job.outputs]
-    if many:
+    if is_batch:
         outputs.append(_manifest(options))
         check_output(outputs[-1], ".json", "manifest")
     if options.report is not None:
@@ -118,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs([*inputs, *options.weights, *options.overlay, *datalist], outputs)
     for folder in {file.parent for file in outputs}:
         check_folder(folder)
-    return (_segment_many if many else _segment_one)(options, pipeline, jobs)
+    return (_segment_many if is_batch else _segment_one)(options, pipeline, jobs)
 
 
 def _is_datalist(source: Path) -> bool:
@@ -146,11 +154,13 @@ def _pipeline_options(options: argparse.Namespace) -> Options:
     }
 
 
-def _jobs(options: argparse.Namespace, pipeline: Pipeline, sources: list[Source], many: bool) -> list[Job]:
+def _jobs(options: argparse.Namespace, pipeline: Pipeline, sources: list[Source], is_batch: bool) -> list[Job]:
     from sdseg_monai.inference.batch import job_of_file, jobs_in_folder
 
     maps = [name for name in pipeline.map_names if _is_asked_for(name, options)]
-    return jobs_in_folder(sources, options.output, maps) if many else [job_of_file(sources[0], options.output, maps)]
+    if is_batch:
+        return jobs_in_folder(sources, options.output, maps)
+    return [job_of_file(sources[0], options.output, maps)]
 
 
 def _is_asked_for(map_name: str, options: argparse.Namespace) -> bool:
@@ -193,9 +203,9 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
             tqdm.write(f"error: {case['error']}", file=sys.stderr)
     by_name = {job.name: case for job, case in cases.items()}
     _write_table(by_name, options)
-    failed = sum(case["status"] == "failed" for case in cases.values())
+    failure_count = sum(case["status"] == "failed" for case in cases.values())
     summary: dict[str, Any] = {"masks": str(options.output), "labels": _labels(pipeline)}
-    summary |= {"done": len(cases) - failed, "failed": failed, "manifest": str(manifest.path)}
+    summary |= {"done": len(cases) - failure_count, "failed": failure_count, "manifest": str(manifest.path)}
     if options.resume:
         summary["skipped"] = sum(case["status"] == "skipped" for case in cases.values())
     if options.report is not None:
@@ -204,13 +214,13 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     if options.uncertainty is not None:
         summary["cases"] = {name: _measures(case) for name, case in by_name.items() if case["status"] != "failed"}
     report(summary, options)
-    if failed == len(cases):
+    if failure_count == len(cases):
         return EXIT_BAD_INPUT
-    return EXIT_SOME_FAILED if failed else 0
+    return EXIT_SOME_FAILED if failure_count else 0
 
 
 class _SliceBar:
-    """Shows how many slices of an image are done, where that takes longer than two seconds."""
+    """A progress bar of the slices of one image, shown where it takes longer than two seconds."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.is_quiet = options.quiet
@@ -233,12 +243,12 @@ def _measures(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(pipeline: Pipeline) -> dict[str, int]:
-    """Return the values of the masks by what they stand for, as far as that is known."""
+    """Return the values of the masks by the names of their segments."""
     return {segment.name: value for value, segment in pipeline.segments.items()}
 
 
 def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
-    """Write a line for each case to stderr: what came of it, how long it took, how large its classes are."""
+    """Write a line for each case to stderr: its status, the time it took, and the sizes of its classes."""
     width = max(map(len, cases))
     for name, case in cases.items():
         sizes = [(key, ml["mask"] if isinstance(ml, dict) else ml) for key, ml in case.get("volume_ml", {}).items()]

@@ -1,6 +1,6 @@
-"""Images and masks in and out: files, volumes, pictures, DICOM, and where they come from.
+"""Reading and writing of images and masks: files, volumes, pictures, DICOM.
 
-Nothing is imported here but what is asked for: whoever wants to write a file need not wait for nibabel and ITK.
+A module is imported only when a name of it is used, so that writing a file does not have to import nibabel and ITK.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-# bundles hold these addresses
+# the configs of bundles use these names
 _MODULES = {"Volume": "volumes", "list_volumes": "volumes", "read_volume": "volumes", "list_images": "pictures"}
 
 __all__ = ["Volume", "list_images", "list_volumes", "read_volume"]

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and never in the place of what a user gave."""
+"""Files and folders that are written completely or not at all, and never over a user's inputs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sdseg_monai.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = "") -> None:
-    """Call ``write`` on a temporary file beside ``path`` and rename it to ``path`` when that succeeded.
+    """Call ``write`` on a temporary file in the folder of ``path`` and, if that succeeds, rename it to ``path``.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be made or written, or ``path`` is a folder or a device.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no ordinary file, expected the name of one")
@@ -42,33 +42,33 @@ def hash_file(path: Path) -> str:
 
 
 def check_exists(path: Path) -> None:
-    """Raise :class:`InputError` unless there is a file or folder at ``path`` that may be looked at."""
+    """Raise :class:`InputError` unless there is a file or folder at ``path`` that can be accessed."""
     try:
         path.stat()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file or folder") from None
-    except OSError as error:  # a name that is too long, a folder that may not be read, a link to itself
+    except OSError as error:  # a name that is too long, no permission for the folder, a link to itself
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def check_is_folder(folder: Path) -> None:
-    """Raise :class:`InputError` unless ``folder``, which images are to be read from, is one."""
+    """Raise :class:`InputError` unless ``folder``, from which images are to be read, is a folder."""
     if not folder.is_dir():
-        raise InputError(f"no folder at {folder.absolute()}, expected one with volumes")
+        raise InputError(f"no folder at {folder.absolute()}, expected a folder of volumes or pictures")
 
 
 def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     """Raise :class:`InputError` where an output is an input, or two outputs are one file."""
-    # os.path.realpath, unlike Path.resolve, does not mind a link to itself
-    read = {os.path.realpath(path) for path in inputs}
-    written: set[str] = set()
+    # os.path.realpath, unlike Path.resolve, does not fail on a link to itself
+    input_paths = {os.path.realpath(path) for path in inputs}
+    output_paths: set[str] = set()
     for path in outputs:
-        place = os.path.realpath(path)
-        if place in read:
+        real_path = os.path.realpath(path)
+        if real_path in input_paths:
             raise InputError(f"{path}: is an input and would be replaced, name another output")
-        if place in written:
-            raise InputError(f"{path}: would be written twice, name outputs, or images of one name, differently")
-        written.add(place)
+        if real_path in output_paths:
+            raise InputError(f"{path}: would be written twice, give the outputs, or the images, different names")
+        output_paths.add(real_path)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -78,7 +78,7 @@ def check_new_folder(folder: Path) -> None:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` on a temporary folder beside ``folder`` and rename it to ``folder`` when that succeeded.
+    """Call ``write`` on a temporary folder beside ``folder`` and, if that succeeds, rename it to ``folder``.
 
     Raises:
         InputError: ``folder`` exists and is not empty, or cannot be made or written.
@@ -96,17 +96,17 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
                 os.fsync(handle.fileno())
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can open
         temporary.replace(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise the others on a full disk
         raise InputError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:
-    """Make ``folder`` if need be and try to write in it, before hours are spent on what could not be kept.
+    """Make ``folder`` if it is missing and try to write in it, before hours are spent on a result to save there.
 
     Raises:
-        InputError: it cannot be made or written.
+        InputError: the folder cannot be made or written.
     """
     _make_temporary(folder, ".write-test.", "").unlink()
 

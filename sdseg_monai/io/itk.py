@@ -1,4 +1,4 @@
-"""Volumes of ITK, and what ITK does not check: it would follow files elsewhere, hang, or invent voxels."""
+"""MHA and NRRD files through ITK, with checks that ITK lacks: it would read other files, hang, or invent voxels."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and back, NIfTI to the right and front
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point left and posterior, NIfTI's right and anterior
 HEADER_BYTES = 1 << 16
 CHUNK = 1 << 20
-GZIP, ZLIB = 31, 15  # zlib's window bits for the two containers
+GZIP, ZLIB = 31, 15  # zlib's window bits for the two formats
 
 
 def check_itk_file(path: Path) -> None:
-    """Check the header of an MHA or NRRD file and, if its voxels are compressed, that they are whole.
+    """Check the header of an MHA or NRRD file and, if its voxels are compressed, that they are complete.
 
     Raises:
-        InputError: the header cannot be read, names another file for the voxels, or the compressed voxels are damaged.
+        InputError: the header cannot be read or names another file for the voxels, or the compressed voxels are
+            truncated or damaged.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{path!a}: the name is no valid UTF-8, which ITK needs; rename the file") from error
+        raise InputError(f"{path!a}: the name is not valid UTF-8, which ITK needs; rename the file") from error
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES)
     fields, start = _mha_header(head) if path.name.lower().endswith(".mha") else _nrrd_header(head)
@@ -35,14 +36,15 @@ def check_itk_file(path: Path) -> None:
     if not start or not all(size.isdigit() for size in sizes) or dimensions != str(len(sizes)):
         raise InputError(f"{path}: not a readable {path.suffix} file, its header is damaged")
     if fields.get("elementdatafile", "LOCAL") != "LOCAL" or {"data file", "datafile"} & fields.keys():
-        raise InputError(f"{path}: its voxels lie in another file, expected them in the same")
-    compressed = fields.get("compresseddata", "").lower() == "true" or fields.get("encoding") in ("gzip", "gz")
-    if compressed and not _is_whole(path, start, GZIP if "encoding" in fields else ZLIB, math.prod(map(int, sizes))):
+        raise InputError(f"{path}: its voxels lie in another file, expected header and voxels in one file")
+    is_compressed = fields.get("compresseddata", "").lower() == "true" or fields.get("encoding") in ("gzip", "gz")
+    window = GZIP if "encoding" in fields else ZLIB
+    if is_compressed and not _is_complete(path, start, window, math.prod(map(int, sizes))):
         raise InputError(f"{path}: the voxels cannot be read, the file is truncated or damaged")
 
 
 def _mha_header(head: bytes) -> tuple[dict[str, str], int]:
-    """Return the fields of ``key = value`` lines and where the voxels start, 0 where there is no end of the header."""
+    """Return the fields of the ``key = value`` lines and the voxels' first byte, 0 where the header has no end."""
     fields: dict[str, str] = {}
     position = 0
     for line in head.splitlines(keepends=True):
@@ -55,7 +57,7 @@ def _mha_header(head: bytes) -> tuple[dict[str, str], int]:
 
 
 def _nrrd_header(head: bytes) -> tuple[dict[str, str], int]:
-    """Return the fields of ``key: value`` lines and where the voxels start, 0 where there is no end of the header."""
+    """Return the fields of the ``key: value`` lines and the voxels' first byte, 0 where the header has no end."""
     fields: dict[str, str] = {}
     position = 0
     for line in head.splitlines(keepends=True):
@@ -67,8 +69,8 @@ def _nrrd_header(head: bytes) -> tuple[dict[str, str], int]:
     return fields, 0
 
 
-def _is_whole(path: Path, start: int, window: int, voxels: int) -> bool:
-    """Say whether the stream from ``start`` ends where it says, by its checksum, with 1, 2, 4 or 8 bytes a voxel."""
+def _is_complete(path: Path, start: int, window: int, voxels: int) -> bool:
+    """Tell whether the stream from byte ``start`` ends, its checksum fits and it has 1, 2, 4 or 8 bytes per voxel."""
     stream = zlib.decompressobj(window)
     count = 0
     with path.open("rb") as file:
@@ -86,10 +88,10 @@ def _is_whole(path: Path, start: int, window: int, voxels: int) -> bool:
 
 
 def open_itk(path: Path) -> sitk.ImageFileReader:
-    """Return a reader of an MHA or NRRD file that has read the header and passed :func:`check_itk_file`.
+    """Return a reader of an MHA or NRRD file that has passed :func:`check_itk_file`, with its header read.
 
     Raises:
-        InputError: the file cannot be read, or has several values per voxel.
+        InputError: the file cannot be read or has several values per voxel.
     """
     check_itk_file(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
@@ -113,7 +115,7 @@ def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
 
 
 def itk_reason(error: BaseException) -> str:
-    """Return what ITK says went wrong, out of the lines that say where in its code."""
+    """Return the line of an ITK error that says what went wrong, without those that say where in ITK's code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "determinant" in line.lower() or "error" in line.lower()]
-    return (telling or lines or [type(error).__name__])[-1]
+    reasons = [line for line in lines if "determinant" in line.lower() or "error" in line.lower()]
+    return (reasons or lines or [type(error).__name__])[-1]

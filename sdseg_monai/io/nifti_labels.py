@@ -1,4 +1,4 @@
-"""Names and colours of a mask's values in an extension of its NIfTI header, where TotalSegmentator has them too."""
+"""Names and colours of a mask's values in an extension of its NIfTI header, as TotalSegmentator writes them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nibabel.nifti1 import Nifti1Extension
 
 from sdseg_monai.io.segments import Segment
 
-CARET = 30  # the code that NIfTI's list gives to Caret's XML; TotalSegmentator writes 0, "unknown"
+CARET = 30  # NIfTI's registered code for Caret's XML; TotalSegmentator writes 0, "unknown"
 
 
 def label_extension(segments: Mapping[int, Segment]) -> Nifti1Extension | None:
-    """Return Caret's label table of ``segments`` by the mask's values, None without any."""
+    """Return the label table of ``segments``, by the mask's values, in Caret's XML; None where there are none."""
     if not segments:
         return None
     root = ElementTree.Element("CaretExtension")
@@ -31,7 +31,7 @@ def label_extension(segments: Mapping[int, Segment]) -> Nifti1Extension | None:
 
 
 def read_label_names(path: Path) -> dict[int, str]:
-    """Return the names in the label table of a NIfTI file by the mask's values; empty where it has none to read."""
+    """Return the names in the label table of a NIfTI file by the mask's values; empty where it has no readable one."""
     image: Any = nib.load(path)
     for extension in image.header.extensions:
         content = extension.content

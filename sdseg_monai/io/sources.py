@@ -1,4 +1,4 @@
-"""Where images come from: files, DICOM series, lists of files, and what a program has in memory."""
+"""Where images come from: files, DICOM series, datalists, and arrays or nibabel images in memory."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ DICOM_SUFFIXES = (".dcm", ".ima")
 
 
 def open_source(image: ImageLike, series: str | None = None) -> Source:
-    """Return one image, however it is given.
+    """Return one image, whatever form it has: its file, its DICOM series or its voxels; no file's voxels are read yet.
 
     Args:
-        image: a volume's or picture's file; a DICOM file or a folder of them; a nibabel image; voxels [X, Y, Z] and
-            their affine [4, 4] to RAS+ millimetres.
-        series: SeriesInstanceUID, where there are several.
+        image: the file of a volume or picture; a DICOM file or a folder of them; a nibabel image; voxels [X, Y, Z] and
+            their affine [4, 4] to RAS+ millimetres; or what this function returns.
+        series: SeriesInstanceUID, where a folder has several series.
 
     Raises:
-        InputError: it is none of these, there are several series, or what lies in memory is no volume.
+        InputError: it is none of these, there are several series, or the image in memory is not a volume, see
+            :func:`~sdseg_monai.io.volumes.checked_volume`.
     """
     if isinstance(image, SpatialImage):
         return checked_volume(*_voxels(image), name=str(image.get_filename() or "nibabel image"))
@@ -52,11 +53,11 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
     if path.is_dir() or _names_dicom(path):
         return choose_series(path, series)
     if series is not None:
-        raise ArgumentError(f"{path}: is no DICOM, of which series={series!r} would choose a series")
-    if not path.is_file():  # a pipe or a device would be waited for
+        raise ArgumentError(f"{path}: is not DICOM, but series={series!r} chooses a DICOM series")
+    if not path.is_file():  # reading a pipe or a device might never end
         raise InputError(f"{path}: is no ordinary file, expected a volume or a picture")
     if not is_picture(path):
-        volume_suffix(path)  # checks
+        volume_suffix(path)  # raises for other files
     return path
 
 
@@ -66,54 +67,54 @@ def list_sources(
     """Return the images of a folder (volumes, else pictures, else one DICOM series), a datalist or a single file.
 
     Args:
-        path: a folder; a JSON datalist in MONAI's form, a CSV file with a column ``image``; or what
+        path: a folder; a JSON datalist in MONAI's form; a CSV file with a column ``image``; or a path that
             :func:`open_source` takes.
-        series: SeriesInstanceUID, where a folder has several.
-        dataset_dir: folder that a datalist's paths are relative to, by default its own.
-        split: list of a JSON datalist.
+        series: SeriesInstanceUID, where a folder has several series.
+        dataset_dir: folder to which a datalist's paths are relative, by default its own.
+        split: which list of a JSON datalist, such as ``test``.
 
     Raises:
-        InputError: there is no image, several series, or two images whose masks would have one name.
+        InputError: there is no image, there are several series, or two images whose masks would have the same name.
     """
-    listed = path.suffix.lower() in DATALIST_SUFFIXES and path.is_file()
-    if not listed and (dataset_dir is not None or split is not None):
+    is_datalist = path.suffix.lower() in DATALIST_SUFFIXES and path.is_file()
+    if not is_datalist and (dataset_dir is not None or split is not None):
         suffixes = ", ".join(DATALIST_SUFFIXES)
         raise ArgumentError(f"{path}: dataset_dir=FOLDER and split=NAME are for a datalist ({suffixes})")
-    if listed:
+    if is_datalist:
         return _read_datalist(path, path.parent if dataset_dir is None else dataset_dir, split)
     if not path.is_dir() or series is not None:
         return [open_source(path, series)]
-    visible = [file for file in path.iterdir() if file.name[0] != "."]
-    has_volumes = any(file.name.lower().endswith(VOLUME_SUFFIXES) for file in visible)
-    has_pictures = any(is_picture(file) for file in visible)
-    has_slices = any(_has_unknown_name(file) and file.is_file() and is_dicom(file) for file in visible)
+    files = [file for file in path.iterdir() if file.name[0] != "."]
+    has_volumes = any(file.name.lower().endswith(VOLUME_SUFFIXES) for file in files)
+    has_pictures = any(is_picture(file) for file in files)
+    has_slices = any(_has_unknown_name(file) and file.is_file() and is_dicom(file) for file in files)
     if has_volumes and has_slices:
         raise ArgumentError(
             f"{path}: holds DICOM and volume files, expected one kind: choose with series=UID, or give a single file"
         )
     if not has_volumes and (has_slices or (not has_pictures and has_dicom(path))):
-        return [choose_series(path)]  # whatever preview pictures lie beside the slices
+        return [choose_series(path)]  # preview pictures beside the slices do not count
     return [Path(image) for image in list_images(path)]
 
 
 def load_source(source: Source) -> Path | Volume:
-    """Return what :class:`~sdseg_monai.transforms.LoadVolumed` reads: the file, or the volume.
+    """Return what :class:`~sdseg_monai.transforms.LoadVolumed` reads: the file, or the volume; a series is read here.
 
     Raises:
-        InputError: the slices of a series are no volume.
+        InputError: the slices of a series cannot be read or do not form a volume.
     """
     return read_series(source) if isinstance(source, Series) else source
 
 
 def source_name(source: Source) -> str:
-    """Return the name of an image: its file's, or the UID of a series."""
+    """Return the name of an image: the name of its file, or the SeriesInstanceUID."""
     if isinstance(source, Path):
         return source.name
     return source.uid if isinstance(source, Series) else source.name
 
 
 def short_name(source: Source) -> str:
-    """Return what messages call an image: its file's name, or what the scanner called a series, with its number."""
+    """Return the name of an image in messages: that of its file, or the SeriesDescription with the SeriesNumber."""
     if isinstance(source, Series):
         number = "" if source.number is None else f" (series {source.number})"
         return f"{source.description or source.files[0].parent.name}{number}"
@@ -121,24 +122,24 @@ def short_name(source: Source) -> str:
 
 
 def source_warnings(source: Source) -> Sequence[ImageWarning]:
-    """Return what is known of an image before its voxels are read: of a series, what of its folder was left out."""
+    """Return the warnings about an image that are known before its voxels are read: those of a series."""
     return source.warnings if isinstance(source, Series) else ()
 
 
 def source_stem(source: Source) -> str:
-    """Return the name that its mask has, without a suffix."""
+    """Return the name of an image's mask without a suffix."""
     return image_stem(source) if isinstance(source, Path) else source_name(source)
 
 
 def source_files(source: Source) -> Sequence[Path]:
-    """Return the files that an image was read from."""
+    """Return the files that an image is read from."""
     if isinstance(source, Path):
         return [source]
-    return source.files if isinstance(source, Series) else [Path(source.name)]  # a nibabel image knows its file
+    return source.files if isinstance(source, Series) else [Path(source.name)]  # the name of a nibabel image's file
 
 
 def is_photograph(source: Source) -> bool:
-    """Tell whether an image is a picture, in three colours and without a scale."""
+    """Tell whether an image is a picture: three channels, and no known size of its pixels."""
     return isinstance(source, Path) and is_picture(source)
 
 
@@ -152,9 +153,9 @@ def hash_source(source: Source) -> str:
 
 
 def _names_dicom(path: Path) -> bool:
-    """Tell whether a file is to be read as DICOM, by its name or, where that says nothing, by its content."""
-    named = path.name.lower().endswith(DICOM_SUFFIXES)
-    return named or (_has_unknown_name(path) and path.is_file() and is_dicom(path))
+    """Tell whether a file is to be read as DICOM, by its suffix or, where that is unknown, by its content."""
+    has_dicom_suffix = path.name.lower().endswith(DICOM_SUFFIXES)
+    return has_dicom_suffix or (_has_unknown_name(path) and path.is_file() and is_dicom(path))
 
 
 def _has_unknown_name(path: Path) -> bool:
@@ -163,8 +164,11 @@ def _has_unknown_name(path: Path) -> bool:
 
 def _copy_array(voxels: Any, affine: Any) -> Volume:
     try:
-        arrays = np.array(voxels, order="C"), np.array(affine, dtype=np.float64)  # the caller's own stay as they are
-    except Exception as error:  # numpy's of ragged lists, a tensor's that needs a gradient, memory's
+        arrays = (
+            np.array(voxels, order="C"),
+            np.array(affine, dtype=np.float64),
+        )  # copies: the caller may change its own
+    except Exception as error:  # ragged lists, a tensor that requires a gradient, too little memory
         raise InputError(f"voxels and affine that are no arrays ({error}), expected [X, Y, Z] and [4, 4]") from error
     return checked_volume(*arrays, name="array")
 
@@ -172,7 +176,7 @@ def _copy_array(voxels: Any, affine: Any) -> Volume:
 def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
         return np.array(image.dataobj), image.affine  # a copy: the image may be a view that torch cannot take
-    except Exception as error:  # a proxy reads its file here, which fails in as many ways as there are formats
+    except Exception as error:  # nibabel's proxy reads the file here, and each format has exceptions of its own
         raise InputError(f"{image.get_filename()}: the voxels cannot be read ({error})") from error
 
 
@@ -197,7 +201,7 @@ def _read_datalist(path: Path, dataset_dir: Path, split: str | None) -> list[Sou
     for source, image in zip(sources, images, strict=True):
         if stems.setdefault(source_stem(source), image) != image or images.count(image) > 1:
             raise InputError(
-                f"{path}: {image} and {stems[source_stem(source)]} have the same name, as their masks would"
+                f"{path}: {image} and {stems[source_stem(source)]} have the same name, so their masks would be one file"
             )
     return sources
 
@@ -220,7 +224,8 @@ def _json_images(path: Path, split: str | None, dataset_dir: Path) -> list[str]:
     name = next(iter(lists), "") if split is None else split
     if name not in lists:
         raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists or SPLITS)}")
-    items = [item if isinstance(item, dict) else {"image": item} for item in lists[name]]  # a Decathlon test list
+    # a test list of the Medical Segmentation Decathlon holds bare paths
+    items = [item if isinstance(item, dict) else {"image": item} for item in lists[name]]
     if not all(isinstance(item["image"], str) for item in items):
-        raise TypeError("an image that is no path")
+        raise TypeError("an image that is not a path")
     return [str(dataset_dir / item["image"]) if item["image"] else "" for item in items]

@@ -1,4 +1,4 @@
-"""Volumes: reading with every check that a stranger's file needs, writing on the grid of another."""
+"""Volumes: reading with the checks that unknown files need, writing on the grid of another volume."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sdseg_monai.io.itk import LPS_TO_RAS, check_itk_file, itk_affine, itk_reaso
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
-LARGEST_INTENSITY = 1e30  # beyond, float32 cannot scale them
-PEAK_BYTES = 18  # a voxel, measured while a volume is segmented
-GZIP_BEST_RATIO = 1032  # deflate cannot shrink more than this
-NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # first bytes of the voxels: header and extension flag lie before
+LARGEST_INTENSITY = 1e30  # float32 cannot scale larger ones
+PEAK_BYTES = 18  # of memory per voxel, measured while a volume is segmented
+GZIP_BEST_RATIO = 1032  # deflate cannot compress more than this
+NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # the first byte of the voxels, after the header and the extension flag
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Volume:
     Attributes:
         array: voxels, [X, Y, Z], float32.
         affine: from voxel to RAS+ millimetres, [4, 4], float64.
-        name: what messages call it; also the key of start noise that is drawn per slice.
+        name: in messages; also the key of the start noise where that is drawn per slice.
     """
 
     array: np.ndarray
@@ -46,7 +46,7 @@ def volume_suffix(path: Path) -> str:
     """Return the suffix of a volume file, ``.nii.gz`` as one.
 
     Raises:
-        InputError: the suffix is none that is read and written here.
+        InputError: the file has another suffix than :data:`VOLUME_SUFFIXES`.
     """
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):
@@ -55,21 +55,26 @@ def volume_suffix(path: Path) -> str:
 
 
 def volume_stem(path: Path) -> str:
-    """Return the file name without its volume suffix."""
+    """Return the file name without its volume suffix.
+
+    Raises:
+        InputError: the file has another suffix than :data:`VOLUME_SUFFIXES`.
+    """
     return path.name[: -len(volume_suffix(path))]
 
 
 def list_volumes(folder: str | Path) -> list[str]:
-    """Return the visible files of ``folder`` whose names end as a volume's, sorted.
+    """Return the paths of the visible files of ``folder`` whose suffix is that of a volume, sorted.
 
     Raises:
         InputError: the folder is missing or holds no volume.
     """
     check_is_folder(Path(folder))
-    names = [p for p in Path(folder).iterdir() if p.name.lower().endswith(VOLUME_SUFFIXES) and p.name[0] != "."]
-    if not names:
+    files = [file for file in Path(folder).iterdir() if file.name[0] != "."]
+    volumes = sorted(file for file in files if file.name.lower().endswith(VOLUME_SUFFIXES))
+    if not volumes:
         raise InputError(f"{folder}: no volumes there, expected files ending in {', '.join(VOLUME_SUFFIXES)}")
-    return [str(path) for path in sorted(names)]
+    return [str(path) for path in volumes]
 
 
 def read_volume(path: Path) -> Volume:
@@ -79,28 +84,30 @@ def read_volume(path: Path) -> Volume:
         InputError: the file is missing, empty, truncated or of another kind; the volume is not 3-D, has an empty
             axis, claims more voxels than its file can hold, holds NaN or infinite voxels, or its affine is singular.
     """
-    nifti = _is_nifti(path)
+    read = _read_nifti if _is_nifti(path) else _read_itk
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty, expected a volume")
-    return checked_volume(*(_read_nifti if nifti else _read_itk)(path), name=str(path))
+    return checked_volume(*read(path), name=str(path))
 
 
 def checked_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     """Return ``array`` [X, Y, Z] of real numbers and its ``affine`` [4, 4] as a volume called ``name``.
 
     Raises:
-        InputError: the array is not 3-D, has an empty axis, holds other than finite real numbers that float32 can
-            scale, or the affine is singular.
+        InputError: the array is not 3-D, has an empty axis, holds a value that is not a finite real number or is too
+            large for float32, or the affine is singular.
     """
     _check_axes(name, array.shape, array.dtype)
     affine = _checked_affine(name, affine)
-    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
+    with np.errstate(all="ignore"):  # values that float32 cannot hold become infinite and are reported as such
         array = np.asarray(array, dtype=np.float32)
-    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
-    if bad:
-        raise InputError(f"{name}: {bad} of {array.size} voxels are NaN or infinite, expected finite values")
+    nonfinite_count = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if nonfinite_count:
+        raise InputError(
+            f"{name}: {nonfinite_count} of {array.size} voxels are NaN or infinite, expected finite values"
+        )
     low, high = float(array.min()), float(array.max())
     if max(abs(low), abs(high)) > LARGEST_INTENSITY:
         raise InputError(f"{name}: voxels from {low:.3g} to {high:.3g}, expected at most {LARGEST_INTENSITY:.0g}")
@@ -108,24 +115,35 @@ def checked_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
 
 
 def voxel_millilitres(affine: np.ndarray) -> float:
-    """Return the volume of a voxel in ml, of a grid with this ``affine`` [4, 4] to millimetres."""
+    """Return the volume of a voxel, in ml, of a grid with this ``affine`` [4, 4] to millimetres."""
     return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
-def check_same_grid(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
-    """Raise :class:`InputError` unless two volumes lie on one grid (positions equal to 1 % of a voxel's edge)."""
-    if volume.array.shape != other.array.shape:
+def check_same_grid(reference_path: Path, reference: Volume, path: Path, volume: Volume) -> None:
+    """Check that a volume lies on the grid of a reference: equal shapes, positions equal to 1 % of a voxel's edge.
+
+    Args:
+        reference_path: of the reference, for messages.
+        reference: the volume whose grid is expected.
+        path: of the volume, for messages.
+        volume: the volume to check.
+
+    Raises:
+        InputError: it lies on another grid.
+    """
+    shape = reference.array.shape
+    if volume.array.shape != shape:
         raise InputError(
-            f"{other_path}: shape {other.array.shape}, expected {volume.array.shape} as in {path}: the two must "
-            "lie on the same grid"
+            f"{path}: shape {volume.array.shape}, expected {shape} as in {reference_path}: the two must lie on the "
+            "same grid"
         )
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*volume.array.shape, 1]
-    offset = np.abs(corners @ (volume.affine - other.affine).T).max()
-    edge = np.linalg.norm(volume.affine[:3, :3], axis=0).min()
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*shape, 1]
+    offset = np.abs(corners @ (reference.affine - volume.affine).T).max()
+    edge = np.linalg.norm(reference.affine[:3, :3], axis=0).min()
     if offset > 0.01 * edge:
         raise InputError(
-            f"{other_path}: its affine places voxels up to {offset:.3g} mm from those of {path}: the two must lie on "
-            "the same grid"
+            f"{path}: its affine places voxels up to {offset:.3g} mm from those of {reference_path}: the two must lie "
+            "on the same grid"
         )
 
 
@@ -136,10 +154,15 @@ def write_volume(
     compress: bool = True,
     extension: nib.nifti1.Nifti1Extension | None = None,
 ) -> None:
-    """Write ``array`` [X, Y, Z] on the grid of ``reference``: affine, and of a NIfTI file sform and qform codes.
+    """Write a volume; the file appears under its name only when it is complete.
 
-    NRRD and MHA are compressed or not; NIfTI as its suffix says, and with this ``extension`` of the header, without
-    those of the reference. The file appears under its name only when it is complete.
+    Args:
+        path: file to write, whose suffix is one of :data:`VOLUME_SUFFIXES`.
+        array: voxels [X, Y, Z] on the grid of ``reference``; their dtype is that of the file.
+        reference: volume or its file, whose affine is taken over, and between NIfTI files also the codes of sform and
+            qform, see :func:`nifti_image`.
+        compress: whether NRRD and MHA are compressed; NIfTI is as its suffix says.
+        extension: the only one of a NIfTI header.
 
     Raises:
         InputError: the suffix is unknown or the folder cannot be written.
@@ -158,7 +181,7 @@ def write_volume(
             except RuntimeError as error:
                 raise OSError(itk_reason(error)) from error
             except InputError as error:
-                raise OSError("what was written is not whole, is the disk full?") from error
+                raise OSError("the written file is not complete, is the disk full?") from error
 
         write_atomically(path, write, suffix)
 
@@ -179,8 +202,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = _open_nifti(path)
     _check_shape(path, image.shape, image.get_data_dtype())
     try:
-        _check_stored(path)
-        with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
+        _check_bytes(path)
+        with np.errstate(all="ignore"):  # values that float32 cannot hold become infinite and are reported as such
             array = np.asarray(image.dataobj, dtype=np.float32)
     except MemoryError as error:
         raise _too_large(path, image.shape) from error
@@ -189,21 +212,21 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, image.affine
 
 
-def _check_stored(path: Path) -> None:
-    """Check what nibabel does not look at: where the voxels start, and the checksum that ends a compressed file."""
-    compressed = path.name.lower().endswith(".gz")
-    with (gzip.open if compressed else open)(path, "rb") as file:
+def _check_bytes(path: Path) -> None:
+    """Check what nibabel does not: where the voxels start, and the checksum at the end of a compressed file."""
+    is_compressed = path.name.lower().endswith(".gz")
+    with (gzip.open if is_compressed else open)(path, "rb") as file:
         header = file.read(NIFTI2_VOXELS)
-        while compressed and file.read(1 << 20):
+        while is_compressed and file.read(1 << 20):
             pass
-    order = "<" if header[0] else ">"  # the header begins with its own size, 348 or 540, as four bytes
+    byte_order = "<" if header[0] else ">"  # the header begins with its own size, 348 or 540, as four bytes
     if header[4:8] == b"n+2\0":
-        first, (start,) = NIFTI2_VOXELS, struct.unpack_from(f"{order}q", header, 168)
+        header_end, (start,) = NIFTI2_VOXELS, struct.unpack_from(f"{byte_order}q", header, 168)
     else:
-        first, (start,) = NIFTI1_VOXELS, struct.unpack_from(f"{order}f", header, 108)
+        header_end, (start,) = NIFTI1_VOXELS, struct.unpack_from(f"{byte_order}f", header, 108)
         if header[344:348] != b"n+1\0":
-            raise ValueError("the header is one of a pair of files, expected header and voxels in one")
-    if start < first:
+            raise ValueError("the header is one of a pair of files, expected header and voxels in one file")
+    if start < header_end:
         raise ValueError(f"the voxels would start at byte {start:.0f}, within the header")
 
 
@@ -265,8 +288,8 @@ def nifti_image(
 ) -> nib.Nifti1Image:
     """Return ``array`` [X, Y, Z] as a NIfTI image on the grid of ``reference``.
 
-    Of a NIfTI file it takes over affine, sform, qform and their codes, but no extension: those are about the image, the
-    patient's data among it. ``extension`` is the image's only one.
+    From a NIfTI file it takes over affine, sform, qform and their codes, but no extension of the header, which may hold
+    data of the patient. ``extension`` is the only one of the image.
     """
     if isinstance(reference, Volume) or not _is_nifti(reference):
         image = nib.Nifti1Image(array, _affine_of(reference))

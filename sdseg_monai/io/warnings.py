@@ -1,4 +1,4 @@
-"""What a user must know of an image before its mask is trusted, as data: a kind for programs, a sentence for people."""
+"""Warnings about an image, to be known before its mask is trusted: a kind for programs, a sentence for people."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ WarningKind = Literal["constant", "field_of_view", "intensity", "left_out", "mod
 
 @dataclass(frozen=True)
 class ImageWarning:
-    """A warning about one image; it travels with what it is about and never holds that image's name.
+    """A warning about one image, kept in the series or result that it is about; its text does not name the image.
 
     Attributes:
         kind: for programs:
 
-            * ``constant``: all voxels are alike to the network.
-            * ``field_of_view``: the image shows more or less of the body than those of the training.
+            * ``constant``: all voxels have the same value after intensity scaling.
+            * ``field_of_view``: the image shows more or less of the body than the training's images.
             * ``intensity``: it has intensities that the network's modality cannot have.
-            * ``left_out``: a file of the image's folder could not be used.
-            * ``modality``: it is of another modality than the network knows.
-            * ``same_uid``: two files of a series have one SOPInstanceUID.
-        text: what was found and what that means, in one line.
+            * ``left_out``: a file in the image's folder could not be used.
+            * ``modality``: its modality is not the one that the network was trained on.
+            * ``same_uid``: two files of a series have the same SOPInstanceUID.
+        text: what was found and what it means, in one line.
     """
 
     kind: WarningKind

@@ -1,4 +1,4 @@
-"""A MONAI Label server of the installed bundles: segment, correct and retrain from the viewer.
+"""A MONAI Label server of the installed bundles: segment, correct and fine-tune from the viewer.
 
-Needs MONAI Label, which has an environment of its own: ``make label-env``. Nothing outside this package imports it.
+It needs MONAI Label, which is installed in its own environment by ``make label-env``. Only this package imports it.
 """

@@ -1,4 +1,4 @@
-"""The MONAI Label app: every installed bundle to segment with, to fine-tune, and to choose the next case by."""
+"""The MONAI Label app: each bundle segments, is fine-tuned, and scores which image to label next."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ class SDSegApp(MONAILabelApp):
     """Serve bundles to MONAI Label's clients.
 
     Args:
-        app_dir: folder for what the server writes: logs, fine-tuned weights in ``model``, caches.
+        app_dir: folder that the server writes into: logs, fine-tuned weights in ``model``, caches.
         studies: folder of volumes or of DICOM files, or the URL of a DICOMweb server.
-        conf: ``bundles``, names or folders with commas between; every installed bundle with weights by default.
+        conf: ``bundles``: names or folders, separated by commas; by default every installed bundle with weights.
+
+    Raises:
+        InputError: a bundle or the studies cannot be used.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        report_input_errors()  # MONAI Label runs the app in processes of its own too
+        report_input_errors()  # MONAI Label also runs the app in processes for training and scoring
         self.work_dir = Path(app_dir)
         bundles = [bundle.strip() for bundle in conf.get("bundles", "").split(",") if bundle.strip()]
         self.models = open_models(bundles, self.work_dir / "model")
@@ -55,7 +58,7 @@ class SDSegApp(MONAILabelApp):
         )
 
     def info(self) -> dict[str, Any]:
-        """Return what clients show; viewers take empty statistics for a training that is done."""
+        """Return what clients show, without empty statistics, which viewers take for a finished training."""
         info = super().info()
         return {**info, "train_stats": {name: stats for name, stats in info["train_stats"].items() if stats}}
 
@@ -64,31 +67,31 @@ class SDSegApp(MONAILabelApp):
         return open_datastore(self.studies, self.models.values(), self.work_dir / "cache")
 
     def init_infers(self) -> dict[str, SegmentTask]:
-        """Return a task for each bundle."""
+        """Return the inference task of each bundle."""
         return {name: SegmentTask(model) for name, model in self.models.items()}
 
     def init_trainers(self) -> dict[str, FineTuneTask]:
-        """Return a task for each bundle that has a training."""
+        """Return the training task of each bundle that can be trained."""
         tasks = {name: FineTuneTask(model) for name, model in self.models.items()}
         return {name: task for name, task in tasks.items() if task.is_valid()}
 
     def init_strategies(self) -> dict[str, Any]:
-        """Return random choice, and the highest score of each scoring method."""
-        highest = {name: HighestScore(method.key, method.description) for name, method in self.signals.items()}
-        return {"random": RandomChoice(), **highest}
+        """Return the strategies for the next image: random choice, and the highest score of each scoring method."""
+        strategies = {name: HighestScore(method.key, method.description) for name, method in self.signals.items()}
+        return {"random": RandomChoice(), **strategies}
 
     def init_scoring_methods(self) -> dict[str, DisagreementScoring]:
-        """Return each signal of each bundle."""
+        """Return the scoring methods, see :attr:`signals`."""
         return self.signals
 
     @cached_property
     def signals(self) -> dict[str, DisagreementScoring]:
-        """Each signal of each bundle, by the name of the method that scores it and the strategy that serves by it."""
+        """The scoring method of each signal of each bundle; method and strategy have the same name."""
         methods = [DisagreementScoring(model, signal) for model in self.models.values() for signal in model.signals]
         return {method.key: method for method in methods}
 
     def init_batch_infer(self) -> BatchInferTask:
-        """Return MONAI Label's, with its default options made fit for a machine without a GPU."""
+        """Return the task for batch inference, which also works without a GPU."""
         return BatchInfer()
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -101,14 +104,16 @@ class SDSegApp(MONAILabelApp):
         if model not in self.models:
             raise InputError(f"model {model!r}: expected one of {', '.join(self.models)}")
         if request.get("save_label") and request.get("label_tag") == DefaultLabelTag.FINAL:
-            raise InputError("label_tag='final': expected another, such as 'original'; a person's labels are final")
-        request = {**request, "device": read_option(request, "device")}  # MONAI Label wants no list
+            raise InputError(
+                "label_tag='final': expected another, such as 'original'; only a person's labels are final"
+            )
+        request = {**request, "device": read_option(request, "device")}  # MONAI Label fails on a list of devices
         if image in (datastore or self.datastore()).list_images():
             return super().infer(request, datastore)
         if not isinstance(image, str) or not self._is_uploaded(image):
             raise InputError(f"image {image!r}: no such image in the studies")
         with tempfile.TemporaryDirectory() as folder:
-            # start noise may be keyed by the file's name, and that of an upload is random
+            # start noise may depend on the file's name, and that of an upload is random
             link = Path(folder, "upload" + volume_suffix(Path(image)))
             link.symlink_to(image)
             try:
@@ -117,26 +122,26 @@ class SDSegApp(MONAILabelApp):
                 raise InputError(str(error).replace(str(link), "upload")) from error
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
-        """Start the scoring of that name, or each that has something to do and is not under way.
+        """Start the scoring of that name, or without a name, all that have images to score, unless one is running.
 
         MONAI Label asks for all of them when it starts, after a training and after each next sample; each is a process,
-        which takes seconds to find that there is nothing to do.
+        which would take seconds to find out that there is nothing to do.
         """
         if method:
             return super().async_scoring(method, params)
         try:
-            if not self._server_mode:  # a training's own process: the server's queue takes what others are before
+            if not self._server_mode:  # in the process of a training: only the server has the queue of scorings
                 return self._local_request("/scoring/", params, "Scoring")
             if processes("scoring"):
                 return {}
-            due = [name for name, task in self._scoring_methods.items() if task.due(self.datastore())]
-            return {name: super(SDSegApp, self).async_scoring(name, params) for name in due}
-        except (InputError, requests.RequestException) as error:  # no reason for what asked for it to fail
+            names = [name for name, task in self._scoring_methods.items() if task.unscored_images(self.datastore())]
+            return {name: super(SDSegApp, self).async_scoring(name, params) for name in names}
+        except (InputError, requests.RequestException) as error:  # the training or the next sample must not fail
             logger.warning("no scoring is started: %s", error)
             return {}
 
     def task_names(self) -> dict[str, Sequence[str]]:
-        """Return what may follow the first part of a URL that names a task."""
+        """Return the names of the tasks by the first part of their URLs."""
         return {
             "infer": list(self._infers),
             "batch": list(self._infers),
@@ -157,10 +162,10 @@ class SDSegApp(MONAILabelApp):
 
 
 class RandomChoice(Random):
-    """MONAI Label's random choice fails where each image was served within this second, such as the only one twice."""
+    """MONAI Label's random choice, which fails where all images were served within this second, without that fault."""
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Return ``id`` and ``weight`` of an image without a label, sooner one that was not served for long."""
+        """Return ``id`` and ``weight`` of an image without a label; one served long ago is more probable."""
         try:
             return super().__call__(request, datastore)
         except ValueError:
@@ -168,16 +173,16 @@ class RandomChoice(Random):
 
 
 class BatchInfer(BatchInferTask):
-    """MONAI Label's batch inference divides by the number of GPUs, even of none, and stops at a bad image."""
+    """MONAI Label's batch inference, which divides by zero without a GPU and stops at a bad image, without that."""
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
         """Segment the images that ``request`` names; its ``device`` is used where there is no GPU.
 
         Returns:
-            What ``infer`` returns for each image, or under ``error`` why it could not be segmented.
+            For each image the result of ``infer``, or under ``error`` why it could not be segmented.
 
         Raises:
-            InputError: none could.
+            InputError: no image could be segmented.
         """
 
         def infer_or_log(image_request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -187,8 +192,8 @@ class BatchInfer(BatchInferTask):
                 logger.warning("%s: not segmented (%s)", image_request["image"], error)
                 return {"error": str(error)}
 
-        device = {} if torch.cuda.is_available() else {"multi_gpu": False}
-        results = super().__call__({**request, **device}, datastore, infer_or_log)
+        gpu_option = {} if torch.cuda.is_available() else {"multi_gpu": False}
+        results = super().__call__({**request, **gpu_option}, datastore, infer_or_log)
         errors = [result["error"] for result in results.values() if "error" in result]
         if errors and len(errors) == len(results):
             raise InputError(f"none of {len(errors)} images could be segmented, the first: {errors[0]}")

@@ -1,4 +1,4 @@
-"""What the body of a request may be, whichever of MONAI Label's endpoints it is for."""
+"""Checks of the body of a request, for all of MONAI Label's endpoints."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from sdseg_monai.label.options import check_options
 from sdseg_monai.label.stores.volumes import BINARY_SUFFIX
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-MAX_OPTIONS = 16 << 10  # bytes; they become one argument of a process, twice and escaped: Linux takes 128 KiB
-DEEPEST = 20  # levels of lists and objects
+MAX_OPTIONS = 16 << 10  # bytes; escaped twice they become one argument of a process, for which Linux allows 128 KiB
+MAX_DEPTH = 20  # levels of lists and objects
 
 
 async def check_request(request: Request, background_tasks: BackgroundTasks) -> AsyncIterator[None]:
-    """Refuse what MONAI Label would fail on, or obey; where a request fails, remove the files that came with it."""
+    """Refuse a request on which MONAI Label would fail or do harm; remove its uploaded files where it fails later.
+
+    Raises:
+        HTTPException: there is no task of that name, or the body is too large or of another kind.
+        InputError: an option, a file's name or a field cannot be used.
+    """
     section, tasks = request.scope["path"].split("/")[1], app_instance().task_names()
     for name in request.path_params.values():
         if section in tasks and name not in tasks[section]:
@@ -46,24 +51,28 @@ async def check_request(request: Request, background_tasks: BackgroundTasks) -> 
     try:
         yield
     except Exception:
-        await background_tasks()  # which would be run only after a success
+        await background_tasks()  # they remove the files, but FastAPI runs them only after a success
         raise
 
 
 async def check_proxy(request: Request) -> None:
-    """Refuse to pass requests on where there is no DICOMweb server behind this one."""
+    """Refuse to forward a request where there is no DICOMweb server behind this one; else prepare it.
+
+    Raises:
+        HTTPException: the studies are a folder.
+    """
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
         raise HTTPException(404, "the studies are a folder: there is no DICOMweb server behind this one")
-    if request.url.query:  # MONAI Label leaves it out: each search would find every patient's studies
+    if request.url.query:  # MONAI Label drops it, so each search would return the studies of all patients
         request.path_params["path"] += f"?{request.url.query}"
-    await request.body()  # here: what passes it on runs in a thread, without this event loop
+    await request.body()  # read here, since the forwarding runs in a thread, without this event loop
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """Return the JSON object in ``text``, which can also be written as JSON again.
+    """Return the JSON object in ``text``, of which it is checked that it can be written as JSON again.
 
     Raises:
-        InputError: it is none, or holds NaN, an infinite number, half a character or too many levels.
+        InputError: it is not an object, or holds NaN, an infinite number, an incomplete character or too many levels.
     """
     try:
         value = json.loads(text)
@@ -71,24 +80,26 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
         depth = _depth(value)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{text[:80]!r}: expected a JSON object ({error})") from error
-    if not isinstance(value, dict) or depth > DEEPEST:
-        raise InputError(f"{text[:80]!r}: expected a JSON object of at most {DEEPEST} levels")
+    if not isinstance(value, dict) or depth > MAX_DEPTH:
+        raise InputError(f"{text[:80]!r}: expected a JSON object of at most {MAX_DEPTH} levels")
     return value
 
 
 def _depth(value: object) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, items), default=0)
 
 
 def _check_upload(upload: Any) -> None:
-    """Refuse a name that MONAI Label could not make a file of; take off the client's folder, which Slicer sends."""
+    """Refuse a name with which MONAI Label could not make a file; remove the client's folder, which Slicer sends."""
     name = re.split(r"[/\\]", upload.filename)[-1]
     if not is_plain_name(name) or not name.lower().endswith((*VOLUME_SUFFIXES, BINARY_SUFFIX)):
-        raise InputError(f"file {name[:80]!r}: expected {PLAIN_NAME}, that ends in {', '.join(VOLUME_SUFFIXES)}")
+        raise InputError(f"file {name[:80]!r}: expected {PLAIN_NAME}, ending in {', '.join(VOLUME_SUFFIXES)}")
     upload.filename = name
 
 
-def _check_info(info: Mapping[str, object], owned: Collection[str]) -> None:
-    for name in owned & info.keys():
-        raise InputError(f"{name}={info[name]!r}: expected another name, under this one the server keeps its own")
+def _check_info(info: Mapping[str, object], server_names: Collection[str]) -> None:
+    for name in server_names & info.keys():
+        raise InputError(
+            f"{name}={info[name]!r}: expected another name, the server keeps its own values under this one"
+        )

@@ -1,4 +1,4 @@
-"""What a request must not be, whatever it is for, before MONAI Label sees it."""
+"""Checks of the size, headers, path and query of every request, before MONAI Label sees it."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger(__name__)
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
-LONGEST_NAME = 200  # bytes; a file system's 255 less suffixes
+LONGEST_NAME = 200  # bytes; file systems allow 255, suffixes included
 LONGEST_REASON = 500
 
 
 def is_plain_name(text: str) -> bool:
-    """Say whether ``text`` can only name something in a folder, not lead out of it."""
+    """Tell whether ``text`` can be the name of a file in a folder, and is not a path that leads out of it."""
     return 0 < len(text.encode()) <= LONGEST_NAME and text.isprintable() and not re.search(r"^\.|[/\\]", text)
 
 
-def _is_off(text: str) -> bool:
+def _is_false(text: str) -> bool:
     return text.lower() in ("false", "0", "no", "off", "n", "f")
 
 
 PLAIN_NAME = f"a plain name of at most {LONGEST_NAME} bytes, not a path"
-PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {  # of the query: what they may be
+# parameters of the query: a check of the value, and what messages say is expected
+PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
     **dict.fromkeys(("image", "label", "id", "tag", "session_id"), (is_plain_name, PLAIN_NAME)),
     "check_sum": (re.compile(r"((SHA256|SHA512|MD5):)?[0-9A-Fa-f]+").fullmatch, "SHA256:, SHA512: or MD5: and digits"),
     "lines": (re.compile(r"-?\d{1,9}").fullmatch, "a number of at most nine digits"),
-    "run_sync": (_is_off, "false: such a task could not be stopped; GET says how far one is"),
-    "uncompress": (_is_off, "false: archives are not unpacked here, send the volume"),
+    "run_sync": (_is_false, "false: a synchronous task could not be stopped; GET tells a task's progress"),
+    "uncompress": (_is_false, "false: archives are not unpacked here, send the volume"),
 }
 
 
 class Guard:
-    """ASGI middleware: refuse what would harm, with a 4xx, one line in JSON and one in the log.
+    """ASGI middleware that refuses harmful requests with a 4xx status, one line in JSON and one in the log.
 
-    That is bodies that are too large; paths where names are due, since MONAI Label joins ids, tags and session ids to
-    folders as they come; and requests that another site's page makes the user's browser send, be it by its own name or
-    by one of its names that leads here.
+    Harmful are bodies that are too large; paths in place of names, since MONAI Label joins ids, tags and session ids to
+    folders unchecked; and requests that a page of another site makes the user's browser send (``Origin``), also where a
+    name of that site resolves to this server (``Host``, DNS rebinding).
 
     Args:
-        app: what is guarded; it answers a ``HTTPException`` that reading a body raises.
-        hosts: names by which this server may be called, ``*`` among them for any.
-        max_form: largest body of a form in bytes, whose files go to disk.
-        max_body: largest body of anything else, which is held in memory.
+        app: the guarded application; it must answer a ``HTTPException`` that is raised while it reads a body.
+        hosts: names by which this server may be called; ``*`` among them allows any.
+        max_form: largest body of a form in bytes; its files are kept on the disk.
+        max_body: largest body of any other request in bytes; it is kept in memory.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], max_form: int, max_body: int) -> None:
@@ -58,7 +59,7 @@ class Guard:
         self.max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it."""
+        """Forward a request to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -72,17 +73,17 @@ class Guard:
         except HTTPException as error:
             await refuse(scope, error.status_code, error.detail)(scope, receive, send)
             return
-        received = 0
+        body_bytes = 0
 
-        async def count() -> Message:
-            nonlocal received
+        async def receive_and_count() -> Message:
+            nonlocal body_bytes
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:  # it came without its length
+            body_bytes += len(message.get("body", b""))
+            if body_bytes > limit:  # the request had no Content-Length
                 raise HTTPException(413, f"body: expected at most {limit} bytes")
             return message
 
-        await self.app(scope, count, send)
+        await self.app(scope, receive_and_count, send)
 
     def _check_headers(self, headers: dict[bytes, str], limit: int) -> None:
         if int(headers.get(b"content-length", "0")) > limit:
@@ -96,10 +97,14 @@ class Guard:
 
 
 def refuse(scope: Scope, status: int, reason: str) -> JSONResponse:
-    """Log why a request is refused and return the answer that says it.
+    """Log why a request is refused, and return the answer with that reason.
 
-    That something is not there is not logged where a client only looked: viewers ask again and again whether a training
-    runs.
+    A 404 to a request that only reads is not logged: viewers ask again and again whether a training is running.
+
+    Args:
+        scope: of the request.
+        status: HTTP status of the answer.
+        reason: for the client; it becomes one line of at most ``LONGEST_REASON`` characters.
     """
     reason = " ".join(reason.split())[:LONGEST_REASON]
     if status != 404 or scope["method"] not in ("GET", "HEAD"):
@@ -108,10 +113,10 @@ def refuse(scope: Scope, status: int, reason: str) -> JSONResponse:
 
 
 def _check_path(path: str) -> None:
-    decoded = path
-    while (again := unquote(decoded)) != decoded:  # a DICOMweb server behind this one would decode once more
-        decoded = again
-    if ".." in re.split(r"[/\\]", decoded) or not decoded.isprintable():
+    plain_path = path
+    while (decoded_path := unquote(plain_path)) != plain_path:  # a DICOMweb server behind this one decodes once more
+        plain_path = decoded_path
+    if ".." in re.split(r"[/\\]", plain_path) or not plain_path.isprintable():
         raise HTTPException(400, f"path {path!r}: expected no '..' and no control characters")
 
 

@@ -1,4 +1,4 @@
-"""Inference from the viewer: what ``sdseg segment`` does, with the panel's options."""
+"""Inference from the viewer: the same as ``sdseg segment``, with the panel's options."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sdseg_monai.label.options import WEIGHTS, read_option
 
 logger = logging.getLogger(__name__)
 
-DIMENSION = 3  # of what is segmented; the network sees slices
+DIMENSION = 3  # of the images; the network sees slices
 
 
 class SegmentTask(InferTask):
     """Segment a volume with a bundle; the mask is ``uint8``, on the volume's grid.
 
-    The network stays in memory and is built anew when other weights come into service. One call at a time: the app's
-    queue sees to that.
+    The network stays in memory; it is built again when the weights in service or the device change. The app's queue
+    makes sure that there is one call at a time.
     """
 
     def __init__(self, model: ServedModel) -> None:
@@ -34,36 +34,36 @@ class SegmentTask(InferTask):
         super().__init__(InferType.SEGMENTATION, model.bundle.labels, DIMENSION, model.bundle.description, options)
         self.model = model
         self._pipeline: Pipeline | None = None
-        self._built_for: tuple[Any, ...] = ()
+        self._pipeline_key: tuple[Any, ...] = ()
 
     def is_valid(self) -> bool:
-        """Say whether there are weights."""
+        """Tell whether there are weights."""
         return self.model.weights is not None
 
     def info(self) -> dict[str, Any]:
-        """Return what the viewer shows of the model."""
+        """Return the description of the model for viewers."""
         return {**super().info(), "version": self.model.bundle.version, "colors": self.model.colours}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Segment ``request["image"]``, a file.
+        """Segment the file ``request["image"]``.
 
         Args:
-            request: ``device``, ``seed``, ``batch_size``, ``weights`` (``original``: not the fine-tuned ones) as in the
-                panel, empty for the bundle's; ``result_extension`` is that of the mask's file, else the image's;
-                ``result_compress`` false for a raw NRRD, which is all that OHIF can read.
+            request: ``device``, ``seed``, ``batch_size`` and ``weights`` (``original``: not the fine-tuned ones) as in
+                the panel, empty for the bundle's values; ``result_extension``: suffix of the mask's file, by default
+                the image's; ``result_compress``: false for an uncompressed NRRD, the only kind that OHIF reads.
 
         Returns:
-            The mask's file, which is the caller's to remove, and the names, colours and seconds.
+            The mask's file, which the caller must remove, and names, colours, warnings and times in seconds.
 
         Raises:
-            InputError: the image or an option cannot be used, or the weights are not the network's.
+            InputError: the image or an option cannot be used, or the weights do not fit the network.
         """
         start = time.monotonic()
         image = Path(request["image"])
         suffix = read_option(request, "result_extension") or volume_suffix(image)
         compress = read_option(request, "result_compress") is not False
-        pipeline = self._ready(request)
-        loaded = time.monotonic()
+        pipeline = self._configured_pipeline(request)
+        load_end = time.monotonic()
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             mask = Path(file.name)
         try:
@@ -72,9 +72,9 @@ class SegmentTask(InferTask):
         except BaseException:
             mask.unlink(missing_ok=True)
             raise
-        done = time.monotonic()
-        logger.info("%s: segmented %s in %.1f s", self.model.name, image.name, done - start)
-        seconds = {"load": loaded - start, "infer": done - loaded, "total": done - start}
+        end = time.monotonic()
+        logger.info("%s: segmented %s in %.1f s", self.model.name, image.name, end - start)
+        seconds = {"load": load_end - start, "infer": end - load_end, "total": end - start}
         return str(mask), {
             "label_names": self.model.bundle.labels,
             "label_colors": self.model.colours,
@@ -83,13 +83,13 @@ class SegmentTask(InferTask):
             "centroids": {},  # OHIF's panel expects the key
         }
 
-    def _ready(self, request: Mapping[str, Any]) -> Pipeline:
+    def _configured_pipeline(self, request: Mapping[str, Any]) -> Pipeline:
         weights, device = read_option(request, "weights"), read_option(request, "device")
         file = self.model.chosen_weights(weights)
-        model = (device, file, file.stat().st_mtime_ns)
-        if self._pipeline is None or model != self._built_for:
-            self._pipeline = None  # before the new one takes memory
+        key = (device, file, file.stat().st_mtime_ns)
+        if self._pipeline is None or key != self._pipeline_key:
+            self._pipeline = None  # free its memory before the new one is built
             self._pipeline = self.model.pipeline(weights, device=device)
-            self._built_for = model
+            self._pipeline_key = key
         self._pipeline.configure(seed=read_option(request, "seed"), batch_size=read_option(request, "batch_size"))
         return self._pipeline

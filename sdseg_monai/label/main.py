@@ -1,3 +1,3 @@
-"""What ``monailabel start_server --app`` looks for in an app's folder."""
+"""The file that ``monailabel start_server --app`` expects in an app's folder."""
 
 from sdseg_monai.label.app import SDSegApp as SDSegApp

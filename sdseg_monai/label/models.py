@@ -1,4 +1,4 @@
-"""The bundles that a server offers, with what their metadata says of labels and which weights are in service."""
+"""The bundles that a server offers, and which of their weights are in service."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sdseg_monai.bundle import Bundle, shipped_bundles
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.pipeline import Pipeline
 
-Signal = Literal["flips", "seeds"]  # what tells how unsure a single model is, see Options.uncertainty
+Signal = Literal["flips", "seeds"]  # the kinds of uncertainty that need a single model, see Options.uncertainty
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A bundle with weights, and the folder for what is fine-tuned from it; the bundle itself is never changed.
+    """A bundle and a folder for its fine-tuned weights; the bundle itself is never changed.
 
     Attributes:
-        bundle: its folder absolute.
+        bundle: with an absolute path as its root.
         work_dir: folder for this model's fine-tuned weights and training runs.
     """
 
@@ -29,51 +29,51 @@ class ServedModel:
 
     @classmethod
     def open(cls, bundle: str | Path, work_dir: Path) -> ServedModel:
-        """Read the bundle of that name or folder; its model goes into a folder of its name in ``work_dir``.
+        """Open the bundle of that name or folder; its fine-tuned weights go into a folder of its name in ``work_dir``.
 
         Raises:
             InputError: there is no such bundle, or its metadata cannot be used.
         """
         root = Bundle.open(bundle).root.resolve()
         if not re.fullmatch(r"[\w.-]+", root.name):
-            raise InputError(f"{root}: the folder's name becomes part of URLs, expected letters, digits, '_', '-', '.'")
+            raise InputError(f"{root}: its name becomes part of URLs, expected letters, digits, '_', '-' and '.'")
         model = cls(Bundle(root), work_dir / root.name)
         for name in ("segments", "modality", "description", "version"):
-            getattr(model.bundle, name)  # what the metadata lack is told here, not to a viewer that asks for it
+            getattr(model.bundle, name)  # raises here, not later to a viewer that asks for it
         return model
 
     @property
     def name(self) -> str:
-        """Name of the bundle's folder; part of URLs."""
+        """The name of the bundle's folder; it is part of URLs."""
         return self.bundle.name
 
     @property
     def colours(self) -> dict[str, list[int]]:
-        """Colours by name, 0 to 255."""
+        """Red, green and blue, 0 to 255, by the names of the segments."""
         return {segment.name: list(segment.colour) for segment in self.bundle.segments.values()}
 
     @property
     def tuned_weights(self) -> Path:
-        """Where the weights of the last fine-tuning lie, if there was one."""
+        """The file for the weights of the last fine-tuning; it is missing where there was none."""
         return self.work_dir / "model.pt"
 
     @property
     def weights(self) -> Path | None:
-        """The weights in service: the fine-tuned ones, else the bundle's."""
+        """The file of the weights in service: the fine-tuned ones, else the bundle's; None where there are none."""
         return self.tuned_weights if self.tuned_weights.is_file() else self.bundle.weights
 
     @property
     def signals(self) -> list[Signal]:
-        """What tells how unsure the model is: seeds too, where it starts from noise."""
+        """The kinds of uncertainty of this model: flips, and seeds where it starts from noise."""
         network = self.bundle.config("inference")["network_def"]
         starts_from_noise = network["_target_"].endswith(".SDSeg") and network.get("start_noise", "shared") != "zeros"
         return [signal for signal in get_args(Signal) if signal != "seeds" or starts_from_noise]
 
     def chosen_weights(self, choice: str | None) -> Path:
-        """Return the weights in service, or the bundle's for the choice ``original``.
+        """Return the file of the weights in service, or of the bundle's for the choice ``original``.
 
         Raises:
-            InputError: there are none.
+            InputError: there are no weights.
         """
         weights = self.bundle.weights if choice == "original" else self.weights
         if weights is None:
@@ -84,8 +84,11 @@ class ServedModel:
         """Build the model with the weights of :meth:`chosen_weights`, loaded strictly.
 
         Args:
-            choice: of the weights.
-            options: the others of :class:`~sdseg_monai.inference.options.Options`.
+            choice: of the weights, see :meth:`chosen_weights`.
+            options: others of :class:`~sdseg_monai.inference.options.Options`.
+
+        Raises:
+            InputError: there are no weights, they do not fit the network, or an option cannot be used.
         """
         return Pipeline(self.bundle.root, weights=self.chosen_weights(choice), **options)
 
@@ -96,7 +99,7 @@ def open_models(bundles: Sequence[str | Path], work_dir: Path) -> dict[str, Serv
     An installed bundle without weights is left out; one that was named is an error.
 
     Raises:
-        InputError: a named bundle cannot be served, two have one name, or there is nothing to serve.
+        InputError: a named bundle cannot be served, two have the same name, or there is nothing to serve.
     """
     models: dict[str, ServedModel] = {}
     for bundle in bundles or shipped_bundles():

@@ -1,4 +1,4 @@
-"""Options of a request: viewers send numbers as numbers or texts, choices as one or as the whole list."""
+"""Options of a request: viewers send a number as a number or a text, and a choice alone or in the list of choices."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sdseg_monai.io.volumes import VOLUME_SUFFIXES
 from sdseg_monai.label.guard import PLAIN_NAME, is_plain_name
 from sdseg_monai.networks.device import checked_device
 
-WEIGHTS = ("latest", "original")  # in service; those that came with the bundle
+WEIGHTS = ("latest", "original")  # the weights in service; the bundle's weights
 LARGEST_SEED = 2**63 - 1
-LARGEST_BATCH = 32  # 170 MB a slice of the full-size network; more is no faster
+LARGEST_BATCH = 32  # the full-size network needs 170 MB per slice, and larger batches are not faster
 LARGEST_EPOCHS = 100_000
-# what the URL says, or the server: from a body they would override it. MONAI Label runs Python files in bundle_path
+# set by the URL or the server, and a body would override them; MONAI Label runs Python files in bundle_path
 RESERVED = {"bundle_path", "image", "label", "method", "model", "session", "strategy", "timeout"}
 
 
 def read_option(request: Mapping[str, Any], name: str) -> Any:
-    """Return one of :data:`OPTIONS` as its type, None where it is empty.
+    """Return one of :data:`OPTIONS` in its type, None where it is empty.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: its value cannot be used.
     """
     value = request.get(name)
     if value is None or value in ("", []):
@@ -37,16 +37,20 @@ def read_option(request: Mapping[str, Any], name: str) -> Any:
 
 
 def check_options(options: object, tasks: Collection[str] = ()) -> None:
-    """Refuse options of a task, or of several by the names of ``tasks``, that none could use.
+    """Check the options of a task, or of several tasks, each under the task's name.
+
+    Args:
+        options: from the body of a request.
+        tasks: names of tasks.
 
     Raises:
-        InputError: they are no object, one cannot be used, or one is not for clients to set.
+        InputError: the options are not an object, the value of one cannot be used, or clients may not set one.
     """
     if not isinstance(options, Mapping):
         raise InputError(f"options {options!r}: expected an object with names and values")
     for name, value in options.items():
         if name in RESERVED:
-            raise InputError(f"{name}={value!r}: expected no such option, it is not for clients to set")
+            raise InputError(f"{name}={value!r}: leave it out, this option is not for clients to set")
         if name in OPTIONS:
             read_option(options, name)
         elif name in tasks:
@@ -74,7 +78,7 @@ def _real(lowest: float, highest: float) -> Callable[[Any], float]:
 
 
 def _decimal(value: object) -> Decimal:
-    """Return a number with all its digits, which a float would lose."""
+    """Return a number with all its digits, some of which a float would lose."""
     try:
         number = Decimal(str(value))
     except InvalidOperation as error:
@@ -86,10 +90,10 @@ def _decimal(value: object) -> Decimal:
 
 def _choice(*choices: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
-        chosen = value[0] if isinstance(value, list) else value
-        if chosen not in choices:
+        choice = value[0] if isinstance(value, list) else value
+        if choice not in choices:
             raise ValueError(" or ".join(choices))
-        return chosen
+        return choice
 
     return read
 
@@ -98,11 +102,11 @@ def _device(value: Any) -> str:
     name = value[0] if isinstance(value, list) else value
     if not isinstance(name, str):
         raise ValueError("a device's name")
-    device = name_to_device(name)  # of a GPU, as the panel shows it
+    device = name_to_device(name)  # the panel shows the product names of GPUs
     try:
         checked_device(device)
     except InputError as error:
-        raise ValueError("cpu, or cuda where there is some") from error
+        raise ValueError("cpu, or cuda where there is a GPU") from error
     return device
 
 
@@ -112,12 +116,12 @@ def _name(value: object) -> str:
     return value
 
 
-def _exactly(kind: type, meaning: str) -> Callable[[Any], Any]:
-    """For options that only MONAI Label's code reads, which takes no text for a number."""
+def _exactly(kind: type, expected: str) -> Callable[[Any], Any]:
+    """Return a reader for options of MONAI Label's own code, which does not accept a text in place of a number."""
 
     def read(value: object) -> object:
         if type(value) is not kind:
-            raise ValueError(meaning)
+            raise ValueError(expected)
         return value
 
     return read
@@ -139,9 +143,9 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "seed": _whole(0, LARGEST_SEED),
     "val_split": _real(0.01, 0.99),
     "weights": _choice(*WEIGHTS),
-    # of MONAI Label
+    # read by MONAI Label
     "client_id": _exactly(str, "a text"),
-    "gpus": _exactly(str, "numbers with commas between"),
+    "gpus": _exactly(str, "a text of numbers, separated by commas"),
     "images": _names,
     "label_tag": _name,
     "max_batch_size": _exactly(int, "a whole number"),

@@ -1,4 +1,4 @@
-"""Active learning: images without a label are scored by how much a model's masks of them disagree, highest first."""
+"""Active learning: unlabelled images are scored by how much several masks of a model disagree, and served by score."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from sdseg_monai.label.options import read_option
 
 logger = logging.getLogger(__name__)
 
-SERVED_SECONDS = 24 * 60 * 60  # so long an image that was served is not served again while there are others
-UNSCORED = -1.0  # below every score
+SERVED_SECONDS = 24 * 60 * 60  # an image is not served again for this time while there are others
+NO_SCORE = -1.0  # below every score
 
 
 class DisagreementScoring(ScoringMethod):
     """Score every unlabelled image that has no score of the weights in service.
 
-    A score lies in [0, 1], higher for images that are worth a look; the datastore keeps it in the image's info under
-    :attr:`key`, with the SHA-256 of the weights, as soon as it is known, so that a scoring that was stopped goes on
-    where it was. MONAI Label runs it in a process of its own.
+    A score lies in [0, 1] and is higher for images whose masks disagree more. The datastore keeps it in the image's
+    info under :attr:`key`, with the SHA-256 of the weights. It is saved as soon as it is known, so that a scoring that
+    was stopped can be continued. MONAI Label runs each scoring in its own process.
 
     Args:
         model: whose masks are compared.
-        signal: what differs from mask to mask, see :mod:`sdseg_monai.inference.strategies`.
+        signal: the kind of uncertainty, that is, what differs between the masks, see
+            :mod:`sdseg_monai.inference.strategies`.
     """
 
     def __init__(self, model: ServedModel, signal: Signal) -> None:
@@ -45,14 +46,14 @@ class DisagreementScoring(ScoringMethod):
 
     @property
     def key(self) -> str:
-        """Where the score lies in an image's info: ``{"score": ..., "weights": ...}``."""
+        """The key in an image's info of ``{"score": ..., "weights": ...}``."""
         return f"{self.model.name}_{self.signal}"
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
-        """Score what is due; an image that cannot be scored is logged and left out.
+        """Score the images without a score; an image that cannot be scored is logged and left out.
 
         Args:
-            request: ``device``, empty for CUDA where there is some.
+            request: ``device``, empty for CUDA where there is a GPU.
             datastore: of the images.
 
         Returns:
@@ -61,40 +62,44 @@ class DisagreementScoring(ScoringMethod):
         Raises:
             InputError: there are no weights, or the device or the signal cannot be used with this model.
         """
-        # before they are loaded: should others come into service meanwhile, the scores count as outdated, not as theirs
-        weights = _digest(self.model.chosen_weights("latest"))
-        due = self.due(datastore, weights)
-        if not due:
+        # before the weights are loaded: if others come into service in between, the scores count as outdated
+        digest = _digest(self.model.chosen_weights("latest"))
+        images = self.unscored_images(datastore, digest)
+        if not images:
             return {"scored": 0, "failed": 0}
         device = read_option(request, "device") or name_to_device(None)
         pipeline = self.model.pipeline(device=device, uncertainty=self.signal)
-        failed = 0
-        for number, image in enumerate(due, start=1):
+        failure_count = 0
+        for number, image in enumerate(images, start=1):
             try:
                 result = cast(SampledSegmentation, pipeline(Path(datastore.get_image_uri(image))))
-                datastore.update_image_info(image, {self.key: {"score": result.disagreement, "weights": weights}})
-            except Exception as error:  # a file, a DICOM server and a device fail in as many ways
-                failed += 1
+                datastore.update_image_info(image, {self.key: {"score": result.disagreement, "weights": digest}})
+            except Exception as error:  # a file, a DICOM server or a device may fail in any way
+                failure_count += 1
                 logger.warning("%s: not scored (%s)", image, error, exc_info=not isinstance(error, InputError))
             else:
-                logger.info("%s: %s %.4f, %d of %d", image, self.key, result.disagreement, number, len(due))
-        return {"scored": len(due) - failed, "failed": failed}
+                logger.info("%s: %s %.4f, %d of %d", image, self.key, result.disagreement, number, len(images))
+        return {"scored": len(images) - failure_count, "failed": failure_count}
 
-    def due(self, datastore: Datastore, weights: str | None = None) -> list[str]:
-        """Return the unlabelled images without a score of these ``weights``, a digest; None for those in service."""
-        weights = weights or _digest(self.model.chosen_weights("latest"))
+    def unscored_images(self, datastore: Datastore, digest: str | None = None) -> list[str]:
+        """Return the unlabelled images without a score of the weights with this SHA-256, by default those in service.
+
+        Raises:
+            InputError: there are no weights in service.
+        """
+        digest = digest or _digest(self.model.chosen_weights("latest"))
         images = datastore.get_unlabeled_images()
-        return [image for image in images if _stored(datastore, image, self.key).get("weights") != weights]
+        return [image for image in images if _saved_score(datastore, image, self.key).get("weights") != digest]
 
 
 class HighestScore(Strategy):
-    """Serve the unlabelled image with the highest score, those without one after them.
+    """Serve the unlabelled image with the highest score; images without a score come last.
 
-    An image that this strategy has served in the last day waits until all others were; then comes the one that was
-    served first. Scores of weights that are no longer in service count until the scoring has come to them.
+    An image that this strategy has served in the last day waits until all others have been served; then the one that
+    was served first comes first. A score of weights that are no longer in service counts until the image has a new one.
 
     Args:
-        key: of the score in an image's info, as :attr:`DisagreementScoring.key`.
+        key: of the score in an image's info, see :attr:`DisagreementScoring.key`.
         description: one line for the viewer.
     """
 
@@ -103,36 +108,36 @@ class HighestScore(Strategy):
         self.key = key
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Return ``id`` and ``score`` of the image to label next, its score None where it has none.
+        """Return ``id`` and ``score`` of the image to label next; the score is None where the image has none.
 
         Args:
-            request: ``strategy``, the name under which MONAI Label notes when it served an image.
+            request: ``strategy``, the name under which MONAI Label saves when it served an image.
             datastore: of the images.
 
         Returns:
-            None where every image that can be read has a label.
+            None where all images that can be read have a label.
         """
         images = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
         if not images:
             return None
-        served = {image: _served(datastore, image, request["strategy"]) for image in images}
-        scores = {image: _stored(datastore, image, self.key).get("score", UNSCORED) for image in images}
-        day = time.time() - SERVED_SECONDS
-        for image in sorted(images, key=lambda i: (max(served[i] - day, 0), -scores[i])):
+        times = {image: _serving_time(datastore, image, request["strategy"]) for image in images}
+        scores = {image: _saved_score(datastore, image, self.key).get("score", NO_SCORE) for image in images}
+        day_start = time.time() - SERVED_SECONDS
+        for image in sorted(images, key=lambda image: (max(times[image] - day_start, 0), -scores[image])):
             try:
                 datastore.get_image_uri(image)
-            except InputError as error:  # a DICOM series may be no volume, which shows when it is fetched
+            except InputError as error:  # only when it is fetched can a DICOM series turn out not to be a volume
                 logger.warning("%s: not served (%s)", image, error)
                 continue
-            return {"id": image, "score": None if scores[image] == UNSCORED else scores[image]}
+            return {"id": image, "score": None if scores[image] == NO_SCORE else scores[image]}
         return None
 
 
-def _stored(datastore: Datastore, image: str, key: str) -> dict[str, Any]:
+def _saved_score(datastore: Datastore, image: str, key: str) -> dict[str, Any]:
     return datastore.get_image_info(image).get(key, {})
 
 
-def _served(datastore: Datastore, image: str, strategy: str) -> float:
+def _serving_time(datastore: Datastore, image: str, strategy: str) -> float:
     """Return when the strategy last served the image, in seconds since 1970; 0 for never."""
     return datastore.get_image_info(image).get("strategy", {}).get(strategy, {}).get("ts", 0)
 

@@ -1,4 +1,4 @@
-"""MONAI Label's own web application behind our guard; uvicorn's ``sdseg_monai.label.server:app``."""
+"""The web application that uvicorn runs: MONAI Label's endpoints behind the guard and the checks of this package."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ from sdseg_monai.label.guard import LOCAL_HOSTS, Guard, refuse
 
 MAX_FORM = 2 << 30  # bytes
 MAX_BODY = 16 << 20
-FORM_LIMITS = {"max_files": 1, "max_fields": 16}  # fields are held in memory
-MAX_WAITING = 32  # inferences; each holds one of the server's 40 threads
-STATUS: dict[type[Exception], int] = {  # of what would become a 500 with a traceback
+FORM_LIMITS = {"max_files": 1, "max_fields": 16}  # fields are kept in memory
+MAX_INFERENCES = 32  # running or waiting; each occupies one of the server's 40 threads
+STATUS: dict[type[Exception], int] = {  # for exceptions that would else give a 500 with a traceback
     InputError: 422,
     ImageNotFoundException: 404,
     LabelNotFoundException: 404,
     MONAILabelException: 400,
     FileNotFoundError: 404,
-    TimeoutError: 503,  # of an inference that waited too long
+    TimeoutError: 503,  # an inference waited too long
     requests.RequestException: 502,
 }
 
-waiting = threading.BoundedSemaphore(MAX_WAITING)
-ours = APIRouter()
+inference_slots = threading.BoundedSemaphore(MAX_INFERENCES)
+sdseg_router = APIRouter()
 
 
-@ours.post("/infer/{model}", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))])
+@sdseg_router.post("/infer/{model}", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))])
 def infer(
     background_tasks: BackgroundTasks,
     model: str,
@@ -69,29 +69,29 @@ def infer(
     file: Annotated[UploadFile | None, File()] = None,
     output: ResultType = ResultType.all,
 ) -> Response:
-    """Run MONAI Label's inference, unless too many others wait for it; a DICOM SEG is made as that of a label is."""
+    """Run MONAI Label's inference, unless too many others wait; a DICOM SEG is made in the same way as of a label."""
     if not (image or session_id or file):
         raise InputError("no image, session_id or file: expected one of them")
-    as_seg = output == ResultType.dicom_seg
-    if as_seg and (session_id or file):  # its mask lies elsewhere than the series' slices
+    is_seg = output == ResultType.dicom_seg
+    if is_seg and (session_id or file):  # the slices of an uploaded image are not in the studies
         raise InputError("output=dicom_seg: expected an image of the studies, a DICOM SEG refers to its slices")
-    if not waiting.acquire(blocking=False):
-        raise HTTPException(429, f"{MAX_WAITING} inferences are waiting already, try again later")
+    if not inference_slots.acquire(blocking=False):
+        raise HTTPException(429, f"{MAX_INFERENCES} inferences are waiting already, try again later")
     try:
-        kind = ResultType.image if as_seg else output
-        response = run_inference(background_tasks, model, image, session_id, params, file, None, kind)
-        if not as_seg:
+        result_type = ResultType.image if is_seg else output
+        response = run_inference(background_tasks, model, image, session_id, params, file, None, result_type)
+        if not is_seg:
             return response
         label_info = parse_object(params or "{}").get("label_info")
         seg = app_instance().datastore().make_seg(image, Path(response.path), label_info)
         background_tasks.add_task(remove_file, str(seg))
         return FileResponse(seg, media_type="application/dicom", filename=f"{image}.dcm")
     finally:
-        waiting.release()
+        inference_slots.release()
 
 
-@ours.put("/datastore/")
-@ours.put("/datastore/image")
+@sdseg_router.put("/datastore/")
+@sdseg_router.put("/datastore/image")
 def add_image(
     background_tasks: BackgroundTasks,
     user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))],
@@ -99,23 +99,23 @@ def add_image(
     image: str = "",
     params: Annotated[str, Form()] = "{}",
 ) -> dict[str, str]:
-    """Add an image, by its file's name if no other is given: MONAI Label would make ``scan`` of ``scan.1.nii.gz``."""
+    """Add an image, by default under its file's name, which MONAI Label would cut from ``scan.1`` to ``scan``."""
     image = image or volume_stem(Path(file.filename or ""))
     return datastore.add_image(background_tasks, image, params, file, user.username)
 
 
-@ours.get("/datastore/dataset", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))])
+@sdseg_router.get("/datastore/dataset", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))])
 def download_dataset(background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
-    """Send the labelled images and their labels; MONAI Label would leave the archive on its disk."""
+    """Send an archive of the labelled images and their labels, and remove its file, which MONAI Label would keep."""
     response = datastore.download_dataset(limit_cases)
     background_tasks.add_task(remove_file, response.path)
     return response
 
 
-def _in_threads(stock: Any) -> APIRouter:
-    """Return routes that do in a thread what MONAI Label does in the event loop, where all others have to wait."""
+def _in_threads(monailabel_router: Any) -> APIRouter:
+    """Return MONAI Label's routes, run in threads: in the event loop each would make all other requests wait."""
     router = APIRouter()
-    for route in stock.routes:
+    for route in monailabel_router.routes:
         options = {name: getattr(route, name) for name in ("name", "methods", "summary", "tags", "include_in_schema")}
         router.add_api_route(route.path, _in_thread(route.endpoint), **options)
     return router
@@ -134,12 +134,12 @@ def _answer(status: int) -> Callable[[Request, Any], Response]:
 
 
 def _answer_http(request: Request, error: Any) -> Response:
-    status = 422 if error.status_code == 500 else error.status_code  # MONAI Label says 500 to a client's mistakes too
+    status = 422 if error.status_code == 500 else error.status_code  # MONAI Label answers a client's mistakes with 500
     return refuse(request.scope, status, str(error.detail))
 
 
 def _answer_invalid(request: Request, error: Any) -> Response:
-    reasons = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+    reasons = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
     return refuse(request.scope, 422, "; ".join(reasons))
 
 
@@ -150,14 +150,14 @@ app = FastAPI(
     redoc_url="/docs",
     form_limits=FORM_LIMITS,
 )
-checked = [Depends(check_request)]
-app.include_router(ours, dependencies=checked)
-# not those of model files, which anyone could replace, of whole-slide images, and /reload, which keeps the old app
+dependencies = [Depends(check_request)]
+app.include_router(sdseg_router, dependencies=dependencies)
+# left out: model files, which anyone could replace; whole-slide images; and /reload, which keeps the old app
 for module in (info, batch_infer, training, activelearning, scoring, datastore, logs, ohif, session):
-    app.include_router(_in_threads(module.router), dependencies=checked)
+    app.include_router(_in_threads(module.router), dependencies=dependencies)
 app.include_router(_in_threads(proxy.router), dependencies=[Depends(check_proxy)])
 if settings.MONAI_LABEL_AUTH_ENABLE:
-    app.include_router(login.router, dependencies=checked)
+    app.include_router(login.router, dependencies=dependencies)
 app.add_api_route("/favicon.ico", monailabel.app.favicon, include_in_schema=False)
 app.mount("/static", StaticFiles(directory=monailabel.app.static_dir))
 for kind, status in STATUS.items():

@@ -1,4 +1,4 @@
-"""Start MONAI Label's server with our app."""
+"""The start of MONAI Label's server with the app of this package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,30 +15,30 @@ from sdseg_monai.bundle import Bundle
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_folder
 
-SHUTDOWN_SECONDS = 10  # for the answers under way
+SHUTDOWN_SECONDS = 10  # for answers that are not finished
 
 
 def prepare_server(
     studies: str, *, bundles: Sequence[str], host: str, port: int, work_dir: Path
 ) -> tuple[str, Callable[[], None]]:
-    """Open studies and bundles and take the port; MONAI Label's settings are the environment's ``MONAI_LABEL_*``.
+    """Open studies and bundles and bind the port; MONAI Label reads its settings from the variables ``MONAI_LABEL_*``.
 
     Args:
         studies: folder of volumes or of DICOM files, or the URL of a DICOMweb server.
         bundles: names or folders; none for every installed bundle with weights.
         host: address to bind to.
-        port: 0 for any free one.
-        work_dir: folder for logs, fine-tuned weights and caches; made if need be.
+        port: 0 for any free port.
+        work_dir: folder for logs, fine-tuned weights and caches; it is made if it is missing.
 
     Returns:
-        The server's URL, and what serves until it is interrupted.
+        The server's URL, and a function that serves until it is interrupted.
 
     Raises:
         InputError: MONAI Label is not installed, or one of the arguments cannot be used.
     """
     if importlib.util.find_spec("monailabel") is None:
         raise InputError(
-            "MONAI Label is not installed here; it has an environment of its own: make label-env, then "
+            "MONAI Label is not installed here; it needs its own environment: make label-env, then "
             ".venv-label/bin/sdseg label"
         )
     if not studies.startswith(("http://", "https://")):
@@ -49,9 +48,9 @@ def prepare_server(
             )
         studies = str(Path(studies).resolve())
     for bundle in bundles:
-        if "," in bundle:  # which separates them in MONAI Label's options
-            raise InputError(f"{bundle}: the name of a bundle's folder holds a comma, rename it")
-        Bundle.open(bundle)  # before MONAI Label is imported
+        if "," in bundle:  # a comma separates bundles in MONAI Label's options
+            raise InputError(f"{bundle}: the name of a bundle's folder contains a comma, rename it")
+        Bundle.open(bundle)  # raises before MONAI Label is imported, which takes seconds
     work_dir = work_dir.resolve()
     check_folder(work_dir)
     listener = _listen(host, port)
@@ -81,7 +80,7 @@ def _server(
     for key, value in (("bundles", ",".join(bundles)), ("hosts", ",".join(hosts))):
         arguments += ["--conf", key, value]
     main.start_server_init_settings(main.args_parser().parse_args(arguments))
-    app_instance()  # here, where an error of the user's still ends the command
+    app_instance()  # made here, where an InputError still ends the command
     log_config = init_log_config(None, str(work_dir), "app.log", "INFO")  # a temporary file
     config = uvicorn.Config(
         "sdseg_monai.label.server:app", log_config=log_config, timeout_graceful_shutdown=SHUTDOWN_SECONDS
@@ -93,7 +92,7 @@ def _server(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does, children first
         try:
             server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has shut down and passes it on
+        except KeyboardInterrupt:  # uvicorn raises it again after its shutdown
             pass
         finally:
             _stop_background_tasks()
@@ -104,7 +103,7 @@ def _server(
 
 
 def _stop_background_tasks() -> None:
-    """End trainings and scorings: MONAI Label would let them go on, and begin those that wait."""
+    """End trainings and scorings, which MONAI Label would let run on, and begin those that wait."""
     from monailabel.utils.async_tasks import utils
 
     for executor in utils.background_executors.values():
@@ -114,7 +113,7 @@ def _stop_background_tasks() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    if not host:  # to the operating system that is every network
+    if not host:  # an empty host would mean all network interfaces
         raise ArgumentError("no host=ADDRESS, expected one, such as 127.0.0.1")
     listener = socket.socket()
     try:
@@ -123,7 +122,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise ArgumentError(
-            f"{host}:{port}: cannot be listened on ({error}), name another host=ADDRESS or port=NUMBER"
+            f"{host}:{port}: cannot listen there ({error}), name another host=ADDRESS or port=NUMBER"
         ) from error
     return listener
 
@@ -131,12 +130,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _set_environment(work_dir: Path) -> None:
     uploads = work_dir / "uploads"
     uploads.mkdir(mode=0o700, exist_ok=True)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(uploads)  # ours alone, for what clients send
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # dcmqi's programs
+    os.environ["TMPDIR"] = tempfile.tempdir = str(uploads)  # for uploaded files, readable by this user alone
     defaults = {
-        "OMP_WAIT_POLICY": "PASSIVE",  # training and scoring are processes beside the server, on the same cores
-        "MONAI_LABEL_TRACKING_ENABLED": "false",  # MLflow
-        "MONAI_LABEL_INFER_CONCURRENCY": "1",  # the others wait
+        "OMP_WAIT_POLICY": "PASSIVE",  # trainings and scorings are other processes on the same cores
+        "MONAI_LABEL_TRACKING_ENABLED": "false",  # of MLflow
+        "MONAI_LABEL_INFER_CONCURRENCY": "1",  # other inferences wait
         "MONAI_LABEL_INFER_TIMEOUT": "3600",
         "MONAI_LABEL_SESSION_PATH": str(work_dir / "sessions"),
     }

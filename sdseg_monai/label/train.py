@@ -1,4 +1,4 @@
-"""Fine-tuning from the viewer: the bundle's own training, on the labels that were submitted."""
+"""Fine-tuning from the viewer: the bundle's own training, on the submitted labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.label.models import ServedModel
-from sdseg_monai.label.named import check_labels
+from sdseg_monai.label.names import check_labels
 from sdseg_monai.label.options import WEIGHTS, read_option
 from sdseg_monai.label.splits import split_cases
 
@@ -29,12 +29,20 @@ logger = logging.getLogger(__name__)
 
 MAX_EPOCHS = 10
 VAL_SPLIT = 0.2
-LEARNING_RATE_FACTOR = 0.1  # of the bundle's learning rate, which is for a random start
+LEARNING_RATE_FACTOR = 0.1  # of the bundle's learning rate, which is for training from random weights
 WARMUP_FRACTION = 0.1  # of all steps
 
 
 class TrainOptions(NamedTuple):
-    """Of one training: ``val_split`` is the part of the cases that validates, ``weights`` where it starts from."""
+    """The options of one training.
+
+    Attributes:
+        device: such as ``cuda:0``.
+        epochs: number of epochs.
+        val_split: expected fraction of validation cases.
+        learning_rate: the largest one, after the warm-up.
+        weights: file of the weights from which it starts.
+    """
 
     device: str
     epochs: int
@@ -44,12 +52,12 @@ class TrainOptions(NamedTuple):
 
 
 class FineTuneTask(TrainTask):
-    """Train a bundle on from the weights in service, then put the best epoch into service.
+    """Fine-tune a bundle from the weights in service, then put the weights of the best epoch into service.
 
-    MONAI Label runs it in a process of its own. A run writes into ``runs/TIME`` of the model's folder: the datalist,
-    TensorBoard events in ``logs``, the best epoch in ``model.pt``. Epoch 0, the weights it starts from, takes part, so
-    what comes into service is never worse on the validation cases than those. Only a run that came to its end replaces
-    the weights in service, whole; one that was stopped or failed leaves them as they are.
+    MONAI Label runs each training in its own process. A run writes into ``runs/TIME`` of the model's folder: the
+    datalist, TensorBoard events in ``logs``, and the best epoch in ``model.pt``. Epoch 0, the weights from which it
+    starts, is compared too, so that the new weights are never worse than those on the validation cases. Only a finished
+    run replaces the weights in service, atomically; one that is stopped or fails leaves them unchanged.
     """
 
     def __init__(self, model: ServedModel) -> None:
@@ -58,11 +66,11 @@ class FineTuneTask(TrainTask):
         self.train_config = model.bundle.config_file("train")
 
     def is_valid(self) -> bool:
-        """Say whether the bundle can be trained."""
+        """Tell whether the bundle can be trained."""
         return self.train_config.is_file()
 
     def config(self) -> dict[str, Any]:
-        """Return the panel's options."""
+        """Return the options of the viewer's panel with their defaults."""
         return {
             "device": device_list(),
             "max_epochs": MAX_EPOCHS,
@@ -72,7 +80,7 @@ class FineTuneTask(TrainTask):
         }
 
     def stats(self) -> dict[str, Any]:
-        """Return what the last finished training came to; empty where there was none."""
+        """Return the metrics, times and numbers of cases of the last finished training; empty where there was none."""
         path = self._stats_file()
         return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -81,16 +89,16 @@ class FineTuneTask(TrainTask):
 
         Args:
             request: ``device``, ``max_epochs``, ``val_split``, ``learning_rate`` and ``weights``, as in the panel.
-            datastore: where images and labels are.
+            datastore: of the images and labels.
 
         Returns:
             What :meth:`stats` returns from now on.
 
         Raises:
             InputError: an option cannot be used, there are fewer than two labelled cases, one cannot be read, or its
-                label is not of the model's classes.
+                label has other classes than the model.
         """
-        begin, server = time.time(), os.getppid()
+        start_time, server_pid = time.time(), os.getppid()
         options = self.read_options(request)
         check_labels(datastore, self.model.bundle.segments)
         splits = split_cases(datastore.datalist(), options.val_split)
@@ -118,19 +126,19 @@ class FineTuneTask(TrainTask):
             },
         }
         for checkpoint in run.parent.glob("*/checkpoint.pt"):
-            checkpoint.unlink()  # of a run that was stopped: it is for resuming, and each run begins anew
+            checkpoint.unlink()  # left by a run that was stopped; it is for resuming, but each run here is a new one
         try:
             with config_errors(self.train_config):
                 metrics = _train(self.train_config, overrides)
         finally:
             (run / "checkpoint.pt").unlink(missing_ok=True)
-        if os.getppid() != server:  # it was killed, and nobody would know of the new weights
+        if os.getppid() != server_pid:  # the server was killed, and nobody would notice new weights in service
             raise InputError(f"the server that started this training is gone; its weights stay in {run}")
         stats = {
             **metrics,
             "total_epochs": options.epochs,
-            "start_ts": int(begin),
-            "total_time": round(time.time() - begin),
+            "start_ts": int(start_time),
+            "total_time": round(time.time() - start_time),
             "cases": counts,
             "run": str(run),
         }
@@ -142,10 +150,10 @@ class FineTuneTask(TrainTask):
         return stats
 
     def read_options(self, request: Mapping[str, Any]) -> TrainOptions:
-        """Return a request's options, the panel's defaults where they are empty.
+        """Return a request's options, with the panel's defaults where they are empty.
 
         Raises:
-            InputError: one cannot be used.
+            InputError: an option cannot be used.
         """
         return TrainOptions(
             device=read_option(request, "device") or name_to_device(None),
@@ -163,7 +171,7 @@ class FineTuneTask(TrainTask):
 
 
 def _train(config: Path, overrides: dict[str, Any]) -> dict[str, float]:
-    """Validate the weights that the training starts from, train, and return the metrics of both."""
+    """Validate the weights from which the training starts, train, and return the metrics of both."""
     workflow = ConfigWorkflow(str(config), workflow_type="train", logging_file=False, **overrides)
     workflow.initialize()
     evaluator = workflow.parser.get_parsed_content("validate#evaluator")

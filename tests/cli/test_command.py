@@ -43,7 +43,7 @@ def test_bundles_say_what_they_are(bundle, tmp_path, capsys):
         (("segment", "in", "-o", ""), "an empty name, expected a file or folder"),
         (("segment", "in", "-o", "out", "--seed", "x"), "'x', expected a whole number"),
         (("segment", "in", "-o", "out", "--abstain-below", "much"), "'much', expected a number"),
-        (("evaluate", "--tolerance", "-1"), "-1, expected a length from 0 on"),
+        (("evaluate", "--tolerance", "-1"), "-1, expected a finite number of at least 0"),
         (("segments",), "invalid choice: 'segments'"),
     ],
 )

@@ -184,7 +184,7 @@ def test_abstaining_and_uncertainty_are_the_commands(volume, result):
         ({"weights": ["a.pt", "b.pt"]}, "2 weights: expected one"),
         ({"num_samples": 3}, "num_samples=3: only uncertainty='seeds'"),
         ({"bundle": "nothing"}, "no bundle of that name"),
-        ({"series": "1.2.3"}, "is no DICOM"),
+        ({"series": "1.2.3"}, "is not DICOM"),
         ({"uncertainty": "flip"}, "uncertainty='flip': expected one of flips"),
         ({"abstain_below": 2}, "abstain_below=2"),
         ({"abstain_below": float("nan")}, "abstain_below=nan"),

@@ -79,7 +79,7 @@ def serve() -> None:
 
     from sdseg_monai.errors import InputError
     from sdseg_monai.label.models import ServedModel
-    from sdseg_monai.label.named import check_labels
+    from sdseg_monai.label.names import check_labels
     from sdseg_monai.label.stores import dicom_folder, open_datastore
     from sdseg_monai.label.stores.dicom_seg import describe_segments
 

@@ -183,7 +183,7 @@ BODIES = [  # of tasks
     (f"/train/{MODEL}", '{"learning_rate": "nan"}', "expected a number"),
     (f"/train/{MODEL}", '{"weights": "../x"}', "expected latest or original"),
     (f"/train/{MODEL}", '{"device": 5}', "expected a device's name"),
-    (f"/train/{MODEL}", '{"gpus": 5}', "expected numbers with commas"),
+    (f"/train/{MODEL}", '{"gpus": 5}', "expected a text of numbers, separated by commas"),
     (f"/train/{MODEL}", "[1]", NOT_JSON),
     (f"/train/{MODEL}", "{x", "JSON decode error"),
     (f"/train/{MODEL}", '{"a": NaN}', NOT_JSON),

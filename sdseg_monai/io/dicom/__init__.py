@@ -1,4 +1,4 @@
-"""DICOM series in and DICOM SEG out; all but reading slices needs the extra ``sdseg-monai[dicom]`` or ``[label]``."""
+"""Reading DICOM series and writing DICOM SEG, with the extra ``sdseg-monai[dicom]`` or ``sdseg-monai[label]``."""
 
 from sdseg_monai.io.dicom.instances import has_dicom, is_dicom
 from sdseg_monai.io.dicom.seg import DICOM_SUFFIX, is_whole_seg, read_seg, write_seg

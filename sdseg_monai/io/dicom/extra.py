@@ -1,4 +1,4 @@
-"""The packages that only DICOM needs: imported at use, so that all else works without them."""
+"""The packages that only DICOM needs: imported when they are used, so that everything else works without them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sdseg_monai.errors import InputError
 
 
 def require(module: str) -> Any:
-    """Import pydicom, highdicom or a module of theirs.
+    """Import and return pydicom, highdicom or one of their modules.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the package is not installed.
     """
     try:
         return import_module(module)

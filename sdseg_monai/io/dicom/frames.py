@@ -1,4 +1,4 @@
-"""The slices of one multi-frame file as one volume; needs pydicom alone."""
+"""The frames of one multi-frame file as one volume; of the extra's packages this needs only pydicom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
-from sdseg_monai.io.dicom.stack import check_box, check_memory, is_plane, slice_order
+from sdseg_monai.io.dicom.stack import check_memory, check_regular_grid, is_plane, slice_order
 from sdseg_monai.io.itk import LPS_TO_RAS
 from sdseg_monai.io.volumes import Volume, checked_volume
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FrameGrid:
-    """Where the frames of a file lie.
+    """The regular grid that the frames of a file form.
 
     Attributes:
-        order: indices of the frames against their normal, [Z], as highdicom has them.
-        shape: columns, rows and frames.
-        affine: [4, 4] to RAS+ millimetres.
+        order: indices of the frames in order against their normal, as in highdicom, [Z].
+        shape: numbers of columns, rows and frames.
+        affine: from voxel to RAS+ millimetres, [4, 4].
     """
 
     order: np.ndarray
@@ -40,14 +40,14 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
 
     Args:
         files: of the series.
-        name: what messages and the volume are called.
+        name: of the volume, also in messages.
 
     Returns:
-        Real values (HU in CT), [X, Y, Z] as columns, rows and frames against their normal.
+        Real values (HU in CT), float32, [X, Y, Z] as columns, rows and frames against their normal.
 
     Raises:
-        InputError: there are several files, it is damaged, its frames form no box, it has several values per voxel or
-            one that is not finite, or pydicom is not installed.
+        InputError: there are several files, the file is damaged, its frames do not form a regular grid, it has several
+            values per voxel or one that is not finite, or pydicom is not installed.
     """
     config = require("pydicom.config")
     with config.disable_value_validation():
@@ -61,16 +61,16 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
             stack = np.stack([_real_values(frames[index], image, index) for index in grid.order])
         except InputError:
             raise
-        except Exception as error:  # decoders have exceptions of their own
+        except Exception as error:  # pydicom's decoders have exceptions of their own
             raise InputError(f"{name}: its frames cannot be read as one volume ({_reason(error)})") from error
     return checked_volume(np.ascontiguousarray(stack.T), grid.affine, name)
 
 
 def open_multi_frame(files: Sequence[Path], name: str) -> Dataset:
-    """Return the one file of a multi-frame series.
+    """Return the dataset of the only file of a multi-frame series.
 
     Raises:
-        InputError: there are several, or it is damaged.
+        InputError: there are several files, or the file is damaged.
     """
     if len(files) > 1:
         raise InputError(f"{name}: {len(files)} multi-frame files, expected one of them")
@@ -83,10 +83,10 @@ def open_multi_frame(files: Sequence[Path], name: str) -> Dataset:
 
 
 def frame_grid(image: Dataset, name: str) -> FrameGrid:
-    """Return where the frames of a file lie.
+    """Return the grid of the frames of a file.
 
     Raises:
-        InputError: they do not say so, or form no box.
+        InputError: the frames' positions are missing, or the frames do not form a regular grid.
     """
     count = int(image.NumberOfFrames)
     try:
@@ -102,11 +102,12 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
             raise ValueError("directions that are not at right angles, or pixels without a size")
         order = slice_order(cosines[0], positions)[::-1]
         positions = positions[order]
-        check_box(cosines, positions, edges, name)
-    except Exception as error:  # missing, no numbers, not as many as there should be, or no box
+        check_regular_grid(cosines, positions, edges, name)
+    except Exception as error:  # attributes that are missing, are not numbers or too few, or no regular grid
         reason = str(error).removeprefix(f"{name}: its slices ") if isinstance(error, InputError) else _reason(error)
         raise InputError(
-            f"{name}: its frames form no box ({reason}), expected one stack, evenly spaced, none missing or twice"
+            f"{name}: its frames do not form a regular grid ({reason}), expected one evenly spaced stack, no frame "
+            "missing or twice"
         ) from error
     row, column = cosines[0].reshape(2, 3)
     affine = np.eye(4)
@@ -118,9 +119,9 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
 
 
 def _macro(image: Dataset, index: int, sequence: str) -> Dataset:
-    """Return what a functional group says of a frame: its own, or that of all frames."""
-    own = image.PerFrameFunctionalGroupsSequence[index]
-    return (own if sequence in own else image.SharedFunctionalGroupsSequence[0])[sequence][0]
+    """Return a functional group macro of a frame: from the per-frame groups, or else from the shared ones."""
+    frame_groups = image.PerFrameFunctionalGroupsSequence[index]
+    return (frame_groups if sequence in frame_groups else image.SharedFunctionalGroupsSequence[0])[sequence][0]
 
 
 def _real_values(frame: np.ndarray, image: Dataset, index: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What one DICOM file says of itself."""
+"""The header of one DICOM file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-MAGIC, MAGIC_START = b"DICM", 128  # of every DICOM file, after its preamble
-SUFFIX = ".dcm"  # of most, but files are known by their content
+MAGIC, MAGIC_START = b"DICM", 128  # in every DICOM file, after its preamble
+SUFFIX = ".dcm"  # most DICOM files have it, but DICOM is recognised by its content
 # fmt: off
 HEADER = [
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
@@ -26,18 +26,18 @@ HEADER = [
 
 
 class UnusableFile(InputError):
-    """A file that is called DICOM or is DICOM cannot be used; the message says which and why."""
+    """A file that is DICOM, or has DICOM's suffix, cannot be used; the message says which file and why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """What the header of a DICOM file says, as it stands there: its UIDs may be empty or no UIDs.
+    """The header of a DICOM file, unchanged: its UIDs may be empty or invalid.
 
     Attributes:
         path: of the file.
-        header: all that was read of it.
-        is_image: whether it holds an image's voxels, and is no SEG, SR, RTSTRUCT, PR, KO or such.
-        uid: SOPInstanceUID, that of the file's meta information where de-identification has emptied it, or the path.
+        header: the elements that were read.
+        is_image: whether it holds the voxels of an image; SEG, SR, RTSTRUCT, PR, KO and the like are no images.
+        uid: SOPInstanceUID; where de-identification has emptied it, that of the file's meta information, or the path.
         patient: PatientID.
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID.
@@ -55,7 +55,7 @@ class Instance:
 
     @property
     def modality(self) -> str:
-        """CT, MR and so on."""
+        """Modality: CT, MR and so on."""
         return plain_text(text_of(self.header, "Modality"))
 
     @property
@@ -65,12 +65,12 @@ class Instance:
 
     @property
     def number(self) -> int | None:
-        """SeriesNumber."""
+        """SeriesNumber, None where there is none."""
         return number_of(self.header, "SeriesNumber")
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell by its content whether a file is DICOM; one that cannot be read is not."""
+    """Tell by its content whether a file is DICOM; False where it cannot be read."""
     try:
         return _has_magic(path)
     except OSError:
@@ -78,26 +78,27 @@ def is_dicom(path: Path) -> bool:
 
 
 def has_dicom(folder: Path) -> bool:
-    """Tell whether any visible file anywhere below ``folder`` is DICOM, by its content; stops at the first."""
+    """Tell by its content whether any visible file anywhere below ``folder`` is DICOM."""
     return any(is_dicom(path) for path in visible_files(folder))
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files anywhere below ``folder`` of which no part of the path below it begins with a dot."""
+    """Yield the files anywhere below ``folder`` that are not hidden: no part of the path below it begins with a dot."""
     for path in folder.rglob("*"):
         if not any(part[0] == "." for part in path.relative_to(folder).parts) and path.is_file():
             yield path
 
 
 def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
-    """Return what a DICOM file says of itself; None where it is no DICOM and not called so, or a DICOMDIR.
+    """Read the header of a DICOM file; None for a DICOMDIR, or a file that is not DICOM and has another suffix.
 
     Args:
         path: of the file.
-        keywords: elements of the header to read, beside those that :class:`Instance` has.
+        keywords: of elements to read in addition to those of :class:`Instance`.
 
     Raises:
-        UnusableFile: it cannot be read, is called DICOM but is not, is damaged, or is an image without voxels.
+        UnusableFile: the file cannot be read, has DICOM's suffix but is not DICOM, is damaged, or is an image without
+            voxels.
         InputError: pydicom is not installed.
     """
     try:
@@ -105,7 +106,7 @@ def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
             if path.suffix.lower() == SUFFIX:
                 raise UnusableFile(f"{path}: not DICOM by its content")
             return None
-    except OSError as error:  # it may not be read, or has gone since it was listed
+    except OSError as error:  # no permission, or it has been removed since it was listed
         raise UnusableFile(f"{path}: cannot be read ({error.strerror})") from error
     pydicom, config = require("pydicom"), require("pydicom.config")
     try:
@@ -130,18 +131,18 @@ def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
     if sop_class == pydicom.uid.MediaStorageDirectoryStorage:
         return None
     if not (has_voxels or modality in NOT_IMAGES) and (not modality or sop_class.name.endswith("Image Storage")):
-        raise UnusableFile(f"{path}: its header is not complete")  # an image has both, were it whole
+        raise UnusableFile(f"{path}: its header is not complete")  # a complete one has Modality, and an image voxels
     return instance
 
 
 def text_of(header: Dataset, keyword: str) -> str:
-    """Return an element as text, empty where there is none."""
+    """Return an element of a header as text, empty where there is none."""
     return str(header.get(keyword) or "").strip("\0 ")
 
 
 def number_of(header: Dataset, keyword: str) -> int | None:
-    """Return an element as a whole number, None where it is not one."""
-    with suppress(ValueError, TypeError):  # not a number, or several
+    """Return an element of a header as a whole number, None where it is missing or has another value."""
+    with suppress(ValueError, TypeError):  # not a number, or several numbers
         return int(header.get(keyword))
     return None
 

@@ -1,4 +1,4 @@
-"""Masks of DICOM series as DICOM SEG."""
+"""Writing masks of DICOM series as DICOM SEG, and reading them back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sdseg_monai.io.dicom.stack import slice_order
 from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.itk import LPS_TO_RAS
-from sdseg_monai.io.segments import UNKNOWN_COLOUR, UNSURE, UNSURE_SEGMENT, Segment
+from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment, class_colour
 from sdseg_monai.io.volumes import Volume
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 DICOM_SUFFIX = ".dcm"
 UNKNOWN_LABEL = "Label "
-MAKER, PROGRAM = "SDSeg", "sdseg-monai"
-SERIES_NUMBER = 1000  # beyond those of a scanner
+MANUFACTURER, PROGRAM = "SDSeg", "sdseg-monai"
+SERIES_NUMBER = 1000  # larger than those that scanners give
 DESCRIPTION = "SDSeg segmentation, research use only"
 # fmt: off
 PATIENT = [
@@ -43,17 +43,17 @@ Code = tuple[str, str, str]  # value, scheme, meaning
 
 @dataclass(frozen=True)
 class SegmentTerms:
-    """What a DICOM SEG says of one of its segments.
+    """The description of one segment in a DICOM SEG.
 
     Attributes:
         label: SegmentLabel, in ASCII, at most 64 characters.
-        colour: red, green, blue in 0..255.
+        colour: red, green and blue, 0 to 255, for RecommendedDisplayCIELabValue.
         property_type: SegmentedPropertyType.
         property_category: SegmentedPropertyCategory.
-        description: SegmentDescription, none where empty.
-        algorithm_type: AUTOMATIC, SEMIAUTOMATIC (a person has seen it) or MANUAL.
+        description: SegmentDescription, left out where empty.
+        algorithm_type: AUTOMATIC, SEMIAUTOMATIC (a person has checked it) or MANUAL.
         algorithm_name: SegmentAlgorithmName.
-        anatomic_region: AnatomicRegion.
+        anatomic_region: AnatomicRegion, None to leave it out.
     """
 
     label: str
@@ -69,58 +69,61 @@ class SegmentTerms:
 def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[int, Segment]) -> None:
     """Write a model's mask of a series as DICOM SEG, see :func:`write_terms`.
 
-    All ``segments`` are described, also those without a voxel, and values that they lack as ``Label 7`` or ``unsure``.
+    All ``segments`` are described, also those without a voxel. Other values in the mask become segments that are called
+    ``Label 7`` and the like, 255 becomes ``unsure``.
 
     Args:
         path: file to write; it appears under its name only when it is complete.
         labels: on the grid of :func:`~sdseg_monai.io.dicom.series.read_series`, [X, Y, Z], uint8, 0 for the background.
-        series: that was segmented; only its headers are read.
+        series: the segmented series; only its headers are read.
         segments: what the values stand for.
 
     Raises:
         InputError: ``labels`` are not uint8 or not of the series' shape, there is neither a segment nor a voxel, files
-            of the series are gone, damaged or without UIDs, ``path`` cannot be written, highdicom is not installed.
+            of the series are missing, damaged or without UIDs, ``path`` cannot be written, or highdicom is not
+            installed.
     """
     if labels.dtype != np.uint8:
         raise InputError(f"labels of type {labels.dtype}, expected uint8")
-    names = {UNSURE: UNSURE_SEGMENT, **segments}
-    values = sorted({*segments, *np.unique(labels).tolist()} - {0})
-    terms = {value: _terms(value, names.get(value) or Segment("", UNKNOWN_COLOUR, None)) for value in values}
+    segments_and_unsure = {UNSURE: UNSURE_SEGMENT, **segments}
+    terms = {}
+    for value in sorted({*segments, *np.unique(labels).tolist()} - {0}):
+        terms[value] = _terms(value, segments_and_unsure.get(value) or Segment("", class_colour(value), None))
     write_terms(path, labels, series, terms)
 
 
 def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[int, SegmentTerms]) -> None:
-    """Write a mask of a series as DICOM SEG, of the kind BINARY, uncompressed: what viewers read today.
+    """Write a mask of a series as DICOM SEG of the type BINARY, uncompressed, which today's viewers can read.
 
-    It refers to the slices, lies on their grid and takes over patient and study. Segments are numbered from 1 in the
-    order of their values. Frames without a voxel are left out; of an empty mask one slice stays, a frame for each
-    segment.
+    The SEG refers to the slices, lies on their grid and takes over patient and study. Segments are numbered from 1 in
+    the order of their values. Frames without a voxel are left out; for an empty mask one slice is written, with a frame
+    for each segment.
 
     Args:
         path: file to write; it appears under its name only when it is complete.
         labels: on the grid of :func:`~sdseg_monai.io.dicom.series.read_series`, [X, Y, Z], whole numbers, 0 for the
             background.
-        series: that was segmented; only its headers are read.
-        terms: what the SEG says of each value.
+        series: the segmented series; only its headers are read.
+        terms: description of each value as a segment.
 
     Raises:
-        InputError: ``labels`` are not of the series' shape, ``terms`` are empty, files of the series are gone, damaged
-            or without UIDs, ``path`` cannot be written, highdicom is not installed.
+        InputError: ``labels`` are not of the series' shape, ``terms`` are empty, files of the series are missing,
+            damaged or without UIDs, ``path`` cannot be written, or highdicom is not installed.
         KeyError: a value has no terms.
     """
     highdicom, config = require("highdicom"), require("pydicom.config")
     values = sorted(terms)
     if not values:
         raise InputError("the mask is empty and no segment is known, expected one to describe in a DICOM SEG")
-    numbers = _numbered(labels, values)
+    numbers = _segment_numbers(labels, values)
     descriptions = [_describe(number, terms[value]) for number, value in enumerate(values, 1)]
-    with config.disable_value_validation(), warnings.catch_warnings():  # what the slices say is taken over as it is
-        warnings.simplefilter("ignore")  # they quote the patient's name
-        place = _place_frames if is_multi_frame(series) else _place_slices
-        frames = place(np.ascontiguousarray(numbers.T), series)
+    with config.disable_value_validation(), warnings.catch_warnings():  # the slices' elements are copied unchanged
+        warnings.simplefilter("ignore")  # warnings would quote the patient's name
+        place_voxels = _place_frames if is_multi_frame(series) else _place_slices
+        frames = place_voxels(np.ascontiguousarray(numbers.T), series)
         source = frames["source_images"][0]
-        patient = [source[keyword] for keyword in PATIENT if keyword in source]
-        for keyword in PATIENT:  # highdicom would refuse odd ones and quote them
+        patient_elements = [source[keyword] for keyword in PATIENT if keyword in source]
+        for keyword in PATIENT:  # highdicom would refuse invalid values and quote them in its message
             source.pop(keyword, None)
             setattr(source, keyword, None)
         try:
@@ -133,65 +136,65 @@ def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[i
                 series_description=DESCRIPTION,
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
-                manufacturer=MAKER,
+                manufacturer=MANUFACTURER,
                 manufacturer_model_name=PROGRAM,
                 software_versions=__version__,
-                device_serial_number=__version__,  # of software that is the version
+                device_serial_number=__version__,  # software has no serial number but its version
                 content_label="SEGMENTATION",
                 content_description=DESCRIPTION,
                 omit_empty_frames=bool(numbers.any()),
             )
             seg.SpecificCharacterSet = source.SpecificCharacterSet
-            for element in patient:
+            for element in patient_elements:
                 seg.add(element)
-            seg.ContentCreatorName = None  # must be there, may be empty
-            write_atomically(path, lambda temporary: seg.save_as(temporary))  # with the file meta of highdicom
+            seg.ContentCreatorName = None  # DICOM requires the element but allows it to be empty
+            write_atomically(path, lambda temporary: seg.save_as(temporary))  # with highdicom's file meta information
         except InputError:
             raise
-        except Exception as error:  # odd headers fail in many ways, with the patient's data in the message
+        except Exception as error:  # invalid headers fail in many ways, with the patient's data in the message
             raise InputError(
                 f"series {series.uid}: no DICOM SEG can be made of its headers ({type(error).__name__})"
             ) from error
 
 
 def read_seg(path: Path, grid: Volume, segments: Mapping[int, Segment]) -> np.ndarray:
-    """Read a DICOM SEG of :func:`write_seg` back, onto the grid of the series that it was written for.
+    """Read a DICOM SEG of :func:`write_seg` back, onto the grid of the series for which it was written.
 
     Args:
         path: of the SEG.
-        grid: of :func:`~sdseg_monai.io.dicom.series.read_series`.
-        segments: as it was written with.
+        grid: the series' volume, of :func:`~sdseg_monai.io.dicom.series.read_series`.
+        segments: those with which it was written.
 
     Returns:
         Labels [X, Y, Z], uint8.
 
     Raises:
-        InputError: it is damaged, lies on another grid or has a segment of another name.
+        InputError: the SEG is damaged, lies on another grid or has a segment of another name.
     """
     highdicom, config = require("highdicom"), require("pydicom.config")
     values = {_label(segment, value): value for value, segment in {UNSURE: UNSURE_SEGMENT, **segments}.items()}
     try:
         with config.disable_value_validation():
             seg = highdicom.seg.segread(path)
-            found = seg.get_volume(combine_segments=True)  # slices, rows, columns
+            volume = seg.get_volume(combine_segments=True)  # slices, rows, columns
         labels = np.zeros(seg.number_of_segments + 1, np.uint8)
         for number in seg.segment_numbers:
             name = seg.get_segment_description(number).segment_label
             labels[number] = values[name] if name in values else int(name.removeprefix(UNKNOWN_LABEL))
-        to_grid = np.linalg.inv(grid.affine) @ LPS_TO_RAS @ found.affine
-        inside = np.argwhere(found.array)
-        where = np.rint(inside @ to_grid[:3, :3].T + to_grid[:3, 3]).astype(int)
-        if (where < 0).any():
-            raise IndexError("voxels before the first")
+        to_grid = np.linalg.inv(grid.affine) @ LPS_TO_RAS @ volume.affine
+        voxels = np.argwhere(volume.array)
+        indices = np.rint(voxels @ to_grid[:3, :3].T + to_grid[:3, 3]).astype(int)
+        if (indices < 0).any():
+            raise IndexError("voxels outside the grid")
         mask = np.zeros(grid.array.shape, np.uint8)
-        mask[tuple(where.T)] = labels[found.array[tuple(inside.T)]]
+        mask[tuple(indices.T)] = labels[volume.array[tuple(voxels.T)]]
     except Exception as error:  # pydicom and highdicom raise whatever a damaged element leads to
         raise InputError(f"{path}: not a DICOM SEG on the grid of {grid.name} ({type(error).__name__})") from error
     return mask
 
 
 def is_whole_seg(path: Path) -> bool:
-    """Tell whether ``path`` is a DICOM SEG of bits with all of its frames."""
+    """Tell whether ``path`` is a BINARY DICOM SEG with all of its frames."""
     try:
         seg = require("pydicom").dcmread(path)
         return len(seg.PixelData) >= seg.Rows * seg.Columns * seg.NumberOfFrames / 8
@@ -209,11 +212,11 @@ def _terms(value: int, segment: Segment) -> SegmentTerms:
     return SegmentTerms(label, segment.colour, property_type=(code, scheme, plain_text(meaning) or label))
 
 
-def _numbered(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Return the numbers of the segments in place of their ``values``, which rise."""
-    present, positions = np.unique(labels, return_inverse=True)
+def _segment_numbers(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Return the segments' numbers in place of their ``values``, which are sorted; uint8 or uint16."""
+    label_values, positions = np.unique(labels, return_inverse=True)
     number_of = {0: 0} | {value: number for number, value in enumerate(values, 1)}
-    numbers = np.array([number_of[int(value)] for value in present], np.uint8 if len(values) < 256 else np.uint16)
+    numbers = np.array([number_of[int(value)] for value in label_values], np.uint8 if len(values) < 256 else np.uint16)
     return numbers[positions.reshape(labels.shape)]
 
 
@@ -238,8 +241,8 @@ def _describe(number: int, terms: SegmentTerms) -> Any:
 
 
 def _lab(colour: Sequence[int]) -> list[int]:
-    """Return a colour as RecommendedDisplayCIELabValue counts: L* of 0..100, a* and b* of -128..127 as 0..65535."""
-    from skimage.color import rgb2lab  # at use: all that only reads DICOM does without it
+    """Return a colour as a RecommendedDisplayCIELabValue: L* 0..100, a* and b* -128..127, each scaled to 0..65535."""
+    from skimage.color import rgb2lab  # imported here since reading DICOM does not need it
 
     lab = (rgb2lab(np.array(colour) / 255) - [0, -128, -128]) / [100, 255, 255]
     return np.rint(lab.clip(0, 1) * 65535).astype(int).tolist()
@@ -256,13 +259,13 @@ def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
         )
         headers = [headers[index] for index in slice_order(cosines[0], positions)]
         size = (len(headers), headers[0].Rows, headers[0].Columns)
-    except Exception as error:  # missing, no numbers, or not as many as there should be
+    except Exception as error:  # attributes that are missing, are not numbers or too few
         raise InputError(
             f"series {series.uid}: its slices do not say where they lie ({type(error).__name__})"
         ) from error
     _check_shape(voxels, size, series)
     spacing = float(np.linalg.norm(np.ptp(positions, axis=0))) / max(len(positions) - 1, 1)
-    for header in headers:  # what one slice says of another's place is often wrong
+    for header in headers:  # spacing and thickness in the slices are often wrong
         header.ImageOrientationPatient = headers[0].ImageOrientationPatient
         if len(headers) > 1:
             header.SpacingBetweenSlices = _decimal(spacing)
@@ -270,26 +273,26 @@ def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
             header.SliceThickness = _decimal(spacing or 1)
     if voxels.any():
         return {"source_images": headers, "pixel_array": voxels}
-    first = highdicom.PlanePositionSequence("PATIENT", headers[0].ImagePositionPatient)
-    return {"source_images": headers, "pixel_array": voxels[:1], "plane_positions": [first]}
+    position = highdicom.PlanePositionSequence("PATIENT", headers[0].ImagePositionPatient)
+    return {"source_images": headers, "pixel_array": voxels[:1], "plane_positions": [position]}
 
 
 def _place_frames(voxels: np.ndarray, series: Series) -> dict[str, Any]:
-    """Return ``voxels`` [Z, Y, X] in the order of a multi-frame file's frames, as highdicom takes them."""
+    """Return ``voxels`` [Z, Y, X] in the order of a file's frames, and its header, as highdicom takes them."""
     highdicom = require("highdicom")
     open_multi_frame(series.files, f"series {series.uid}")
     header = _read_header(series.files[0], series)
     grid = frame_grid(header, f"series {series.uid}")
     _check_shape(voxels, grid.shape[::-1], series)
-    shared, first = header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence[0]
-    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):  # the same in all frames of a box
-        if keyword not in shared:
-            setattr(shared, keyword, first[keyword].value)
+    shared_groups, frame_groups = header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):  # equal in all frames of a regular grid
+        if keyword not in shared_groups:
+            setattr(shared_groups, keyword, frame_groups[0][keyword].value)
     if voxels.any():
         return {"source_images": [header], "pixel_array": voxels[np.argsort(grid.order)]}
-    place = header.PerFrameFunctionalGroupsSequence[grid.order[0]].PlanePositionSequence[0].ImagePositionPatient
-    first = highdicom.PlanePositionSequence("PATIENT", place)
-    return {"source_images": [header], "pixel_array": voxels[:1], "plane_positions": [first]}
+    point = frame_groups[grid.order[0]].PlanePositionSequence[0].ImagePositionPatient
+    position = highdicom.PlanePositionSequence("PATIENT", point)
+    return {"source_images": [header], "pixel_array": voxels[:1], "plane_positions": [position]}
 
 
 def _decimal(number: float) -> Any:
@@ -304,19 +307,19 @@ def _check_shape(voxels: np.ndarray, expected: tuple[int, ...], series: Series) 
 
 
 def _read_header(path: Path, series: Series) -> Dataset:
-    """Return the header of a slice, with the UIDs of ``series`` where de-identification has emptied them."""
+    """Return the header of a slice; UIDs that de-identification has emptied are filled from ``series``."""
     pydicom = require("pydicom")
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        header.decode()  # of the slice's own character set
-        header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which the SEG takes over
+        header.decode()  # from the slice's own character set
+        header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, also for the SEG
         for keyword in ("SOPClassUID", "SOPInstanceUID"):
             if not header.get(keyword):
                 setattr(header, keyword, header.file_meta[f"MediaStorage{keyword}"].value)
     except Exception as error:  # pydicom raises whatever a damaged element leads to, with its value in the message
         raise InputError(f"{path}: not a readable DICOM file ({type(error).__name__})") from error
     if not header.SOPInstanceUID:
-        raise InputError(f"{path}: has no SOPInstanceUID, which a DICOM SEG would refer to")
+        raise InputError(f"{path}: has no SOPInstanceUID, to which a DICOM SEG would have to refer")
     header.StudyInstanceUID = header.get("StudyInstanceUID") or series.study_uid
     header.SeriesInstanceUID = header.get("SeriesInstanceUID") or series.uid
     header.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or pydicom.uid.generate_uid(

@@ -1,4 +1,4 @@
-"""Which image series lie in a folder of DICOM files, and their voxels."""
+"""The image series in a folder of DICOM files, and their voxels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class Series:
     """An image series.
 
     Attributes:
-        uid: SeriesInstanceUID: digits and dots, one made up from its files' where de-identification has emptied it.
+        uid: SeriesInstanceUID: digits and dots; where de-identification has emptied it, one that is made from the
+            headers, see :func:`group_series`.
         study_uid: StudyInstanceUID, likewise.
         modality: CT, MR and so on.
-        description: what the scanner calls it, in ASCII.
-        number: that the scanner gave it; None where it gave none.
+        description: SeriesDescription, in ASCII.
+        number: SeriesNumber, None where there is none.
         frames: number of slices, in all files.
         files: each instance once, sorted by path.
-        warnings: about files that were left out and slices with one SOPInstanceUID.
+        warnings: about files that were left out and slices that share a SOPInstanceUID.
     """
 
     uid: str
@@ -53,9 +54,10 @@ class Series:
 def find_series(source: Path) -> list[Series]:
     """Return the image series of the DICOM files anywhere below a folder, or of one file, by study and number.
 
-    Files are known by their content. Hidden ones, DICOMDIRs and objects that are no images (SEG, SR, RTSTRUCT, PR, KO
-    and such) are left out; of damaged ones the series warn that have files in the same folder, or else all. Only
-    headers are read. What is a series, and its UIDs: see :func:`group_series`.
+    DICOM files are recognised by their content. Hidden files, DICOMDIRs and objects that are not images (SEG, SR,
+    RTSTRUCT, PR, KO and the like) are left out. A damaged file is left out too; the series with files in the same
+    folder have a warning about it, or all series where there are none. Only headers are read. :func:`group_series` says
+    what a series is and which UIDs it has.
 
     Raises:
         InputError: there is no such file or folder, or pydicom is not installed.
@@ -64,48 +66,49 @@ def find_series(source: Path) -> list[Series]:
 
 
 def choose_series(source: Path, uid: str | None = None) -> Series:
-    """Return the series of that SeriesInstanceUID, by default the only one, see :func:`find_series`.
+    """Return the series with that SeriesInstanceUID, by default the only series, see :func:`find_series`.
 
     Raises:
-        InputError: there is none, or several and no ``uid``: the message lists them.
+        InputError: there is none, or there are several and no ``uid``; the message lists them.
     """
     all_series, reasons = _search(source)
     if not all_series:
-        raise InputError(f"{source}: no DICOM images there, expected a series of slices{_listed(reasons)}")
+        raise InputError(f"{source}: no DICOM images there, expected a series of slices{_left_out_text(reasons)}")
     matches = [series for series in all_series if uid in (None, series.uid)]
     if len(matches) == 1:
         return matches[0]
-    listed = "; ".join(map(str, all_series))
+    series_list = "; ".join(map(str, all_series))
     if len(matches) > 1 and uid is not None:
         raise InputError(f"{source}: series {uid} is of several patients or studies, give the folder of one of them")
     if uid is None:
-        raise ArgumentError(f"{source}: {len(all_series)} image series, choose one with series=UID: {listed}")
-    raise ArgumentError(f"{source}: no image series {uid}, expected series=UID with one of: {listed}")
+        raise ArgumentError(f"{source}: {len(all_series)} image series, choose one with series=UID: {series_list}")
+    raise ArgumentError(f"{source}: no image series {uid}, expected series=UID with one of: {series_list}")
 
 
 def group_series(instances: Iterable[Instance]) -> list[Series]:
     """Return the series that instances form: the one rule, for the command and the label server alike.
 
-    Instances of one patient, StudyInstanceUID and SeriesInstanceUID are a series; where de-identification has emptied
-    the last, those in one folder. In place of a UID that is empty or spoilt stands one made up of what is there, or
-    else of the smallest SOPInstanceUID of the series. So it is the same wherever the folder lies and whoever asks, and
-    it changes only when an instance with a smaller SOPInstanceUID arrives.
+    Instances with the same PatientID, StudyInstanceUID and SeriesInstanceUID are one series; where de-identification
+    has emptied the SeriesInstanceUID, those in the same folder are. A UID that is invalid is replaced by one that is
+    generated from it; one that is empty, by one generated from the smallest SOPInstanceUID of the series. So a series
+    has the same UID wherever its folder lies and whichever program reads it, and the UID changes only when an instance
+    with a smaller SOPInstanceUID arrives.
 
-    Copies of a file count once. An instance with the SOPInstanceUID of another but other content stays, with a warning:
-    careless anonymisers make all the same.
+    Copies of a file count once. An instance with the SOPInstanceUID of another instance but with other content stays,
+    with a warning: careless anonymisation gives all instances the same UID.
 
     Raises:
-        InputError: two files of one SOPInstanceUID cannot be compared, since one is gone.
+        InputError: two files with the same SOPInstanceUID cannot be compared, since one cannot be read.
     """
     paths: dict[str, Path] = {}
     groups: dict[tuple[str, str, str | Path], list[Instance]] = {}
     warnings: dict[Path, ImageWarning] = {}
     for instance in instances:
-        path, first = instance.path, paths.setdefault(instance.uid, instance.path)
-        if first != path:
-            if _is_copy(path, first):
+        path, first_path = instance.path, paths.setdefault(instance.uid, instance.path)
+        if first_path != path:
+            if _is_copy(path, first_path):
                 continue
-            text = f"{path}: has the SOPInstanceUID of {first} but is another slice"
+            text = f"{path}: has the SOPInstanceUID of {first_path} but is another slice"
             warnings[path] = ImageWarning("same_uid", text)
         key = (instance.patient, instance.study_uid, instance.series_uid or path.parent)
         groups.setdefault(key, []).append(instance)
@@ -113,14 +116,16 @@ def group_series(instances: Iterable[Instance]) -> list[Series]:
 
 
 def read_series(series: Series) -> Volume:
-    """Read the voxels: slices along their normal, real values (HU in CT), named by the series' UID.
+    """Read the voxels of a series as a volume that is named by its SeriesInstanceUID.
 
     Returns:
-        ``array`` [X, Y, Z] as columns, rows and slices.
+        Real values (HU in CT), float32, [X, Y, Z] as columns, rows and slices; slices lie in order along their normal,
+        the frames of a multi-frame file against it.
 
     Raises:
-        InputError: a file is gone or damaged, or the slices form no box: see
-            :func:`~sdseg_monai.io.dicom.stack.read_stack`; there are several multi-frame files; a voxel is not finite.
+        InputError: a file is missing or damaged, the slices do not form a regular grid, see
+            :func:`~sdseg_monai.io.dicom.stack.read_stack`, there are several multi-frame files, or a voxel is not
+            finite.
     """
     name = f"series {series.uid}"
     if is_multi_frame(series):
@@ -135,7 +140,7 @@ def is_multi_frame(series: Series) -> bool:
 
 
 def _search(source: Path) -> tuple[list[Series], dict[Path, str]]:
-    """Return the series of :func:`find_series`, and why files were left out."""
+    """Return the series of :func:`find_series`, and by file why it was left out."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected DICOM")
     instances: list[Instance] = []
@@ -157,51 +162,54 @@ def _study_and_number(series: Series) -> tuple[str, bool, int, str]:
 
 
 def _with_warnings(all_series: Sequence[Series], reasons: Mapping[Path, str]) -> list[Series]:
-    """Have series warn of files left out: those with files in the same folder, where there are none all of them."""
-    folders = [{file.parent for file in series.files} for series in all_series]
-    all_folders = set[Path]().union(*folders)
-    with_warnings = []
-    for series, own in zip(all_series, folders, strict=True):
-        left_out = (
+    """Add warnings about files left out to the series with files in the same folder, or to all where there are none."""
+    folders_by_series = [{file.parent for file in series.files} for series in all_series]
+    all_folders = set[Path]().union(*folders_by_series)
+    result = []
+    for series, folders in zip(all_series, folders_by_series, strict=True):
+        warnings = (
             ImageWarning("left_out", f"{reason}, left out")
             for path, reason in reasons.items()
-            if path.parent in own or path.parent not in all_folders
+            if path.parent in folders or path.parent not in all_folders
         )
-        with_warnings.append(replace(series, warnings=(*series.warnings, *left_out)))
-    return with_warnings
+        result.append(replace(series, warnings=(*series.warnings, *warnings)))
+    return result
 
 
-def _is_copy(path: Path, first: Path) -> bool:
+def _is_copy(path: Path, first_path: Path) -> bool:
     try:
-        return hash_file(path) == hash_file(first)
+        return hash_file(path) == hash_file(first_path)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _make_series(instances: Sequence[Instance], warnings: Mapping[Path, ImageWarning]) -> Series:
-    first = instances[0]
-    smallest = min(instance.uid for instance in instances)
+    first_instance = instances[0]
+    smallest_uid = min(instance.uid for instance in instances)
     return Series(
-        uid=_valid_uid(first.series_uid, "SeriesInstanceUID", smallest),
-        study_uid=_valid_uid(first.study_uid, "StudyInstanceUID", smallest),
-        modality=first.modality,
-        description=first.description,
-        number=first.number,
+        uid=_valid_uid(first_instance.series_uid, "SeriesInstanceUID", smallest_uid),
+        study_uid=_valid_uid(first_instance.study_uid, "StudyInstanceUID", smallest_uid),
+        modality=first_instance.modality,
+        description=first_instance.description,
+        number=first_instance.number,
         frames=sum(instance.frames for instance in instances),
         files=tuple(instance.path for instance in instances),
         warnings=tuple(warnings[instance.path] for instance in instances if instance.path in warnings),
     )
 
 
-def _valid_uid(uid: str, keyword: str, instance: str) -> str:
-    """Return a UID, one made up of what is there if it is none: it becomes part of file names."""
+def _valid_uid(uid: str, keyword: str, instance_uid: str) -> str:
+    """Return ``uid``, which becomes part of file names, or where it is invalid one that is generated from it.
+
+    Where it is empty, the new one is generated from ``instance_uid``.
+    """
     if re.fullmatch(UID, uid):
         return uid
-    return str(require("pydicom.uid").generate_uid(entropy_srcs=[keyword, uid or instance]))
+    return str(require("pydicom.uid").generate_uid(entropy_srcs=[keyword, uid or instance_uid]))
 
 
-def _listed(reasons: Mapping[Path, str]) -> str:
+def _left_out_text(reasons: Mapping[Path, str]) -> str:
     if not reasons:
         return ""
-    first = next(iter(reasons.values()))
-    return f"; {len(reasons)} files were left out, the first: {first}" if len(reasons) > 1 else f"; left out: {first}"
+    reason = next(iter(reasons.values()))
+    return f"; {len(reasons)} files were left out, the first: {reason}" if len(reasons) > 1 else f"; left out: {reason}"

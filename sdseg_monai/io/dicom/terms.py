@@ -1,4 +1,4 @@
-"""What DICOM calls things: modalities, coded concepts, and texts that its elements and their readers can hold."""
+"""DICOM's terms: modalities, coded concepts, and texts that its elements and their readers accept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import unicodedata
 NOT_IMAGES = {"SEG", "SR", "PR", "KO", "AU", "DOC", "FID", "HC", "PLAN", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV"}
 ANATOMY = ("123037004", "SCT", "Anatomical Structure")  # category of every segment, DICOM's CID 7150
 UNKNOWN_STRUCTURE = ("91723000", "SCT", "Anatomical structure")
-LONGEST_NAME = 64  # characters of DICOM's LO
+LONGEST_NAME = 64  # characters of DICOM's value representation LO
 
 
 def plain_text(text: str) -> str:
-    """Return ``text`` for an element LO: one line of ASCII, letters without their accents, no backslash."""
+    """Return ``text`` for an element of VR LO: at most 64 ASCII characters, no accents, line breaks or backslashes."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     printable = "".join(letter if letter.isprintable() else " " for letter in plain)
     return " ".join(printable.replace("\\", "/").split())[:LONGEST_NAME].strip()

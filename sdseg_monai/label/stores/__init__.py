@@ -1,4 +1,4 @@
-"""Where images and labels lie: a folder of volumes, a folder of DICOM files or a DICOMweb server."""
+"""The datastores of images and labels: a folder of volumes, a folder of DICOM files or a DICOMweb server."""
 
 from sdseg_monai.label.stores.opening import open_datastore
 

@@ -1,4 +1,4 @@
-"""DICOM series as MONAI Label's datastore, from a DICOMweb server or a folder; labels become DICOM SEG there."""
+"""MONAI Label's datastore of DICOM series on a DICOMweb server or in a folder; final labels are stored as DICOM SEG."""
 
 from __future__ import annotations
 
@@ -32,35 +32,43 @@ from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 logger = logging.getLogger(__name__)
 
-# what of a SEG's metadata counts here: SOP instance, date and time of the content, referenced series
+# SOPInstanceUID, ContentDate, ContentTime, ReferencedSeriesSequence
 SEG_TAGS = ("00080018", "00080023", "00080033", "00081115")
 REFERENCES = "ReferencedSeriesSequence"
 
 
 @dataclass(frozen=True)
 class _Segmentation:
-    """A DICOM SEG of the server, and the series it segments."""
+    """A DICOM SEG of the server.
+
+    Attributes:
+        image: SeriesInstanceUID of the segmented series.
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID of the SEG.
+        instance: SOPInstanceUID.
+        content_time: ContentDate and ContentTime.
+    """
 
     image: str
     study: str
     series: str
     instance: str
-    written: str  # date and time
+    content_time: str
 
 
 class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
     """The image series of a DICOMweb server or a :class:`DicomFolder`; an image's id is its SeriesInstanceUID.
 
-    Series are asked for anew at every call, so one that arrives is seen at once. Volumes, and labels on their grid, are
-    kept in a cache; a final label is stored as DICOM SEG beside the series. Of several SEGs of one image the newest
-    that can be read is its label. What lies on the server is never removed from here.
+    Every call searches the series again, so that a new one is seen at once. Volumes, and labels on their grid, are kept
+    in a cache; a final label is stored on the server as DICOM SEG. Of several SEGs of one image the newest that can be
+    read is its final label. Nothing on the server is ever removed from here.
 
     Args:
         client: of a DICOMweb server, or a :class:`DicomFolder`.
-        filters: values of a series' header; one filter must match. The one ``{}`` takes all series of images.
-        models: segments of each served model, for the SEGs' names.
+        filters: each has values of a series' header; a series must match one of them. ``{}`` matches all.
+        models: segments of each served model, for the names in SEGs.
         cache_dir: folder for the cache.
-        fetch_by_frame: fetch the voxels frame by frame, for servers that want it.
+        fetch_by_frame: whether to fetch the voxels frame by frame, as some servers require.
     """
 
     def __init__(
@@ -74,27 +82,27 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         self._filters = filters
         self._models = models
         self._seg_series: dict[tuple[str, int | None], list[_Segmentation]] = {}
-        self._unusable: set[str] = set()
+        self._unusable_segs: set[str] = set()
         super().__init__(client, {}, cache_path=str(cache_dir), fetch_by_frame=fetch_by_frame)
-        # a scoring may want the series that a request wants; saving a label elsewhere need not wait for either
-        self._fetching = FileLock(Path(self._datastore_path) / ".fetching.lock")
+        # scorings and requests may fetch the same series; changes of other labels need not wait for this lock
+        self._fetch_lock = FileLock(Path(self._datastore_path) / ".fetching.lock")
 
     def list_images(self) -> list[str]:
-        """Return the series that match now."""
+        """Return the SeriesInstanceUIDs of the series that match the filters now."""
         return list(self._search())
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the series that a SEG refers to."""
-        segmented = self._segmentations()
-        return [image for image in self.list_images() if image in segmented]
+        """Return the series to which a SEG refers."""
+        segmentations = self._segmentations()
+        return [image for image in self.list_images() if image in segmentations]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the series that no SEG refers to."""
-        segmented = self._segmentations()
-        return [image for image in self.list_images() if image not in segmented]
+        """Return the series to which no SEG refers."""
+        segmentations = self._segmentations()
+        return [image for image in self.list_images() if image not in segmentations]
 
     def get_image_uri(self, image_id: str) -> str:
-        """Return a NIfTI file of the series, empty where there is no such series.
+        """Return the path of a NIfTI file of the series, empty where there is no such series.
 
         Raises:
             InputError: the slices cannot be fetched or do not form a volume.
@@ -102,15 +110,15 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         series = self._search(SeriesInstanceUID=image_id).get(image_id) if re.fullmatch(r"\d[\d.]*", image_id) else None
         if series is None:
             return ""
-        slices = Path(self._datastore.image_path()) / image_id
-        path = slices.with_name(f"{image_id}.nii.gz")
-        with self._fetching:
+        slice_folder = Path(self._datastore.image_path()) / image_id
+        path = slice_folder.with_name(f"{image_id}.nii.gz")
+        with self._fetch_lock:
             count = series.get("NumberOfSeriesRelatedInstances")
-            if slices.is_dir() and count is not None and count != len(list(slices.iterdir())):
+            if slice_folder.is_dir() and count is not None and count != len(list(slice_folder.iterdir())):
                 logger.info("series %s has changed, it is fetched again", image_id)
                 self._forget(image_id)
-            if not slices.is_dir():
-                write_folder(slices, lambda folder: self._download(series.StudyInstanceUID, image_id, folder))
+            if not slice_folder.is_dir():
+                write_folder(slice_folder, lambda folder: self._download(series.StudyInstanceUID, image_id, folder))
             if not (path.is_file() and image_id in self._datastore.objects):
                 with tempfile.TemporaryDirectory() as folder:
                     volume = Path(folder) / path.name
@@ -122,13 +130,13 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         return str(path.resolve())
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Return a label's volume file, empty where there is none; the final one is that of the newest SEG."""
+        """Return the path of a label's volume file, empty where there is none; the final label is the newest SEG's."""
         if label_tag == DefaultLabelTag.FINAL and self.get_image_uri(label_id):
             self._fetch_label(label_id)
         return LocalDatastore.get_label_uri(self, label_id, label_tag)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Return the files of images and final labels; what cannot be read is left out with a warning."""
+        """Return the paths of images and final labels; a case that cannot be read is left out with a warning."""
         cases = []
         for image_id in self.get_labeled_images():
             try:
@@ -142,7 +150,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         return cases
 
     def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any] | None) -> str:
-        """Refuse: images come as DICOM.
+        """Refuse to add an image, since images must be sent to the server as DICOM.
 
         Raises:
             InputError: always.
@@ -150,7 +158,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         raise InputError(f"images of this server are DICOM series, send them to {self.name()}")
 
     def remove_image(self, image_id: str) -> None:
-        """Refuse: studies are not removed from here.
+        """Refuse to remove an image, since studies are removed on the server.
 
         Raises:
             InputError: always.
@@ -168,14 +176,14 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         super().remove_label(label_id, label_tag)
 
     def make_seg(self, image_id: str, mask: Path, label_info: object) -> Path:
-        """Return a DICOM SEG of a mask of an image, see :func:`write_seg`; it is the caller's to remove.
+        """Return the file of a DICOM SEG of a mask of an image, see :func:`write_seg`; the caller must remove it.
 
         Raises:
-            InputError: there is no such image, the mask is empty, ``label_info`` is no list of objects, or the slices'
-                headers lack what a SEG needs.
+            InputError: there is no such image, the mask is empty, ``label_info`` is not a list of objects, or the
+                slices' headers lack elements that a SEG needs.
         """
         if not self.get_image_uri(image_id):
-            raise InputError(f"{image_id!r}: there is no such series here that a DICOM SEG could refer to")
+            raise InputError(f"{image_id!r}: there is no such series here to which a DICOM SEG could refer")
         return write_seg(mask, self._cached_series(image_id), label_info, self._models)
 
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
@@ -184,25 +192,26 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             try:
                 dataset = pydicom.dcmread(seg)
                 with self._server():
-                    answer = self._client.store_instances([dataset])
+                    response = self._client.store_instances([dataset])
             finally:
                 seg.unlink()
-            if answer.get("FailedSOPSequence"):
-                raise InputError(f"{self.name()}: the server did not take the DICOM SEG, see its log")
+            if response.get("FailedSOPSequence"):
+                raise InputError(f"{self.name()}: the server did not accept the DICOM SEG, see its log")
             info |= {name: str(dataset[name].value) for name in ("SeriesInstanceUID", "SOPInstanceUID")}
             image_info = self.get_image_info(image_id)
             info |= {name: image_info.get(name) for name in ("Modality", "PatientID", "StudyInstanceUID")}
         super()._store_label(image_id, path, tag, info)
 
     def _fetch_label(self, image_id: str) -> None:
-        """Make the cache's final label that of the newest SEG that can be read, or of none if there is none."""
-        with self._fetching:
-            cached = self.get_label_info(image_id, DefaultLabelTag.FINAL).get("SOPInstanceUID")
-            segs = self._segmentations().get(image_id, [])  # times are in seconds: of two the cached one is the newer
-            for seg in sorted(segs, key=lambda seg: (seg.written, seg.instance == cached), reverse=True):
-                if seg.instance == cached:
+        """Update the final label in the cache to the newest SEG that can be read; remove it where there is none."""
+        with self._fetch_lock:
+            cached_uid = self.get_label_info(image_id, DefaultLabelTag.FINAL).get("SOPInstanceUID")
+            # times are in seconds: of two SEGs of the same second the one in the cache is the newer
+            segs = self._segmentations().get(image_id, [])
+            for seg in sorted(segs, key=lambda seg: (seg.content_time, seg.instance == cached_uid), reverse=True):
+                if seg.instance == cached_uid:
                     return
-                if seg.instance in self._unusable:
+                if seg.instance in self._unusable_segs:
                     continue
                 with self._server():
                     dataset = self._client.retrieve_instance(seg.study, seg.series, seg.instance)
@@ -210,7 +219,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
                     mask, names = read_seg(dataset, Path(LocalDatastore.get_image_uri(self, image_id)), self._models)
                 except InputError as error:
                     logger.warning("image %s: a label is left out: %s", image_id, error)
-                    self._unusable.add(seg.instance)
+                    self._unusable_segs.add(seg.instance)
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     volume = Path(folder) / "label.nii.gz"
@@ -222,7 +231,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             self._drop_label(image_id)
 
     def _cached_series(self, image_id: str) -> Series:
-        """Return the series as its slices in the cache form it."""
+        """Return the series that the slices in the cache form."""
         series = choose_series(Path(self._datastore.image_path()) / image_id, image_id)
         for warning in series.warnings:
             logger.warning("series %s: %s", image_id, warning.text)
@@ -235,7 +244,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             self.refresh()
 
     def _forget(self, image_id: str) -> None:
-        """Take an image and its labels out of the cache."""
+        """Remove an image and its labels from the cache."""
         shutil.rmtree(Path(self._datastore.image_path()) / image_id)
         for tag in self.get_labels_by_image_id(image_id):
             Path(LocalDatastore.get_label_uri(self, image_id, tag)).unlink(missing_ok=True)
@@ -246,32 +255,32 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         with self._server():
             if self._fetch_by_frame:
                 dicom_web_download_series(study, series, str(folder), self._client, True)
-                for file in folder.iterdir():  # MONAI Label writes bare elements, which are no DICOM files yet
+                for file in folder.iterdir():  # MONAI Label writes datasets without the header of a DICOM file
                     slice_ = pydicom.dcmread(file, force=True)
                     slice_.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
                     slice_.save_as(file, write_like_original=False)
                 return
             for index, instance in enumerate(self._client.retrieve_series(study, series)):
-                instance.save_as(folder / f"{index:05}.dcm")  # not by its UID, in which there may be anything
+                instance.save_as(folder / f"{index:05}.dcm")  # not named by its UID, which may hold any characters
 
     def _search(self, **header: str) -> dict[str, Dataset]:
-        """Return the matching series of images by their UIDs."""
-        found = {}
+        """Return the image series that match the filters and ``header``, by their SeriesInstanceUIDs."""
+        series_by_uid = {}
         for values in self._filters:
             with self._server():
                 for answer in self._client.search_for_series(search_filters={**values, **header}):
                     series = Dataset.from_json(answer)
                     if series.get("Modality") not in NOT_IMAGES:
-                        found[str(series.SeriesInstanceUID)] = series
-        return found
+                        series_by_uid[str(series.SeriesInstanceUID)] = series
+        return series_by_uid
 
     def _segmentations(self) -> dict[str, list[_Segmentation]]:
-        """Return the SEGs by the series they segment."""
+        """Return the SEGs by the SeriesInstanceUIDs of the series that they segment."""
         with self._server():
             answers = self._client.search_for_series(search_filters={"Modality": "SEG"})
-            found = list(map(Dataset.from_json, answers))
+            seg_series = list(map(Dataset.from_json, answers))
         segmentations: dict[str, list[_Segmentation]] = {}
-        for series in found:
+        for series in seg_series:
             key = (str(series.SeriesInstanceUID), series.get("NumberOfSeriesRelatedInstances"))
             try:
                 if key not in self._seg_series:
@@ -289,20 +298,20 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             for answer in self._client.retrieve_series_metadata(study, series):
                 metadata = Dataset.from_json({tag: answer[tag] for tag in SEG_TAGS if tag in answer})
                 image = next((item.get("SeriesInstanceUID") for item in metadata.get(REFERENCES) or []), None)
-                written = f"{metadata.get('ContentDate', '')}{metadata.get('ContentTime', '')}"
+                content_time = f"{metadata.get('ContentDate', '')}{metadata.get('ContentTime', '')}"
                 if image:
-                    segs.append(_Segmentation(str(image), study, series, str(metadata.SOPInstanceUID), written))
+                    segs.append(_Segmentation(str(image), study, series, str(metadata.SOPInstanceUID), content_time))
                 else:
                     logger.warning("DICOM SEG %s is left out: it does not say which series it segments", series)
         return segs
 
     @contextmanager
     def _server(self) -> Iterator[None]:
-        """Turn what the client raises into an :class:`InputError` that names the server."""
+        """Turn the client's exceptions into an :class:`InputError` that names the server."""
         try:
             yield
         except InputError:
             raise
-        except Exception as error:  # what is no DICOMweb server fails in as many ways as there are answers
+        except Exception as error:  # a server that is not a DICOMweb server may give any answer
             cause = getattr(error.args[0], "reason", error) if error.args else error
             raise InputError(f"{self.name()}: no usable answer from the DICOMweb server ({cause})") from error

@@ -1,7 +1,7 @@
-"""A folder of DICOM files, behind the few calls of a DICOMweb client that MONAI Label's datastore makes.
+"""A folder of DICOM files with those methods of a DICOMweb client that MONAI Label's datastore calls.
 
-dicomweb-client has a ``DICOMfileClient`` for this, but that of 0.60 reads no file in Implicit VR Little Endian, answers
-in no thread but the one that made it, and never forgets a file that is gone.
+dicomweb-client has a ``DICOMfileClient`` for this, but the one of version 0.60 cannot read files in Implicit VR Little
+Endian, works only in the thread that made it, and keeps files that have been removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sdseg_monai.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-SCAN_SECONDS = 1.0  # a file that arrives is seen after this at the latest
+SCAN_SECONDS = 1.0  # a new file is seen after this time at the latest
 # fmt: off
 KEYWORDS = [
     "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber", "StudyDate", "StudyTime",
@@ -37,40 +37,46 @@ KEYWORDS = [
 
 @dataclass(frozen=True)
 class _File:
-    """What was read of a file: the instance, none where it holds none that can be used."""
+    """The last reading of a file.
 
-    stamp: tuple[int, int]  # time and size
+    Attributes:
+        stamp: time of modification and size, which tell whether the file has changed.
+        instance: None where the file holds none that can be used.
+    """
+
+    stamp: tuple[int, int]
     instance: Instance | None
 
 
 class DicomFolder:
-    """The series of the DICOM files anywhere below ``folder``, those that ``sdseg segment`` finds there among them.
+    """The series of the DICOM files anywhere below ``folder``: all those that ``sdseg segment`` finds there, and more.
 
-    What is a series, and its UIDs: see :func:`~sdseg_monai.io.dicom.series.group_series`. What the slices warn of is
-    logged, as no client could show it. Methods are named and answer as those of dicomweb-client's ``DICOMwebClient``.
+    :func:`~sdseg_monai.io.dicom.series.group_series` says what a series is and which UIDs it has. Warnings about series
+    are logged, since no client could show them. The methods have the names, arguments and results of those of
+    dicomweb-client's ``DICOMwebClient``.
 
     Args:
         folder: with the files.
-        leave_out: folder whose files do not count, should it lie in that one.
+        ignored_folder: folder whose files do not count, in case it lies in ``folder``.
     """
 
-    def __init__(self, folder: Path, leave_out: Path) -> None:
+    def __init__(self, folder: Path, ignored_folder: Path) -> None:
         self.folder = folder.resolve()
-        self._leave_out = leave_out.resolve()
+        self._ignored_folder = ignored_folder.resolve()
         self.base_url = self.folder.as_uri()
         self._lock = threading.Lock()
         self._files: dict[Path, _File] = {}
         self._series: list[Series] = []
-        self._scanned = -math.inf
+        self._scan_time = -math.inf
 
     def search_for_series(self, search_filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """Return what is known of each series whose header has these values, with ``*`` and ``?`` as wildcards."""
-        files, all_series = self._scan()
+        """Return the header of each series with these values, where ``*`` and ``?`` are wildcards, as DICOM's JSON."""
+        instances, all_series = self._scan()
         conditions = (search_filters or {}).items()
         answers = []
         for series in all_series:
             header = Dataset()
-            header.update(files[series.files[0]].header)
+            header.update(instances[series.files[0]].header)
             header.StudyInstanceUID, header.SeriesInstanceUID = series.study_uid, series.uid
             header.NumberOfSeriesRelatedInstances = len(series.files)
             if all(fnmatchcase(str(header.get(keyword, "")), str(value)) for keyword, value in conditions):
@@ -92,31 +98,30 @@ class DicomFolder:
         """Return one instance.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such instance.
         """
         for instance in self._read(study_instance_uid, series_instance_uid, sop_instance_uid):
             return instance
         raise InputError(f"{self.folder}: the DICOM file of {sop_instance_uid} is gone")
 
     def store_instances(self, datasets: Sequence[Dataset]) -> Dataset:
-        """Write instances into ``labels/final`` of the folder, where a folder of volumes has its labels too.
+        """Write instances into ``labels/final`` of the folder, where a folder of volumes also has its labels.
 
         Raises:
-            InputError: that cannot be written.
+            InputError: the files cannot be written.
         """
         for dataset in datasets:
             path = self.folder / "labels" / "final" / f"{dataset.SOPInstanceUID}.dcm"
             write_atomically(path, _writer(dataset))
-        self._scanned = -math.inf
-        return Dataset()  # of failures; there is none
+        self._scan_time = -math.inf
+        return Dataset()  # would list failures; there are none
 
     def _read(self, study: str, series: str, sop: str | None = None, headers_only: bool = False) -> list[Dataset]:
-        """Return the instances of a series, or the one of that SOPInstanceUID, with the UIDs of the series."""
+        """Return the instances of a series, or the one with that SOPInstanceUID, with the UIDs of the series."""
         instances, all_series = self._scan()
+        paths = [path for item in all_series if (item.study_uid, item.uid) == (study, series) for path in item.files]
         datasets: list[Dataset] = []
-        for path in (
-            path for item in all_series if (item.study_uid, item.uid) == (study, series) for path in item.files
-        ):
+        for path in paths:
             if sop is not None and instances[path].uid != sop:
                 continue
             try:
@@ -131,34 +136,34 @@ class DicomFolder:
         return datasets
 
     def _scan(self) -> tuple[dict[Path, Instance], list[Series]]:
-        """Return the instances by their files, and the series that they form: those of images, then the others."""
+        """Return the instances by their files, and the series that they form, first those of images."""
         with self._lock:
-            if time.monotonic() - self._scanned > SCAN_SECONDS:
+            if time.monotonic() - self._scan_time > SCAN_SECONDS:
                 files = dict(self._read_files())
                 if files != self._files:
                     instances = [file.instance for file in files.values() if file.instance is not None]
                     images = [instance for instance in instances if instance.is_image]
-                    others = [instance for instance in instances if not instance.is_image]
-                    logged = {warning for series in self._series for warning in series.warnings}
-                    self._series = [*group_series(images), *group_series(others)]
-                    for warning in {warning for series in self._series for warning in series.warnings} - logged:
+                    other_objects = [instance for instance in instances if not instance.is_image]
+                    old_warnings = {warning for series in self._series for warning in series.warnings}
+                    self._series = [*group_series(images), *group_series(other_objects)]
+                    for warning in {warning for series in self._series for warning in series.warnings} - old_warnings:
                         logger.warning("%s", warning.text)
                 self._files = files
-                self._scanned = time.monotonic()
+                self._scan_time = time.monotonic()
             return {path: file.instance for path, file in self._files.items() if file.instance}, self._series
 
     def _read_files(self) -> Iterator[tuple[Path, _File]]:
         for path in sorted(visible_files(self.folder)):
-            if path.is_relative_to(self._leave_out):
+            if path.is_relative_to(self._ignored_folder):
                 continue
             try:
                 status = path.stat()
-            except OSError as error:  # it may have gone since it was listed
+            except OSError as error:  # it may have been removed since it was listed
                 logger.warning("%s: cannot be read (%s), left out", path, error.strerror)
                 continue
             stamp = (status.st_mtime_ns, status.st_size)
-            known = self._files.get(path)
-            yield path, known if known and known.stamp == stamp else _File(stamp, _read_instance(path))
+            file = self._files.get(path)
+            yield path, file if file and file.stamp == stamp else _File(stamp, _read_instance(path))
 
 
 def _read_instance(path: Path) -> Instance | None:

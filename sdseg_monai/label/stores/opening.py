@@ -1,4 +1,4 @@
-"""Which datastore serves the studies: a folder of volumes, a folder of DICOM files or a DICOMweb server."""
+"""The choice of the datastore for the studies: a folder of volumes, a folder of DICOM files or a DICOMweb server."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from sdseg_monai.label.stores.volumes import VolumeDatastore
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS, READ_SECONDS = 10, 120  # without an answer
+CONNECT_SECONDS, READ_SECONDS = 10, 120  # to wait for an answer
 AS_STORED = (("application/dicom", "*"),)  # media type and transfer syntax
 
 
 def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path) -> VolumeDatastore:
     """Open the studies.
 
-    A folder with volumes (NIfTI, NRRD, MHA) directly in it is one of volumes, as is an empty one; labels go into its
-    ``labels/final``. A folder without, but with DICOM files anywhere below, is one of DICOM series; labels go into its
-    ``labels/final`` as DICOM SEG. All else about DICOM is kept in ``cache_dir``. MONAI Label's settings
-    (``MONAI_LABEL_DICOMWEB_*``, ``MONAI_LABEL_DATASTORE_AUTO_RELOAD``) count.
+    A folder with volumes (NIfTI, NRRD, MHA) directly in it is a folder of volumes, as is an empty one; labels are
+    written into its ``labels/final``. A folder without volumes but with DICOM files anywhere below it is a folder of
+    DICOM series; labels are written into its ``labels/final`` as DICOM SEG, and everything else is kept in
+    ``cache_dir``. MONAI Label's settings ``MONAI_LABEL_DICOMWEB_*`` and ``MONAI_LABEL_DATASTORE_AUTO_RELOAD`` are used.
 
     Args:
         studies: folder, or URL of a DICOMweb server.
-        models: that are served; of DICOM series those of their modalities are listed, all if one states none.
-        cache_dir: for volumes and masks made of DICOM.
+        models: the served models; only DICOM series of their modalities are listed, or all if a model names none.
+        cache_dir: for volumes and masks that are made from DICOM.
 
     Raises:
         InputError: there is no such folder, it cannot be used, the server does not answer, or highdicom is missing.
@@ -50,10 +50,10 @@ def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path)
     folder = Path(studies)
     if not folder.is_dir():
         raise InputError(f"no folder at {folder.absolute()}, expected one with volumes or DICOM files, or a URL")
-    dicom = DicomFolder(folder, leave_out=cache_dir)
-    if dicom.search_for_series():
+    dicom_folder = DicomFolder(folder, ignored_folder=cache_dir)
+    if dicom_folder.search_for_series():
         if not any(path.name.lower().endswith(VOLUME_SUFFIXES) for path in folder.glob("[!.]*")):
-            return _open_dicom(dicom, models, cache_dir)
+            return _open_dicom(dicom_folder, models, cache_dir)
         logger.warning("%s: holds volumes and DICOM files; the volumes are served", folder)
     try:
         return VolumeDatastore(
@@ -67,35 +67,35 @@ def open_datastore(studies: str, models: Iterable[ServedModel], cache_dir: Path)
 
 
 def _open_dicom(client: Any, models: list[ServedModel], cache_dir: Path) -> DicomDatastore:
-    require("highdicom")  # or the first label would be refused
+    require("highdicom")  # raises now, not only when the first label is saved
     if not settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI:
-        raise InputError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI=false: DICOM is read as NIfTI here, leave it true")
+        raise InputError("MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI=false: DICOM is converted to NIfTI here, leave it true")
     filters = _filters(models)
     segments = [model.bundle.segments for model in models]
     try:
         store = DicomDatastore(client, filters, segments, cache_dir, settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME)
     except (OSError, ValueError) as error:
         raise InputError(f"{cache_dir}: cannot be used as a cache ({error})") from error
-    if not store.list_images():  # this is also where a server that does not answer is found out
+    if not store.list_images():  # raises where the server does not answer
         logger.warning("%s: no series of images there that matches %s", store.name(), filters)
     return store
 
 
 def _filters(models: Iterable[ServedModel]) -> list[Mapping[str, Any]]:
-    """Return what a series' header may say: what the setting wants, else the models' modalities, else anything.
+    """Return filters for series: that of the setting, else the models' modalities, else one for all series.
 
     MONAI Label's default, CT, counts as no setting: it is in the environment of each process that a server starts.
     """
     name = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
-    wanted = getattr(settings, name)
-    if wanted != type(settings).model_fields[name].default:
-        return [wanted]
+    search_filter = getattr(settings, name)
+    if search_filter != type(settings).model_fields[name].default:
+        return [search_filter]
     modalities = {model.bundle.modality for model in models}
     return [{}] if "" in modalities else [{"Modality": modality} for modality in sorted(modalities)]
 
 
 class _Client(DICOMwebClientX):
-    """Takes files as they are stored: a server may keep compressed ones that it cannot decode."""
+    """A client that fetches files in their stored transfer syntax: a server may be unable to decode compressed ones."""
 
     def retrieve_series(self, study_instance_uid: str, series_instance_uid: str) -> Any:
         return super().retrieve_series(study_instance_uid, series_instance_uid, AS_STORED)
@@ -105,7 +105,7 @@ class _Client(DICOMwebClientX):
 
 
 def _client(url: str) -> _Client:
-    """Return a client as MONAI Label makes it, but one that does not wait for ever."""
+    """Return the client that MONAI Label would make, but with a limit of the time that it waits."""
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     if "googleapis.com" in url:
         session = create_session_from_gcp_credentials()
@@ -119,5 +119,5 @@ def _client(url: str) -> _Client:
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
-    client.set_http_retry_params(retry=False)  # it would try for half a minute
+    client.set_http_retry_params(retry=False)  # it would try again for half a minute
     return client

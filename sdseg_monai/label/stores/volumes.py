@@ -1,4 +1,4 @@
-"""A folder of volumes as MONAI Label's datastore: what enters is checked, and written whole or not at all."""
+"""MONAI Label's datastore of a folder of volumes: new files are checked, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ from sdseg_monai.io.volumes import (
 
 logger = logging.getLogger(__name__)
 
-BINARY_SUFFIX = ".bin"  # how OHIF sends a label: its voxels alone, uint8, the first axis fastest
+BINARY_SUFFIX = ".bin"  # in which OHIF sends a label: only its voxels, uint8, the first axis fastest
 
 
 class VolumeDatastore(LocalDatastore):
-    """MONAI Label's folder: images in it, labels in ``labels/TAG``, what is known of both in ``datastore_v2.json``.
+    """MONAI Label's folder: images in it, labels in ``labels/TAG``, and information on both in ``datastore_v2.json``.
 
-    Every label passes :meth:`save_label`, so what it lets through is what a training may see. Arguments are those of
-    MONAI Label's ``LocalDatastore``.
+    Every label passes :meth:`save_label`, so a training sees only labels that this method accepts. The arguments are
+    those of MONAI Label's ``LocalDatastore``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._mutex = threading.RLock()  # requests and the watcher of the folder are threads
+        self._mutex = threading.RLock()  # requests and the watcher of the folder run in several threads
         super().__init__(*args, **kwargs)
         if hasattr(self, "_handler"):
-            self._handler.on_moved = self._on_any_event  # a file that was written whole comes by its renaming
+            self._handler.on_moved = self._on_any_event  # a file that is written atomically appears by renaming
 
     def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any] | None) -> str:
-        """Copy a volume into the folder, under ``image_id`` or else its own name, and return that.
+        """Copy a volume into the folder, under ``image_id`` or else its file's name, and return that name.
 
         Raises:
-            InputError: the name is not plain or that of another image, or the file cannot be read or written.
+            InputError: the name is not plain or is that of another image, or the file cannot be read or written.
         """
         path = Path(image_filename)
         image_id = checked_name("image", image_id or volume_stem(path))
-        with _called(path, f"image {image_id}"):
+        with _errors_with_name(path, f"image {image_id}"):
             read_volume(path)
         with self._mutex:
-            old = self.get_image_uri(image_id)
-            if not old:
+            old_path = self.get_image_uri(image_id)
+            if not old_path:
                 self._put_image(image_id, path, _fields(image_info))
-            elif not filecmp.cmp(old, path, shallow=False):
-                raise InputError(f"image {image_id}: another image has that name and stays; name it otherwise")
+            elif not filecmp.cmp(old_path, path, shallow=False):
+                raise InputError(f"image {image_id}: another image has that name, choose another name")
         return image_id
 
     def save_label(
@@ -77,18 +77,18 @@ class VolumeDatastore(LocalDatastore):
         label_info: dict[str, Any] | None,
         label_id: str = "",
     ) -> str:
-        """Copy a label of a known image into ``labels/TAG`` in place of the one before; return the image's id.
+        """Copy a label of an image into ``labels/TAG``, where it replaces the previous label; return the image's id.
 
         Args:
-            image_id: of the image that was labelled.
-            label_filename: volume on the image's grid, or ``.bin``, its voxels alone (uint8, first axis fastest).
+            image_id: of the labelled image.
+            label_filename: volume on the image's grid, or ``.bin``, only its voxels (uint8, first axis fastest).
             label_tag: ``final``, ``original`` or another plain name.
-            label_info: what the viewer says of the label.
+            label_info: the viewer's information on the label.
             label_id: not used; MONAI Label's DICOM datastore has it.
 
         Raises:
-            InputError: the image is unknown, the tag is no plain name, or the label cannot be read, lies on another
-                grid, holds other than whole numbers from 0, or cannot be written. The label before then stays.
+            InputError: the image is unknown, the tag is not a plain name, or the label cannot be read, lies on another
+                grid, holds other values than whole numbers from 0, or cannot be written. The previous label then stays.
         """
         checked_name("tag", label_tag)
         image_path = self.get_image_uri(image_id)
@@ -96,7 +96,8 @@ class VolumeDatastore(LocalDatastore):
             raise InputError(f"{image_id!r}: there is no such image here, so it cannot have a label")
         image = read_volume(Path(image_path))
         name = f"label of {image_id}"
-        with _as_volume(Path(label_filename), Path(image_path), image, name) as path, _called(path, name):
+        file = Path(label_filename)
+        with _as_volume(file, Path(image_path), image, name) as path, _errors_with_name(path, name):
             label = read_volume(path)
             check_same_grid(Path(image_path), image, path, label)
             check_label_map(path, label.array)
@@ -104,7 +105,7 @@ class VolumeDatastore(LocalDatastore):
         return image_id
 
     def make_seg(self, image_id: str, mask: Path, label_info: object) -> Path:
-        """Refuse: there are no slices that a DICOM SEG could refer to.
+        """Refuse to make a DICOM SEG, since volumes have no slices to which it could refer.
 
         Raises:
             InputError: always.
@@ -112,7 +113,7 @@ class VolumeDatastore(LocalDatastore):
         raise InputError("images here are volumes, not DICOM series: a mask of one cannot become a DICOM SEG")
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is known of an image.
+        """Add to the information on an image.
 
         Raises:
             InputError: the image is unknown, or the folder cannot be written.
@@ -124,7 +125,7 @@ class VolumeDatastore(LocalDatastore):
             self._update_datastore_file(lock=False)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Add to what is known of a label.
+        """Add to the information on a label.
 
         Raises:
             InputError: the label is unknown, or the folder cannot be written.
@@ -137,7 +138,7 @@ class VolumeDatastore(LocalDatastore):
             self._update_datastore_file(lock=False)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label's file; what is known of it goes at once.
+        """Remove a label's file and, without waiting for the folder's watcher, the information on it.
 
         Raises:
             LabelNotFoundException: there is none.
@@ -148,7 +149,7 @@ class VolumeDatastore(LocalDatastore):
         self.refresh()
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image's file and labels; what is known of them goes at once."""
+        """Remove an image's file and labels and, without waiting for the folder's watcher, the information on them."""
         super().remove_image(image_id)
         self.refresh()
 
@@ -156,39 +157,40 @@ class VolumeDatastore(LocalDatastore):
         """Return a ZIP file of the labelled images and their labels.
 
         Raises:
-            InputError: there are none.
+            InputError: no image has a final label.
         """
         if not self.datalist():
-            raise InputError("no image has a final label yet, so there is nothing to put into an archive")
+            raise InputError("no image has a final label yet, so an archive would be empty")
         return super().get_dataset_archive(limit_cases)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep out other threads, and the processes of scorings, batches and trainings.
+    def _exclusive(self) -> Iterator[None]:
+        """Lock out other threads, and the processes of scorings, batches and trainings.
 
-        MONAI Label's own lock is held for each step of a refresh, not from reading to writing.
+        MONAI Label's own lock is held for single steps of a refresh, not from reading to writing.
         """
         with self._mutex, FileLock(Path(self._datastore_path) / ".changes.lock"):
             yield
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Be :meth:`_alone`, and start from the file: another process may have written it."""
+        """Be :meth:`_exclusive`, and read the file first, since another process may have written it."""
         path = Path(self._datastore_config_path)
-        with self._alone(), FileLock(self._lock_file):
-            if path.is_file():  # whatever its time says: two changes may fall into one tick of the clock
-                stored = LocalDatastoreModel.model_validate_json(path.read_text())
-                stored.base_path = self._datastore_path
-                self._datastore = stored
+        with self._exclusive(), FileLock(self._lock_file):
+            if path.is_file():  # its time of modification is not compared: two changes may have the same time
+                model = LocalDatastoreModel.model_validate_json(path.read_text())
+                model.base_path = self._datastore_path
+                self._datastore = model
             yield
 
     def _put_image(self, image_id: str, path: Path, info: dict[str, Any]) -> None:
         suffix = volume_suffix(path)
         with self._changing():
             objects = self._datastore.objects
-            old = objects.get(image_id)
-            data = self._replace(path, self._datastore.image_path(), image_id, suffix, old and old.image, info)
-            objects[image_id] = ImageLabelModel(image=data, labels=old.labels if old else {})
+            old_model = objects.get(image_id)
+            old_data = old_model and old_model.image
+            data = self._replace(path, self._datastore.image_path(), image_id, suffix, old_data, info)
+            objects[image_id] = ImageLabelModel(image=data, labels=old_model.labels if old_model else {})
             self._update_datastore_file(lock=False)
 
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
@@ -199,13 +201,16 @@ class VolumeDatastore(LocalDatastore):
             self._update_datastore_file(lock=False)
 
     def _replace(
-        self, source: Path, folder: str, name: str, suffix: str, old: DataModel | None, info: dict[str, Any]
+        self, source: Path, folder: str, name: str, suffix: str, old_data: DataModel | None, info: dict[str, Any]
     ) -> DataModel:
-        """Copy ``source`` to ``folder/name.suffix``; a file of that name with another suffix would come back later."""
+        """Copy ``source`` to ``folder/name.suffix`` and remove the old file where it has another suffix.
+
+        MONAI Label would otherwise find the old file at the next refresh and list it again.
+        """
         target = Path(folder) / self._filename(name, suffix)
         write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
-        if old and old.ext != suffix:
-            target.with_name(self._filename(name, old.ext)).unlink(missing_ok=True)
+        if old_data and old_data.ext != suffix:
+            target.with_name(self._filename(name, old_data.ext)).unlink(missing_ok=True)
         return DataModel(ext=suffix, info={**info, "ts": int(time.time()), "name": target.name})
 
     def _to_id(self, file: str) -> tuple[str, str]:
@@ -216,7 +221,7 @@ class VolumeDatastore(LocalDatastore):
         return {name: name for name in names if name.lower().endswith(VOLUME_SUFFIXES) and name[0] != "."}
 
     def _reconcile_datastore(self) -> None:
-        with self._alone():
+        with self._exclusive():
             super()._reconcile_datastore()
 
     def _update_datastore_file(self, lock: bool = True) -> None:
@@ -230,8 +235,12 @@ class VolumeDatastore(LocalDatastore):
 def checked_name(kind: str, name: str) -> str:
     """Return ``name``, which becomes part of a path.
 
+    Args:
+        kind: of the name in messages, such as ``image``.
+        name: to check.
+
     Raises:
-        InputError: it is not plain.
+        InputError: it is not a plain name.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise InputError(f"{kind} {name!r}: expected a plain name of letters, digits, '_', '-' and '.'")
@@ -245,8 +254,8 @@ def _fields(info: object) -> dict[str, Any]:
 
 
 @contextmanager
-def _called(path: Path, name: str) -> Iterator[None]:
-    """Let errors call a file by ``name``: the one that sent it has never seen the temporary ``path``."""
+def _errors_with_name(path: Path, name: str) -> Iterator[None]:
+    """Put ``name`` in place of ``path`` in errors, since the client does not know the temporary file."""
     try:
         yield
     except InputError as error:
@@ -255,7 +264,7 @@ def _called(path: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def _as_volume(path: Path, image_path: Path, image: Volume, name: str) -> Iterator[Path]:
-    """Yield a volume file of the label: ``path`` itself, or for bare voxels one that is there meanwhile."""
+    """Yield a volume file of the label: ``path`` itself, or a temporary one where ``path`` holds only voxels."""
     if path.suffix != BINARY_SUFFIX:
         yield path
         return

@@ -129,14 +129,14 @@ class TestBadInput:
 
     def test_frames_that_form_no_box(self, files, tmp_path):
         make_enhanced(files, tmp_path / "enhanced/e.dcm", [0, 1, 2, 3, 4, 4])
-        self.refuse(tmp_path / "enhanced", "form no box")
+        self.refuse(tmp_path / "enhanced", "do not form a regular grid")
         (tmp_path / "enhanced/e.dcm").unlink()
         make_enhanced(files, tmp_path / "tilted/e.dcm", [0, 1, 2, 3, 4, 5])
         dataset = pydicom.dcmread(tmp_path / "tilted/e.dcm")
         for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             groups.PlanePositionSequence[0].ImagePositionPatient[0] += 0.02 * index
         dataset.save_as(tmp_path / "tilted/e.dcm")
-        self.refuse(tmp_path / "tilted", "form no box")
+        self.refuse(tmp_path / "tilted", "do not form a regular grid")
 
     def test_colours(self, tmp_path):
         for file in make_series(tmp_path / "in", shape=(8, 8, 2)):

@@ -1,4 +1,4 @@
-"""What viewers call the values of a label, and whether that is what a model calls them."""
+"""The names that viewers give to the values of a label, and a check of them against a model's names."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sdseg_monai.io.volumes import read_volume, volume_stem
 
 
 def entries_by_value(values: Sequence[int], label_info: object) -> dict[int, Mapping[str, Any]]:
-    """Return what a viewer's ``label_info`` says of each value.
+    """Return the entry of a viewer's ``label_info`` for each value.
 
     Args:
-        values: that the label holds, rising, without 0.
-        label_info: entries with ``name`` and more, one for each of ``values``, or where there are more, one for each
-            value from 1 on, as Slicer sends them.
+        values: in the label, sorted, without 0.
+        label_info: a list of entries with ``name`` and more, one for each of ``values``; a longer list has one for each
+            value from 1, as Slicer sends it.
 
     Raises:
-        InputError: it is no list of objects.
+        InputError: it is not a list of objects.
     """
     entries = label_info or []
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
@@ -33,25 +33,25 @@ def entries_by_value(values: Sequence[int], label_info: object) -> dict[int, Map
 
 
 def entry_name(entry: Mapping[str, Any]) -> str:
-    """Return the name in an entry, empty where there is none."""
+    """Return the name in an entry of ``label_info``, empty where there is none."""
     return str(entry.get("name") or "").strip()
 
 
 def check_labels(datastore: Datastore, segments: Mapping[int, Segment]) -> None:
-    """Make sure that final labels mean what a model of several classes takes their values for.
+    """Check that the values of all final labels are a model's classes, under the same names.
 
-    Of a single class anything above 0 is foreground, and nothing is checked.
+    Nothing is checked for a model of a single class, to which any value above 0 is foreground.
 
     Args:
         datastore: of the labels.
-        segments: the model's, by value.
+        segments: of the model, by value.
 
     Raises:
-        InputError: a label holds a value that the model does not have, or calls one by another name.
+        InputError: a label holds a value that the model lacks, or has another name for a value.
     """
     if len(segments) < 2:
         return
-    expected = ", ".join(f"{value} {segment.name}" for value, segment in segments.items())
+    classes = ", ".join(f"{value} {segment.name}" for value, segment in segments.items())
     for case in datastore.datalist():
         image = volume_stem(Path(case["image"]))
         values = [int(value) for value in np.unique(read_volume(Path(case["label"])).array) if value != 0]
@@ -60,6 +60,6 @@ def check_labels(datastore: Datastore, segments: Mapping[int, Segment]) -> None:
         for value in values:
             name = entry_name(entries.get(value, {}))
             if value not in segments:
-                raise InputError(f"label of {image}: a value of {value}, expected {expected}")
+                raise InputError(f"label of {image}: a value of {value}, expected {classes}")
             if name and name.casefold() != segments[value].name.casefold():
-                raise InputError(f"label of {image}: {value} is called {name!r}, expected {expected}")
+                raise InputError(f"label of {image}: {value} is called {name!r}, expected {classes}")
