@@ -73,7 +73,7 @@ def test_a_warning_is_kept_with_its_case(studies, volume, tmp_path):
     assert studies()[0] == 1
     cases = json.loads((tmp_path / "out" / FILE_NAME).read_text())["cases"]
     assert [bool(cases[f"{name}.nii.gz"]["warnings"]) for name in "abd"] == [False, True, False]
-    assert "mm" in cases["b.nii.gz"]["warnings"][0]
+    assert "mm" in cases["b.nii.gz"]["warnings"][0]["text"]
 
 
 def test_a_run_is_resumed_where_it_stopped(studies, volume, tmp_path):
