@@ -58,7 +58,8 @@ class SliceWiseInferer(Inferer):
         ...     inferer(volume, network).shape
         torch.Size([1, 1, 40, 48, 10])
         >>> with torch.inference_mode():
-        ...     [slab.shape[-1] for slab in inferer.iter_scores(volume[0], network)]
+        ...     depths = [slab.shape[-1] for slab in inferer.iter_scores(volume[0], network)]
+        >>> depths
         [4, 4, 2]
     """
 
