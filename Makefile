@@ -38,7 +38,7 @@ fix: .venv/installed-dev
 
 # A folder to open in a browser, which needs no network.
 docs: .venv/installed-dev
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 # The embedded model from scratch: autoencoder on procedural masks, then the segmenter, then its numbers.
 hippocampus: .venv/installed
