@@ -34,7 +34,7 @@ def test_examples(address):
     documented = load(address)
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
     module = importlib.import_module(documented.__module__)
-    test = parser.get_doctest(documented.__doc__, vars(module).copy(), address, None, 0)
+    test = parser.get_doctest(documented.__doc__ or "", vars(module).copy(), address, None, 0)
     assert test.examples, "no example"
     output: list[str] = []
     assert runner.run(test, out=output.append).failed == 0, "".join(output)
