@@ -1,7 +1,7 @@
-"""The latent ceiling of a bundle's mask autoencoder by object size: ``sdseg audit`` on procedural and real masks.
+"""How well a bundle's mask autoencoder reconstructs objects of each size: ``sdseg audit`` on procedural and real masks.
 
-Writes the ceiling table in the bundle's README. Procedural masks are of a seed that training did not use; --labels adds
-a folder of real ones, prepared as the bundle's training does.
+Writes the table in the bundle's README. The seed of the procedural masks was not used in the training. --labels adds a
+folder of real labels, with the preprocessing of the bundle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HELD_OUT_SEED = 1000
 
 
 def audit_procedural(audit: Audit, number: int) -> list[Reconstruction]:
-    """Audit so many procedural masks, each a volume of one slice."""
+    """Audit a number of procedural masks, each as a volume of one slice."""
     masks = ProceduralMasks(audit.size[0], number, HELD_OUT_SEED, audit.num_classes)
     return [
         row

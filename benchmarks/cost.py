@@ -1,6 +1,7 @@
-"""What a slice costs with the mask autoencoder's own decoder and with a distilled one, and what encoding masks costs.
+"""The cost of a slice with the mask autoencoder's own decoder and with a distilled one, and the cost of encoding masks.
 
-Measures the full size and the hippocampus bundle's network, with random weights, on the CPU: a few minutes, about 4 GB.
+Measures the network at full size and that of the hippocampus bundle, with random weights, on the CPU. It takes a few
+minutes and about 4 GB.
 Writes one section of docs/decoder.md.
 """
 
@@ -34,12 +35,12 @@ class Case:
     """A network at its size.
 
     Attributes:
-        name: what the tables call it.
-        build: makes the network and its loss, given the channels of a distilled decoder, or None for its own.
-        size: edge of its images.
-        decoder_channels: of the distilled decoder that it is compared with.
-        repeats: how often it is timed.
-        large: its arithmetic is counted without being done; not possible with MONAI's Dice loss.
+        name: name in the tables.
+        build: makes the network and its loss from the number of channels of a distilled decoder, or None for its own.
+        size: height and width of its images.
+        decoder_channels: number of channels of the distilled decoder.
+        repeats: number of measurements.
+        large: whether to count the arithmetic without computing it; not possible with MONAI's Dice loss.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Case:
     large: bool
 
     def counting(self) -> AbstractContextManager:
-        """Return the context in which to count."""
+        """Return the context in which the arithmetic is counted."""
         return FakeTensorMode(allow_non_fake_inputs=True) if self.large else nullcontext()
 
 
@@ -67,14 +68,14 @@ def of_bundle(decoder_channels: int | None) -> tuple[SDSeg, SDSegLoss]:
 
 
 def read_bundle() -> ConfigParser:
-    """Return the training's configuration of the hippocampus bundle."""
+    """Return the training configuration of the hippocampus bundle."""
     parser = ConfigParser()
     parser.read_config(CONFIG)
     return parser
 
 
 def build_both(case: Case) -> dict[str, SDSeg]:
-    """Return the network of ``case`` with its own decoder and with a distilled one, by the decoder's name."""
+    """Return the network of ``case`` with its own decoder and with a distilled one, by the name of the decoder."""
     decoders = {"its own": None, f"distilled, {case.decoder_channels} channels": case.decoder_channels}
     networks = {name: case.build(channels)[0].eval() for name, channels in decoders.items()}
     for network in networks.values():
@@ -83,7 +84,7 @@ def build_both(case: Case) -> dict[str, SDSeg]:
 
 
 def slice_rows(case: Case) -> list[list[Any]]:
-    """Return a row for each decoder: GFLOP of each part and of the whole, and seconds, of segmenting one slice."""
+    """Return a row for each decoder: the GFLOP of each part and of the whole network, and the seconds, of a slice."""
     with case.counting(), torch.no_grad():
         counts = {name: _count_parts(network, case.size) for name, network in build_both(case).items()}
     image = torch.zeros(1, 3, case.size, case.size)
@@ -91,8 +92,8 @@ def slice_rows(case: Case) -> list[list[Any]]:
         works = {name: partial(network, image) for name, network in build_both(case).items()}
         seconds = take_turns(works, case.repeats)
     return [
-        [case.name, name, *(f"{count:.2f}" for count in counts[name]), median_and_spread(taken)]
-        for name, taken in seconds.items()
+        [case.name, name, *(f"{count:.2f}" for count in counts[name]), median_and_spread(times)]
+        for name, times in seconds.items()
     ]
 
 
@@ -108,8 +109,8 @@ def _count_parts(network: SDSeg, size: int) -> list[float]:
 
 
 def step_gflop(case: Case) -> tuple[float, float]:
-    """Return the GFLOP for each slice of a training step, forward and backward: all, and those of encoding the mask."""
-    seeds = torch.tensor([0])  # read as numbers, so always true ones
+    """Return the GFLOP of a training step for one slice, forward and backward: all, and those of encoding the mask."""
+    seeds = torch.tensor([0])  # outside the context: the network reads their values
     with case.counting():
         network, loss = case.build(None)
         network.train().scale_factor.fill_(1)
@@ -119,12 +120,12 @@ def step_gflop(case: Case) -> tuple[float, float]:
         def step(**options: torch.Tensor) -> None:
             loss(network(image, mask=mask, seeds=seeds, **options), mask).backward()
 
-        whole, without_encoding = gflop(step), gflop(partial(step, latent=latent))
-    return whole, whole - without_encoding
+        total, rest = gflop(step), gflop(partial(step, latent=latent))
+    return total, total - rest
 
 
 def time_steps(parser: ConfigParser, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of training steps on one batch, whose masks are encoded each time or kept as latents."""
+    """Return the seconds of training steps on one batch, with masks that are encoded in each step, or once before."""
     network, loss, optimizer = (parser.get_parsed_content(key) for key in ("network_def", "loss", "optimizer"))
     network.train().scale_factor.fill_(1)
     number, size = parser["batch_size"], parser["size"]
@@ -133,21 +134,21 @@ def time_steps(parser: ConfigParser, repeats: int) -> dict[str, list[float]]:
     image = torch.randn(number, 3, *size, generator=torch.Generator().manual_seed(0))
     latent = network.encode_mask(mask, scale=False)
 
-    def step(**kept: torch.Tensor) -> None:
+    def step(**options: torch.Tensor) -> None:
         optimizer.zero_grad()
-        loss(network(image, mask=mask, seeds=torch.arange(number), **kept), mask).backward()
+        loss(network(image, mask=mask, seeds=torch.arange(number), **options), mask).backward()
         optimizer.step()
 
     return take_turns({"encoded": step, "kept": partial(step, latent=latent)}, repeats)
 
 
-def step_rows(cases: list[Case], timed: dict[str, dict[str, list[float]]]) -> list[list[Any]]:
-    """Return a row for each case: a training step's arithmetic and, of those ``timed``, seconds; encoding's shares."""
+def step_rows(cases: list[Case], seconds_of_case: dict[str, dict[str, list[float]]]) -> list[list[Any]]:
+    """Return a row for each case: the arithmetic of a training step, its seconds, and the share of encoding."""
     rows = []
     for case in cases:
-        whole, encoding = step_gflop(case)
-        row = [case.name, f"{whole:.2f}", f"{encoding:.2f}", f"{encoding / whole:.1%}"]
-        seconds = timed.get(case.name)
+        total, encoding = step_gflop(case)
+        row = [case.name, f"{total:.2f}", f"{encoding:.2f}", f"{encoding / total:.1%}"]
+        seconds = seconds_of_case.get(case.name)
         if seconds is None:
             rows.append([*row, *["not timed"] * 3])
             continue

@@ -1,8 +1,8 @@
-"""What a distilled mask decoder loses and saves: teacher's and student's masks of the same latents, and their cost.
+"""Compare a distilled mask decoder (the student) with its teacher: masks of the same latents, and their cost.
 
-Writes one section of docs/decoder.md. Both decoders run in one process, in turns. --config_file and --option are what
-trained the student. A trained bundle is scored on its validation split with its own decoder and with the student's:
-what it predicts need not be latents of masks.
+Writes one section of docs/decoder.md. Both decoders run in one process, in turns. --config_file and --option must be
+those of the student's training. A trained bundle is scored on its validation split with its own decoder and with the
+student's, because the latents that it predicts need not be latents of masks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WARM_UP, REPEATS = 2, 15
 
 
 def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, ConfigParser]:
-    """Return the two autoencoders with their weights, and the configuration that trained the student."""
+    """Return the two autoencoders with their weights, and the configuration of the student's training."""
     parser = ConfigParser()
     parser.read_config([ROOT / file for file in options.config_file])
     for name, value in parse_options(options.option).items():
@@ -52,10 +52,10 @@ def read_pair(options: argparse.Namespace) -> tuple[DecoderDistillation, ConfigP
 
 @torch.inference_mode()
 def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace, num_classes: int) -> list[list[Any]]:
-    """Return a row for each class and size: Dice of student and teacher, and of each and the mask."""
+    """Return a row for each class and size: the Dice of student and teacher, and of each of them and the mask."""
     codes = class_codes(num_classes)
     load = LoadVolumed("label"), ClassLabelsd("label", num_classes)
-    found = defaultdict(list)  # by class and bin
+    dice_of_bin = defaultdict(list)  # by class and bin
     for path in tqdm(list_images(folder)[: options.cases], desc=folder.name):
         label = load[1](load[0]({"label": path}))["label"].as_tensor()
         for _, masks in label_slices(label, (options.size, options.size), options.slice_axis):
@@ -64,25 +64,25 @@ def compare(pair: DecoderDistillation, folder: Path, options: argparse.Namespace
                 classes_from_score(score_from_mask_image(network.decode(latent).sample, codes))
                 for network in (pair.teacher, pair.student)
             )
-            against = [
-                list(slice_dice(one, other.float(), num_classes))
-                for one, other in ((student, teacher), (teacher, masks), (student, masks))
-            ]
-            for both, of_teacher, of_student in zip(*against, strict=True):
+            pairs = ((student, teacher), (teacher, masks), (student, masks))
+            dice_of_pairs = [list(slice_dice(mask, expected.float(), num_classes)) for mask, expected in pairs]
+            for of_both, of_teacher, of_student in zip(*dice_of_pairs, strict=True):
                 for value, (size, dice) in of_teacher.items():
                     if size:
-                        row = [both.get(value, (0, 1.0))[1], dice, of_student[value][1]]  # neither decodes it: equal
-                        found[value, int(np.digitize(size, SIZES)) - 1].append(row)
+                        agreement = of_both.get(value, (0, 1.0))[1]  # 1 if neither of them decodes the class
+                        row = [agreement, dice, of_student[value][1]]
+                        dice_of_bin[value, int(np.digitize(size, SIZES)) - 1].append(row)
     rows = []
-    for (value, index), dice in sorted(found.items()):
-        agree, of_teacher, of_student = np.array(dice).T
-        cells = [f"{agree.mean():.4f}", f"{agree.min():.4f}", f"{of_teacher.mean():.4f}", f"{of_student.mean():.4f}"]
-        rows.append([folder.parent.name, value, f"{SIZES[index]} px and more", len(dice), *cells])
+    for (value, index), dice in sorted(dice_of_bin.items()):
+        of_both, of_teacher, of_student = np.array(dice).T
+        cells = [of_both.mean(), of_both.min(), of_teacher.mean(), of_student.mean()]
+        size = f"{SIZES[index]} px and more"
+        rows.append([folder.parent.name, value, size, len(dice), *(f"{cell:.4f}" for cell in cells)])
     return rows
 
 
 def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[Any]]:
-    """Return a row for each decoder and structure: what the bundle's network scores with it on the validation split."""
+    """Return a row for each decoder and structure: the scores of the bundle's network on the validation split."""
     items = read_datalist(Bundle.open(bundle).config_file("datalist"), "validation", dataset_dir, "")
     pipeline = Pipeline(bundle, device="cpu")
     rows: list[list[Any]] = []
@@ -109,12 +109,12 @@ def cost_rows(pair: DecoderDistillation, size: int) -> list[list[Any]]:
 
 
 def counted_sizes(size: int) -> list[int]:
-    """Return the sizes at which FLOPs are counted: full, and ``size`` where that is another."""
+    """Return the sizes at which FLOPs are counted: the full size, and ``size`` if it is another."""
     return list(dict.fromkeys((FULL_SIZE, size)))
 
 
 def count_flops(network: Any, size: int) -> float:
-    """Return the GFLOP of decoding one slice; nothing is computed."""
+    """Return the GFLOP of decoding one slice, without computing it."""
     meta = deepcopy(network).to("meta")
     latent = torch.zeros(1, network.latent_channels, *[size // network.downsampling] * 2, device="meta")
     with torch.no_grad():
@@ -123,7 +123,7 @@ def count_flops(network: Any, size: int) -> float:
 
 @torch.inference_mode()
 def time_decoders(pair: DecoderDistillation, size: int) -> dict[str, list[float]]:
-    """Return the seconds of each of :data:`REPEATS` for one slice, the decoders taking turns."""
+    """Return the seconds of :data:`REPEATS` measurements for one slice; the decoders run in turns."""
     latent = torch.randn(
         1, pair.student.latent_channels, *[size // pair.student.downsampling] * 2, generator=torch.manual_seed(0)
     )
@@ -157,11 +157,11 @@ def main() -> None:
     of_masks = markdown_table([*head, "student and mask"], masks)
     head = ["decoder", "parameters", *(f"GFLOP at {n}" for n in counted_sizes(options.size)), "seconds a slice"]
     of_costs = markdown_table(head, cost_rows(pair, options.size))
-    seen, length = training["epochs"] * training["masks_per_epoch"], training["size"]
+    num_masks, length = training["epochs"] * training["masks_per_epoch"], training["size"]
     note = (
-        f"Distilled on {seen} procedural masks of {length}x{length}. Dice at {options.size}x{options.size}; seconds: "
-        f"median of {REPEATS} (lowest to highest), one slice at a time, both decoders in one run; {hardware()}; commit "
-        f"{commit()}; benchmarks/decoder.py."
+        f"Distilled on {num_masks} procedural masks of {length}x{length}. Dice at {options.size}x{options.size}; "
+        f"seconds: median of {REPEATS} (lowest to highest), one slice at a time, both decoders in one run; "
+        f"{hardware()}; commit {commit()}; benchmarks/decoder.py."
     )
     parts = [of_masks, of_costs]
     if options.bundle:

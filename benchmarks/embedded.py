@@ -1,8 +1,7 @@
-"""Score the embedded hippocampus model: validation, on which it was chosen, and test, reported whatever it is.
+"""Score the embedded hippocampus model on the validation split, by which it was chosen, and on the test split.
 
-Each also mirrored, left for right: the data show one side of the body, those who use the model have two.
-
-Writes models/metrics.json and the results table in the bundle's README.
+Each split is also scored with mirror images, left and right exchanged: the data show one side of the body, but users
+have images of both sides. Writes models/metrics.json and the table of results in the bundle's README.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from sdseg_monai.metrics import RESAMPLES
 
 
 def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
-    """Write the mirror images of ``items``, as the other side of the body would look, into ``folder``; return them."""
-    mirrored = []
+    """Write the mirror images of ``items`` into ``folder``, as the other side of the body would look; return them."""
+    mirror_items = []
     for item in items:
         paths = {name: folder / name / Path(path).name for name, path in item.items()}
         for name, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             volume = nib.as_closest_canonical(nib.load(item[name]))  # the first axis goes from left to right
             nib.save(nib.Nifti1Image(np.flip(np.asarray(volume.dataobj), 0), volume.affine), path)
-        mirrored.append({name: str(path) for name, path in paths.items()})
-    return mirrored
+        mirror_items.append({name: str(path) for name, path in paths.items()})
+    return mirror_items
 
 
 def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
-    """Return the cases of validation and test, from the folder that the command line names."""
+    """Return the cases of validation and test from the folder on the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--datalist", default=str(HIPPOCAMPUS / "configs" / "datalist.json"))

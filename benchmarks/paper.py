@@ -1,9 +1,9 @@
-"""Every experiment of the paper on one dataset: train what is not trained yet, measure, draw, and write a report.
+"""All experiments of the paper on one dataset: train them, measure, draw figures, and write a report.
 
     python benchmarks/paper.py --study benchmarks/studies/kvasir_cpu.json --dataset_dir DIR --datalist JSON --output DIR
 
 Trainings resume from their checkpoints, so the command can be given again at any time. The report is report.md in the
-output folder, with a CSV per table and a PNG per figure.
+output folder, with a CSV file for each table and a PNG file for each figure.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def main() -> None:
 
 
 def _check(options: argparse.Namespace, study: Study) -> None:
-    """End with one line, before hours are spent, if a later part could not run."""
-    needed = {"efficiency": [options.main], "stability": [options.main]}
-    needed["figures"] = [options.main, options.without]
+    """Raise :class:`SystemExit`, before a long computation, if a later part cannot run."""
+    experiments = {"efficiency": [options.main], "stability": [options.main]}
+    experiments["figures"] = [options.main, options.without]
     for part in options.parts:
-        for experiment in needed.get(part, []):
+        for experiment in experiments.get(part, []):
             if experiment not in study.experiments:
                 raise SystemExit(f"{part} needs {experiment!r}, which is not among {', '.join(study.experiments)}")
     if "stability" in options.parts and not (options.lpips and Path(options.lpips).is_file()):
@@ -79,9 +79,9 @@ def _keep(study: Study, table: Table) -> None:
 
 
 def _report(study: Study) -> str:
-    """Return the tables that were measured so far, each with where and at which commit it was."""
-    found = [study.folder / f"{name}.md" for name in PARTS]
-    parts = [path.read_text().strip() for path in found if path.is_file()]
+    """Return the tables that were measured so far, each with its hardware and commit."""
+    files = [study.folder / f"{name}.md" for name in PARTS]
+    parts = [file.read_text().strip() for file in files if file.is_file()]
     about = (
         f"{study.name}. Split and its hash: {study.manifest()}; seed {study.seed()}; "
         f"{_images_seen(study)} images seen by each network."

@@ -1,10 +1,10 @@
-"""Which recipe segments best: every experiment of a study trained, scored on whole volumes, and drawn.
+"""Compare recipes: train each experiment of a study, score it on whole volumes, and draw figures.
 
     python benchmarks/recipe.py --study benchmarks/studies/hippocampus_screen.json --dataset_dir DIR --output DIR
 
 Trainings resume from their checkpoints, so the command can be given again at any time. The report is report.md in the
-output folder, with a CSV per table and a PNG per figure; a training that failed or is not done is a row of its own.
-The cases of a study that may not show them are drawn into the output folder only.
+output folder, with a CSV file for each table and a PNG file for each figure. A training that failed or is not finished
+has its own row. If a study may not show its cases, their figure is only in the output folder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     if options.section:
         (options.section.parent / "images").mkdir(exist_ok=True)
         for picture in (study.folder / "images").glob(f"{options.study.stem}_*.png"):
-            if f"images/{picture.name}" in report:  # an older report's may show what this one may not
+            if f"images/{picture.name}" in report:  # an older figure may show cases that this report may not show
                 shutil.copy(picture, options.section.parent / "images")
         replace_section(options.section, options.study.stem, report)
     if failures:
@@ -55,22 +55,23 @@ def main() -> None:
 
 @torch.no_grad()
 def gflop_per_slice(study: Study, parser: ConfigParser) -> float:
-    """Return what a slice costs in inference: a validation case's arithmetic, through the inferer, over its slices."""
+    """Return the arithmetic of inference for a slice: that of a validation case, divided by its number of slices."""
     data = load_volume(parser, study.items("validation")[0])
     parser.get_parsed_content("network").eval()
     return gflop(lambda: segment(parser, data)) / data["image"].shape[parser["slice_axis"] + 1]
 
 
 def _report(study: Study, name: str, splits: list[str]) -> str:
-    done = {experiment: [r for r in runs if is_trained(study, r)] for experiment, runs in study.runs.items()}
-    costs = {experiment: _cost(study, runs) for experiment, runs in done.items() if runs}
-    scores = {s: {e: [score(study, r, s) for r in done[e]] for e in costs} for s in splits}
+    trained_runs = {experiment: [r for r in runs if is_trained(study, r)] for experiment, runs in study.runs.items()}
+    costs = {experiment: _cost(study, runs) for experiment, runs in trained_runs.items() if runs}
+    scores = {s: {e: [score(study, r, s) for r in trained_runs[e]] for e in costs} for s in splits}
     about = {"hardware": hardware(), "commit": commit(), "split": study.manifest()}
     tables = [_table(study, name, split, costs, scores[split]) for split in splits]
     for table in tables:
         table.write_csv(study.folder, **about)
-    figures = _figures(study, name, {e: done[e] for e in costs}, costs, scores["validation"]) if costs else []
-    trained_at = sorted({study.trained_at(run) for runs in done.values() for run in runs})
+    runs_with_costs = {experiment: trained_runs[experiment] for experiment in costs}
+    figures = _figures(study, name, runs_with_costs, costs, scores["validation"]) if costs else []
+    trained_at = sorted({study.trained_at(run) for runs in trained_runs.values() for run in runs})
     head = (
         f"{study.name}. Split and its hash: {study.manifest()}; trained at commit {', '.join(trained_at) or 'none'}; "
         f"scored on {hardware()}, commit {commit()}. {budget.describe(study)}"
@@ -108,8 +109,9 @@ def _table(
         cost = costs[experiment]
         row = [experiment, seeds, f"{cost['parameters']:.2f}", f"{cost['gflop']:.2f}"]
         row += [f"{cost['images']:.0f}", f"{cost['minutes']:.0f}", cost["best"], cost["gain"]]
-        found = {m: [of_seed[m] for of_seed in by_seed] for m in measures}
-        rows.append([*row, *(summary(values, of_seeds=split != "test") for values in found.values())])
+        for measure in measures:
+            row.append(summary([values[measure] for values in by_seed], of_seeds=split != "test"))
+        rows.append(row)
     spread = (
         f"95 % bootstrap interval over cases, each the mean of its seeds ({RESAMPLES} resamples)"
         if split == "test"
@@ -129,23 +131,23 @@ def _table(
 def _figures(
     study: Study,
     name: str,
-    done: dict[str, list[str]],
+    runs: dict[str, list[str]],
     costs: dict[str, dict[str, Any]],
     scores: dict[str, list[Scores]],
 ) -> list[str]:
-    """Draw the figures and return how the report shows them."""
+    """Draw the figures and return their Markdown for the report."""
     folder = study.folder / "images"
     folder.mkdir(exist_ok=True)
-    best = max(done, key=lambda experiment: np.mean([mean_class_dice(found) for found in scores[experiment]]))
-    draw_curves(study, done, {e: cost["images"] for e, cost in costs.items()}, folder / f"{name}_images_seen.png")
+    best = max(runs, key=lambda experiment: np.mean([mean_class_dice(values) for values in scores[experiment]]))
+    draw_curves(study, runs, {e: cost["images"] for e, cost in costs.items()}, folder / f"{name}_images_seen.png")
     draw_cost(scores, {e: cost["gflop"] for e, cost in costs.items()}, folder / f"{name}_gflop.png")
     captions = {"images_seen": "Dice against images seen", "gflop": "Dice against GFLOP"}
     draw_worst(
-        study, done[best][0], scores[best][0], (folder if study.show_cases else study.folder) / f"{name}_worst.png"
+        study, runs[best][0], scores[best][0], (folder if study.show_cases else study.folder) / f"{name}_worst.png"
     )
     if study.show_cases:
         captions["worst"] = (
-            f"The {WORST} worst validation cases of {done[best][0]}, each where most is wrong: image, label, prediction"
+            f"The {WORST} worst validation cases of {runs[best][0]}, each where most is wrong: image, label, prediction"
         )
     return [f"![{caption}](images/{name}_{figure}.png)" for figure, caption in captions.items()]
 

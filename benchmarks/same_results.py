@@ -1,12 +1,13 @@
-"""Whether two commits segment alike, bit for bit.
+"""Compare the masks and scores of two commits bit by bit.
 
     python benchmarks/same_results.py --before d842514 --after HEAD -o results
 
-Each commit's own code segments the same images through every door, on the CPU with one thread: ten volumes of MR and
-one of CT, a DICOM series of CT, three photographs. Volumes go through the commit's own embedded bundle, photographs
-through a tiny one that the earlier commit makes and trains here. Masks and maps (scores, confidence, entropy) are
-compared voxel by voxel between the commits, and the masks between the doors of each commit. Takes a few minutes; ends
-with 1 where anything differs.
+The code of each commit segments the same images through each door (the command, Python, ``monai.bundle run``, the
+label server), on the CPU with one thread: ten MR volumes and one CT volume, a DICOM series of CT, and three
+photographs. Volumes are segmented with the commit's own embedded bundle, photographs with a tiny bundle that the
+earlier commit trains here.
+Masks and maps (scores, confidence, entropy) are compared voxel by voxel between the commits, and the masks of one
+commit between its doors. This takes a few minutes. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all doors of both commits segment.
+    """The images that all doors of both commits segment.
 
     Attributes:
         root: folder with :data:`VOLUMES`, :data:`SERIES` and :data:`PICTURES`.
@@ -122,7 +123,7 @@ class Inputs:
     cases: dict[str, list[str]]
 
     def image(self, group: str, case: str) -> Path:
-        """Return the file of an image; of a series the folder."""
+        """Return the file of an image, or the folder of a series."""
         return self.root / SERIES if group == SERIES else next((self.root / group).glob(f"{case}.*"))
 
 
@@ -131,10 +132,10 @@ class Door:
     """A way to segment.
 
     Attributes:
-        name: what the table calls it.
-        cases: ``group/case`` of every image that goes through it.
-        segment: writes the outputs of a commit into a folder: of each case ``group/case`` with a suffix of
-            :data:`ARRAY_SUFFIXES` for the mask, maps under other names.
+        name: name in the table.
+        cases: ``group/case`` of each image that it segments.
+        segment: writes the outputs of a commit into a folder: the mask of each case as ``group/case`` with one of
+            :data:`ARRAY_SUFFIXES`, and the maps under other names.
     """
 
     name: str
@@ -143,7 +144,7 @@ class Door:
 
 
 def main() -> int:
-    """Segment with both commits, compare, write the table; returns 1 where anything differs."""
+    """Segment with both commits, compare, and write the table; return 1 if anything differs."""
     options = read_options()
     options.output.mkdir(parents=True, exist_ok=True)
     if any(options.output.iterdir()):
@@ -182,13 +183,13 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="new folder for all outputs")
     options = parser.parse_args()
-    for name in ("shared", "output", "label_python"):  # what runs in other folders needs whole paths
+    for name in ("shared", "output", "label_python"):  # commands in other folders need absolute paths
         setattr(options, name, getattr(options, name).absolute())
     return options
 
 
 def label_python(python: Path) -> Path | None:
-    """Return the python of the label server's environment, or None, said why, where there is none."""
+    """Return the python of the label server's environment; if there is none, say so and return None."""
     if python.is_file():
         return python
     say(f"label server: skipped, there is no {python}; make label-env makes it")
@@ -255,16 +256,16 @@ def train_bundle(before: Commit, images: Sequence[Path], masks: Path, bundle: Pa
 
 
 def open_doors(inputs: Inputs, label: Path | None) -> list[Door]:
-    """Return the doors; that of the label server only where ``label``, its python, is given."""
+    """Return the doors; the label server is one of them if ``label`` is the python of its environment."""
 
     def cases(*groups: str) -> list[str]:
         return [f"{group}/{case}" for group in groups for case in inputs.cases[group]]
 
-    everything = cases(VOLUMES, SERIES, PICTURES)
+    all_cases = cases(VOLUMES, SERIES, PICTURES)
     doors = [
-        Door("command", everything, partial(by_command, inputs)),
-        Door("command, --uncertainty flips", everything[:1], partial(by_command_with_flips, inputs, everything[0])),
-        Door("Python", everything, partial(by_python, inputs)),
+        Door("command", all_cases, partial(by_command, inputs)),
+        Door("command, --uncertainty flips", all_cases[:1], partial(by_command_with_flips, inputs, all_cases[0])),
+        Door("Python", all_cases, partial(by_python, inputs)),
         Door("monai.bundle run inference", cases(VOLUMES, PICTURES), partial(by_bundle, inputs)),
     ]
     if label is not None:
@@ -299,7 +300,7 @@ def by_command_with_flips(inputs: Inputs, case: str, commit: Commit, folder: Pat
 
 
 def by_python(inputs: Inputs, commit: Commit, folder: Path) -> None:
-    """Segment with ``sdseg_monai.segment``; the arrays as they come."""
+    """Segment with ``sdseg_monai.segment`` and save the arrays."""
     bundles = {VOLUMES: BUNDLE, SERIES: BUNDLE, PICTURES: str(inputs.bundle)}
     tasks = [
         (str(inputs.image(group, case)), bundles[group], str(folder / group / f"{case}.npy"))
@@ -325,7 +326,7 @@ def by_label_server(inputs: Inputs, python: Path, commit: Commit, folder: Path) 
             work_dir, bundle = Path(name), commit.code / "bundles" / BUNDLE
             if group == SERIES:
                 bundle = copy_for_ct(bundle, work_dir / "bundles")
-            studies = Path(shutil.copytree(inputs.root / group, work_dir / "studies"))  # it keeps its lists there
+            studies = Path(shutil.copytree(inputs.root / group, work_dir / "studies"))  # the server writes into it
             with label_server(commit, python, studies, bundle, work_dir) as url:
                 for case in inputs.cases[group]:
                     image = only_image(url) if group == SERIES else case
@@ -334,13 +335,13 @@ def by_label_server(inputs: Inputs, python: Path, commit: Commit, folder: Path) 
 
 
 def only_image(url: str) -> str:
-    """Return what a server calls its only image: a series without a UID, as this one, gets one there."""
+    """Return the id of a server's only image; the server makes a UID for a series that has none."""
     answer = requests.post(f"{url}/activelearning/random", json={}, timeout=ANSWER_SECONDS)
     return str(read_answer(answer).json()["id"])
 
 
 def copy_for_ct(bundle: Path, folder: Path) -> Path:
-    """Return a copy of ``bundle`` in ``folder`` that says it is for CT: a server lists series of its bundles' alone."""
+    """Return a copy of ``bundle`` in ``folder`` with the modality CT: a server lists only series of its modalities."""
     copy = Path(shutil.copytree(bundle, folder / bundle.name))
     metadata = copy / "configs" / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"modality": "MR"', '"modality": "CT"'))
@@ -389,17 +390,17 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def infer(url: str, image: str) -> bytes:
-    """Return the mask's file of an ``image`` of the server, asked for as a viewer does."""
+    """Return the file of a mask, requested as a viewer does."""
     form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz"}))}
     answer = requests.post(url, params={"image": image, "output": "image"}, files=form, timeout=ANSWER_SECONDS)
     return read_answer(answer).content
 
 
 def read_answer(answer: requests.Response) -> requests.Response:
-    """Return a server's ``answer`` if it is no error.
+    """Return the ``answer`` of a server.
 
     Raises:
-        SystemExit: it is one; with what it says.
+        SystemExit: it is an error.
     """
     if not answer.ok:
         raise SystemExit(f"{answer.url}: {answer.status_code}, {answer.text[-3000:]}")
@@ -408,11 +409,11 @@ def read_answer(answer: requests.Response) -> requests.Response:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two files agree.
+    """The difference of two files.
 
     Attributes:
-        reason: in what they differ, empty where they are equal bit for bit.
-        largest: difference of two voxels; infinite where voxels cannot be compared.
+        reason: what differs; empty if they are equal bit by bit.
+        largest: largest difference of two voxels; infinite if the voxels cannot be compared.
     """
 
     reason: str = ""
@@ -420,21 +421,22 @@ class Comparison:
 
 
 def compare_files(before: Path | None, after: Path | None) -> Comparison:
-    """Compare dtype, grid and voxels of two files; None is a file that is missing."""
+    """Compare dtype, grid and voxels of two files; None for a missing file."""
     if before is None or after is None or not (before.is_file() and after.is_file()):
         return Comparison("missing", np.inf)
-    (old, old_affine), (new, new_affine) = read_array(before), read_array(after)
-    if old.dtype != new.dtype or old.shape != new.shape:
-        return Comparison(f"{old.dtype} {list(old.shape)} became {new.dtype} {list(new.shape)}", np.inf)
-    if old.tobytes() != new.tobytes():
-        return Comparison("voxels differ", float(np.abs(old.astype(np.float64) - new).max()))
-    if not np.array_equal(old_affine, new_affine):
+    (array, affine), (new_array, new_affine) = read_array(before), read_array(after)
+    if array.dtype != new_array.dtype or array.shape != new_array.shape:
+        text = f"{array.dtype} {list(array.shape)} became {new_array.dtype} {list(new_array.shape)}"
+        return Comparison(text, np.inf)
+    if array.tobytes() != new_array.tobytes():
+        return Comparison("voxels differ", float(np.abs(array.astype(np.float64) - new_array).max()))
+    if not np.array_equal(affine, new_affine):
         return Comparison("affines differ", np.inf)
     return Comparison()
 
 
 def read_array(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the array of a file as it is stored, and its affine; the identity where it has none."""
+    """Return the array of a file as it is stored, and its affine; the identity if it has none."""
     if path.suffix == ".npy":
         return np.load(path), np.eye(4)
     if path.suffix == ".png":
@@ -444,7 +446,7 @@ def read_array(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_commits(doors: Sequence[Door], output: Path) -> tuple[list[dict[str, object]], list[str]]:
-    """Return the rows of the table, and what differs in a line each."""
+    """Return the rows of the table, and a line for each difference."""
     rows: list[dict[str, object]] = []
     differences: list[str] = []
 
@@ -473,47 +475,49 @@ def compare_commits(doors: Sequence[Door], output: Path) -> tuple[list[dict[str,
 
 
 def count_equal(comparisons: dict[str, Comparison]) -> str:
-    """Return how many of how many are equal, for the table."""
-    equal = sum(not comparison.reason for comparison in comparisons.values())
-    return f"{equal} of {len(comparisons)}" if comparisons else "-"
+    """Return how many of the files are equal, for the table."""
+    num_equal = sum(not comparison.reason for comparison in comparisons.values())
+    return f"{num_equal} of {len(comparisons)}" if comparisons else "-"
 
 
 def compare_doors(doors: Sequence[Door], output: Path) -> dict[str, Comparison]:
-    """Compare the masks of one commit from every door with those from the first."""
-    first, *others = doors
+    """Compare the masks of one commit from each door with those from the first door."""
+    first_door, *other_doors = doors
     return {
         f"{case} by {door.name}": compare_classes(
-            find_mask(output / first.name, case), find_mask(output / door.name, case)
+            find_mask(output / first_door.name, case), find_mask(output / door.name, case)
         )
-        for door in others
+        for door in other_doors
         for case in door.cases
     }
 
 
 def compare_classes(expected: Path | None, mask: Path | None) -> Comparison:
-    """Compare the classes that two masks name, whatever kinds of files they are."""
+    """Compare the classes of two masks, which may be files of different kinds."""
     if expected is None or mask is None:
         return Comparison("missing", np.inf)
-    one, two = read_classes(expected), read_classes(mask)
-    if one.shape != two.shape:
-        return Comparison(f"{list(one.shape)} and {list(two.shape)}", np.inf)
-    return Comparison() if np.array_equal(one, two) else Comparison("voxels differ", float(np.abs(one - two).max()))
+    expected_classes, classes = read_classes(expected), read_classes(mask)
+    if expected_classes.shape != classes.shape:
+        return Comparison(f"{list(expected_classes.shape)} and {list(classes.shape)}", np.inf)
+    if np.array_equal(expected_classes, classes):
+        return Comparison()
+    return Comparison("voxels differ", float(np.abs(expected_classes - classes).max()))
 
 
 def read_classes(path: Path) -> np.ndarray:
-    """Return the classes of a mask, a picture's as those of a volume of one slice, as int64."""
+    """Return the classes of a mask, int64; those of a picture as a volume of one slice."""
     array = read_array(path)[0].astype(np.int64)
     return array[..., np.newaxis] // WHITE if path.suffix == ".png" else array
 
 
 def find_mask(folder: Path, case: str) -> Path | None:
-    """Return the mask of a ``group/case``, None where there is not exactly one."""
+    """Return the mask of a ``group/case``; None unless there is exactly one."""
     files = [folder / f"{case}{suffix}" for suffix in ARRAY_SUFFIXES if (folder / f"{case}{suffix}").is_file()]
     return files[0] if len(files) == 1 else None
 
 
 def map_files(folder: Path, cases: Sequence[str]) -> set[Path]:
-    """Return all arrays below ``folder`` but the masks, relative to it."""
+    """Return the files of all arrays in ``folder`` except the masks, relative to it."""
     arrays = {file for file in folder.rglob("*") if file.name.endswith(ARRAY_SUFFIXES)}
     return {file.relative_to(folder) for file in arrays - {find_mask(folder, case) for case in cases}}
 
@@ -521,7 +525,7 @@ def map_files(folder: Path, cases: Sequence[str]) -> set[Path]:
 def write_figures(
     path: Path, before: Commit, after: Commit, rows: list[dict[str, object]], differences: list[str], seconds: int
 ) -> None:
-    """Write everything that was found as JSON."""
+    """Write the results as JSON."""
     figures = {
         "before": before.revision,
         "after": after.revision,

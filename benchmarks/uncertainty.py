@@ -1,7 +1,8 @@
-"""Does what a model says of its own uncertainty tell where it is wrong, and in which case?
+"""Measure whether the uncertainty of a model predicts where it is wrong, and in which cases.
 
-The test split is scored once, as it is and made worse: in one pass, by flips, by seeds where the model starts from
-noise, and as an ensemble where several weights are given. Nothing is chosen. Writes a section of docs/uncertainty.md.
+The test split is scored once, with the images as they are and with worse images: in one pass, by flips, by seeds if the
+model starts from noise, and as an ensemble if there are several weights. Nothing is chosen by these scores. Writes a
+section of docs/uncertainty.md.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from sdseg_monai.inference.uncertainty import SampledSegmentation
 from sdseg_monai.inferers import has_start_noise
 from sdseg_monai.io.volumes import read_volume, voxel_millilitres
 
-HIGHEST = 5
+HIGHEST = 5  # number of cases with the highest uncertainty
 RESAMPLES = 10_000
 MARGINS = (0.0, 0.1, 0.25, 0.5, 0.75)
-SHARES = (0.02, 0.05, 0.1)  # of the voxels near the mask
+SHARES = (0.02, 0.05, 0.1)  # of the voxels near the mask, which are left out
 BLURS = (0.0, 0.5, 1.0, 1.5, 2.0)  # standard deviation, voxels
 NOISES = (0.0, 0.1, 0.2, 0.3)  # standard deviation, of intensities in [-1, 1]
 
@@ -39,7 +40,7 @@ NOISES = (0.0, 0.1, 0.2, 0.3)  # standard deviation, of intensities in [-1, 1]
 def run(
     segmenter: Segmenter, sources: Mapping[str, Sampling], items: Sequence[dict[str, str]], worse: bool = False
 ) -> dict[str, list[Case]]:
-    """Segment ``items``, made worse if asked, by every source."""
+    """Segment ``items`` by each source; with ``worse``, the images are made worse before."""
     cases: dict[str, list[Case]] = {name: [] for name in sources}
     for number, data in enumerate(tqdm(items, leave=False)):
         item = segmenter.prepare(Path(data["image"]))
@@ -56,7 +57,7 @@ def run(
 
 
 def make_worse(image: torch.Tensor, number: int) -> torch.Tensor:
-    """Blur ``image`` [C, X, Y, Z] and add noise; 20 cases in a row get every combination of the two once."""
+    """Blur ``image`` [C, X, Y, Z] and add noise; 20 consecutive cases have all combinations of the two."""
     blur = BLURS[number % len(BLURS)]
     noise = NOISES[number // len(BLURS) % len(NOISES)]
     array = gaussian_filter(image.numpy(), (0, blur, blur, blur))
@@ -65,13 +66,13 @@ def make_worse(image: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def ranking_rows(cases: Mapping[str, Sequence[Case]], *about: str) -> list[list[object]]:
-    """Return a row for every source and measure: how it ranks the error, and what taking the highest first finds."""
+    """Return a row for each source and measure: its correlation with the error, and the Dice of the highest cases."""
     rows: list[list[object]] = []
     for source, of_source in cases.items():
         dice = np.array([case.dice for case in of_source])
-        found = [measures(case) for case in of_source]
-        for measure in found[0]:
-            values = np.array([of_case[measure] for of_case in found])
+        values_of_cases = [measures(case) for case in of_source]
+        for measure in values_of_cases[0]:
+            values = np.array([values_of_case[measure] for values_of_case in values_of_cases])
             low, high = bootstrap(
                 (values, dice),
                 rank_of_error,
@@ -80,58 +81,59 @@ def ranking_rows(cases: Mapping[str, Sequence[Case]], *about: str) -> list[list[
                 method="percentile",
                 rng=np.random.default_rng(0),
             ).confidence_interval
-            picked = [
+            means = [
                 values.mean(),
                 dice.mean(),
                 dice[np.argsort(-values)[:HIGHEST]].mean(),
                 np.sort(dice)[:HIGHEST].mean(),
             ]
             correlation = f"{rank_of_error(values, dice):.2f} ({low:.2f} to {high:.2f})"
-            rows.append([*about, source, measure, correlation, *(f"{value:.3f}" for value in picked)])
+            rows.append([*about, source, measure, correlation, *(f"{value:.3f}" for value in means)])
     return rows
 
 
 def voxel_row(cases: Sequence[Case], *about: str) -> list[object]:
-    """Return how well single voxels near the mask are judged, by entropy, by margin and by the probabilities."""
-    near = [case.near for case in cases]
-    wrong = [case.wrong[region] for case, region in zip(cases, near, strict=True)]
-    entropy = [case.entropy[region] for case, region in zip(cases, near, strict=True)]
+    """Return how well entropy, margin and probabilities predict the errors of single voxels near the mask."""
+    regions = [case.near for case in cases]
+    errors = [case.wrong[region] for case, region in zip(cases, regions, strict=True)]
+    entropy = [case.entropy[region] for case, region in zip(cases, regions, strict=True)]
     dice = np.mean([case.dice for case in cases])
-    row = [*about, f"{dice:.4f}", f"{np.concatenate(wrong).mean():.1%}", f"{_mean_auroc(entropy, wrong):.3f}"]
+    row = [*about, f"{dice:.4f}", f"{np.concatenate(errors).mean():.1%}", f"{_mean_auroc(entropy, errors):.3f}"]
     for share in SHARES:
         limits = [np.quantile(values, 1 - share) for values in entropy]
-        rest = [kept_dice(case, case.entropy <= limit) for case, limit in zip(cases, limits, strict=True)]
-        row.append(f"{np.mean(rest):.4f}")
+        dice_of_rest = [kept_dice(case, case.entropy <= limit) for case, limit in zip(cases, limits, strict=True)]
+        row.append(f"{np.mean(dice_of_rest):.4f}")
     if not cases[0].is_own:
         return [*row, *["as once"] * 3]
-    margin = [1 - case.result.confidence[region] for case, region in zip(cases, near, strict=True)]
-    scores = [case.result.scores[:, region] for case, region in zip(cases, near, strict=True)]
+    margin = [1 - case.result.confidence[region] for case, region in zip(cases, regions, strict=True)]
+    scores = [case.result.scores[:, region] for case, region in zip(cases, regions, strict=True)]
     probabilities = np.concatenate([np.concatenate([1 - s.sum(axis=0, keepdims=True), s]) for s in scores], axis=1)
-    label = np.concatenate([case.label[region] for case, region in zip(cases, near, strict=True)])
+    label = np.concatenate([case.label[region] for case, region in zip(cases, regions, strict=True)])
     brier = ((probabilities - (label == np.arange(len(probabilities))[:, None])) ** 2).sum(axis=0).mean()
-    error = calibration_error(probabilities.max(axis=0), ~np.concatenate(wrong))
-    return [*row, f"{_mean_auroc(margin, wrong):.3f}", f"{brier:.4f}", f"{error:.4f}"]
+    error = calibration_error(probabilities.max(axis=0), ~np.concatenate(errors))
+    return [*row, f"{_mean_auroc(margin, errors):.3f}", f"{brier:.4f}", f"{error:.4f}"]
 
 
-def _mean_auroc(values: Sequence[np.ndarray], wrong: Sequence[np.ndarray]) -> float:
-    return float(np.nanmean([auroc(*pair) for pair in zip(values, wrong, strict=True)]))
+def _mean_auroc(values: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> float:
+    return float(np.nanmean([auroc(*pair) for pair in zip(values, errors, strict=True)]))
 
 
 def abstention_rows(cases: Sequence[Case], *about: str) -> list[list[object]]:
-    """Return what ``sdseg segment --abstain-below`` leaves out, and what the rest scores."""
+    """Return which voxels ``sdseg segment --abstain-below`` leaves out, and the Dice of the rest."""
     rows: list[list[object]] = []
     for margin in MARGINS:
-        kept = [case.result.confidence >= margin for case in cases]
-        pairs = list(zip(cases, kept, strict=True))
-        left_out = np.mean([1 - keep[case.near].mean() for case, keep in pairs])
-        found = sum((case.wrong & ~keep).sum() for case, keep in pairs) / sum(case.wrong.sum() for case in cases)
-        dice = np.mean([kept_dice(case, keep) for case, keep in pairs])
-        rows.append([*about, f"{margin:g}", f"{left_out:.1%}", f"{found:.1%}", f"{dice:.4f}"])
+        sure_voxels = [case.result.confidence >= margin for case in cases]
+        pairs = list(zip(cases, sure_voxels, strict=True))
+        share = np.mean([1 - voxels[case.near].mean() for case, voxels in pairs])
+        num_errors = sum(case.wrong.sum() for case in cases)
+        share_of_errors = sum((case.wrong & ~voxels).sum() for case, voxels in pairs) / num_errors
+        dice = np.mean([kept_dice(case, voxels) for case, voxels in pairs])
+        rows.append([*about, f"{margin:g}", f"{share:.1%}", f"{share_of_errors:.1%}", f"{dice:.4f}"])
     return rows
 
 
 def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) -> list[list[object]]:
-    """Return for each class the volumes of labels and masks, and how often a label's lies in the samples' range."""
+    """Return for each class the mean volumes, and how often the volume of the label is in the range of the samples."""
     labels = np.array([case.volumes for case in cases])  # [N, C]
     masks = np.array([list(case.result.volumes.values()) for case in cases])
     samples = [case.result for case in cases if isinstance(case.result, SampledSegmentation)]
@@ -139,14 +141,14 @@ def volume_rows(cases: Sequence[Case], names: Mapping[int, str], *about: str) ->
     rows: list[list[object]] = []
     for index in range(labels.shape[1]):
         numbers = [array[:, index].mean() for array in (labels, masks, np.abs(masks - labels), high - low)]
-        inside = ((low <= labels) & (labels <= high))[:, index].sum()
+        num_in_range = ((low <= labels) & (labels <= high))[:, index].sum()
         name = names.get(index + 1, f"class {index + 1}")
-        rows.append([*about, name, *(f"{number:.3f}" for number in numbers), f"{inside} of {len(cases)}"])
+        rows.append([*about, name, *(f"{number:.3f}" for number in numbers), f"{num_in_range} of {len(cases)}"])
     return rows
 
 
 def tables(segmenter: Segmenter, members: Sequence[Segmenter], items: Sequence[dict[str, str]]) -> list[Table]:
-    """Measure ``items``."""
+    """Return the tables of the measures of ``items``."""
     sources: dict[str, Sampling] = {"flips": Mirror(segmenter)}
     if has_start_noise(segmenter.network):
         sources["seeds"] = Seeds(segmenter)
@@ -155,10 +157,10 @@ def tables(segmenter: Segmenter, members: Sequence[Segmenter], items: Sequence[d
     rankings, voxels, abstentions, volumes = [], [], [], []
     names = {value: segment.name for value, segment in segmenter.segments.items()}
     for images, worse in (("as they are", False), ("made worse", True)):
-        measured = run(segmenter, sources, items, worse)
-        measured = {"once": [once(case) for case in measured["flips"]], **measured}
-        rankings += ranking_rows(measured, images)
-        for source, cases in measured.items():
+        cases_of_source = run(segmenter, sources, items, worse)
+        cases_of_source = {"once": [once(case) for case in cases_of_source["flips"]], **cases_of_source}
+        rankings += ranking_rows(cases_of_source, images)
+        for source, cases in cases_of_source.items():
             voxels.append(voxel_row(cases, images, source))
             abstentions += abstention_rows(cases, images, source) if cases[0].is_own else []
             volumes += volume_rows(cases, names, images, source) if source in sources else []

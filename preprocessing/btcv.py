@@ -1,4 +1,4 @@
-"""BTCV abdomen (Synapse syn3193805, RawData.zip): check RawData/Training and write its datalist by the 18/12 split."""
+"""BTCV abdomen (Synapse syn3193805, RawData.zip): check RawData/Training, write a datalist with the 18/12 split."""
 
 import sys
 from functools import partial

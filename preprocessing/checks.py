@@ -1,4 +1,4 @@
-"""What an image and its label must be before they enter a datalist."""
+"""Checks of an image and its label, before they are written into a datalist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def read_labelled_volume(image_path: Path, label_path: Path, label_values: froze
     """Return the image and the label of a case.
 
     Raises:
-        InputError: one of them is unreadable, they differ in grid, or the label holds a value not in ``label_values``.
+        InputError: a file cannot be read, the two have different grids, or the label has another value than
+            ``label_values``.
     """
     image, label = read_volume(image_path), read_volume(label_path)
     check_same_grid(image_path, image, label_path, label)
@@ -27,7 +28,7 @@ def check_labelled_picture(image_path: Path, label_path: Path) -> None:
     """Check a photograph and its black and white mask.
 
     Raises:
-        InputError: one of them is unreadable, they differ in size, or the mask is empty.
+        InputError: a file cannot be read, the two have different sizes, or the mask is empty.
     """
     image, mask = read_picture(image_path), read_picture_mask(label_path)
     check_same_size(image_path, image, label_path, mask)
@@ -36,7 +37,7 @@ def check_labelled_picture(image_path: Path, label_path: Path) -> None:
 
 
 def check_values(label_path: Path, label: np.ndarray, expected: frozenset[int]) -> None:
-    """Raise :class:`InputError` if ``label`` holds a value that is not ``expected``."""
+    """Raise :class:`InputError` if ``label`` holds a value that is not in ``expected``."""
     values = {float(value) for value in np.unique(label)}
     if not values <= expected:
         raise InputError(

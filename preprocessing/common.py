@@ -1,4 +1,4 @@
-"""What the preprocessing scripts share: a committed split by case, a check of the download, one datalist out."""
+"""The common parts of the preprocessing scripts: check a download, and write its datalist with a fixed split."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 from sdseg_monai.io.files import check_folder
 
 SPLITS_DIR = Path(__file__).parent / "splits"
-NOT_DATA = ("__MACOSX", "Illustration")  # folders in archives whose files bear the names of the data
+NOT_DATA = ("__MACOSX", "Illustration")  # folders in archives that contain other files with the names of the data
 
 Item = dict[str, str]  # image and label of a case, paths relative to the dataset folder
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """How a published dataset lies on disk.
+    """The files of a published dataset, and how they are checked.
 
     Attributes:
-        splits: names of the committed split manifests, the default first.
-        layouts: pairs of glob patterns for image and label below the dataset folder, ``{case}`` standing in the file
-            name for the case; the pair that finds most files is taken.
-        check_case: called with the paths of image and label, raises :class:`InputError` if they cannot be used.
-        check_folder: the same for what lies beside them in the dataset folder.
-        prepare: called with the dataset folder, the name of a split and an item of it once everything has been
-            checked; writes new files and returns the item that stands for them in the datalist.
+        splits: names of the split manifests in this repository, the default first.
+        layouts: pairs of glob patterns for images and labels in the dataset folder, with ``{case}`` for the name of the
+            case. The pair that finds the most files is used.
+        check_case: is called with the paths of an image and its label; raises :class:`InputError` if they cannot be
+            used.
+        check_folder: is called with the dataset folder; raises :class:`InputError` if another file in it is wrong.
+        prepare: is called with the dataset folder, the name of a split and an item of it, after all checks; writes new
+            files and returns the item for the datalist.
     """
 
     splits: tuple[str, ...]
@@ -47,21 +48,21 @@ class Dataset:
 
 
 def read_split(name: str) -> dict:
-    """Return the committed split manifest ``name``: lists of cases, or their numbers, and texts about them."""
+    """Return the split manifest ``name``: lists of cases, or numbers of cases, and texts about them."""
     return json.loads((SPLITS_DIR / f"{name}.json").read_text())
 
 
 def find_cases(dataset_dir: Path, pattern: str) -> dict[str, str]:
-    """Return the files below ``dataset_dir`` that fit ``pattern``, by case.
+    """Return the files in ``dataset_dir`` that match ``pattern``, by the names of their cases.
 
     Raises:
-        InputError: two files stand for one case.
+        InputError: two files belong to one case.
     """
-    before, after = Path(pattern).name.split("{case}")
+    prefix, suffix = Path(pattern).name.split("{case}")
     files: dict[str, str] = {}
     for path in sorted(dataset_dir.glob(pattern.format(case="*"))):
         relative = path.relative_to(dataset_dir)
-        case = path.name.removeprefix(before).removesuffix(after)
+        case = path.name.removeprefix(prefix).removesuffix(suffix)
         if path.name[0] == "." or set(relative.parts) & set(NOT_DATA):
             continue
         if case in files:
@@ -71,12 +72,12 @@ def find_cases(dataset_dir: Path, pattern: str) -> dict[str, str]:
 
 
 def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
-    """Return the cases of every split.
+    """Return the cases of each split.
 
-    Where ``manifest`` holds numbers in place of names, :func:`~sdseg_monai.data.splits.split_by_counts` deals them.
+    If ``manifest`` has numbers of cases instead of names, :func:`~sdseg_monai.data.splits.split_by_counts` splits them.
 
     Raises:
-        InputError: there are more or fewer cases than those numbers say.
+        InputError: there are more or fewer cases than these numbers.
     """
     if isinstance(manifest["training"], list):
         return {split: manifest[split] for split in SPLITS}
@@ -90,10 +91,10 @@ def deal_cases(manifest: Mapping, cases: Sequence[str]) -> dict[str, list[str]]:
 
 
 def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[dict[str, list[Item]], list[str]]:
-    """Return the items of every split, and the images that are in none.
+    """Return the items of each split, and the images that are in no split.
 
     Raises:
-        InputError: no images, or a number of them that the split does not fit. A single missing file is left for
+        InputError: there are no images, or their number does not fit the split. Missing files are found by
             :func:`find_faults`.
     """
     if not dataset_dir.is_dir():
@@ -116,16 +117,18 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
         ]
         for split, cases in splits.items()
     }
-    used = {case for cases in splits.values() for case in cases}
-    return items, [path for case, path in images.items() if case not in used]
+    cases_in_splits = {case for cases in splits.values() for case in cases}
+    return items, [path for case, path in images.items() if case not in cases_in_splits]
 
 
 def find_faults(dataset: Dataset, dataset_dir: Path, items: Sequence[Item]) -> list[str]:
-    """Return a text that names all missing files, then one for every case that cannot be used."""
-    missing = [path for item in items for path in item.values() if not (dataset_dir / path).is_file()]
-    faults = [f"{len(missing)} of {2 * len(items)} files are missing: {', '.join(missing)}"] if missing else []
+    """Return a text that names all missing files, and a text for each case that cannot be used."""
+    missing_files = [path for item in items for path in item.values() if not (dataset_dir / path).is_file()]
+    faults = []
+    if missing_files:
+        faults.append(f"{len(missing_files)} of {2 * len(items)} files are missing: {', '.join(missing_files)}")
     for item in tqdm(items, desc="checking"):
-        if not {item["image"], item["label"]} & set(missing):
+        if not {item["image"], item["label"]} & set(missing_files):
             try:
                 dataset.check_case(dataset_dir / item["image"], dataset_dir / item["label"])
             except InputError as error:
@@ -134,23 +137,23 @@ def find_faults(dataset: Dataset, dataset_dir: Path, items: Sequence[Item]) -> l
 
 
 def find_shared_images(dataset_dir: Path, splits: Mapping[str, Sequence[Item]]) -> list[str]:
-    """Return one text for every two images of different splits that are equal byte for byte."""
-    where: dict[bytes, list[tuple[str, str]]] = {}
+    """Return a text for each pair of images in different splits whose files are equal byte by byte."""
+    places_of_digest: dict[bytes, list[tuple[str, str]]] = {}
     for split, items in splits.items():
         for item in items:
             with (dataset_dir / item["image"]).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
-            where.setdefault(digest, []).append((split, item["image"]))
+            places_of_digest.setdefault(digest, []).append((split, item["image"]))
     return [
-        f"{one} in {split} is {other} in {other_split}"
-        for places in where.values()
-        for (split, one), (other_split, other) in combinations(places, 2)
+        f"{image} in {split} is {other_image} in {other_split}"
+        for places in places_of_digest.values()
+        for (split, image), (other_split, other_image) in combinations(places, 2)
         if split != other_split
     ]
 
 
 def make_parser(dataset: Dataset, description: str | None) -> argparse.ArgumentParser:
-    """Return the options that every preprocessing script has."""
+    """Return a parser with the options that all preprocessing scripts have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the download")
     parser.add_argument("--output", type=Path, help="datalist to write (default: DATASET_DIR/datalist.json)")
@@ -160,39 +163,39 @@ def make_parser(dataset: Dataset, description: str | None) -> argparse.ArgumentP
 
 
 def run(dataset: Dataset, options: argparse.Namespace, **about: str) -> int:
-    """Check the download, write the datalist with ``about`` in front; returns the exit code."""
+    """Check the download, and write the datalist, with ``about`` before the cases; return the exit code."""
     dataset_dir = options.dataset_dir
     output = options.output or dataset_dir / "datalist.json"
     try:
         if output.suffix != ".json":
             raise InputError(f"{output}: expected the name of a datalist, ending in .json")
-        splits, left_out = list_items(dataset, dataset_dir, options.split)
+        splits, unused_images = list_items(dataset, dataset_dir, options.split)
         dataset.check_folder(dataset_dir)
         faults = find_faults(dataset, dataset_dir, [item for items in splits.values() for item in items])
         if faults:
-            if left_out:
-                faults.append(f"in no split: {', '.join(left_out)}")
+            if unused_images:
+                faults.append(f"in no split: {', '.join(unused_images)}")
             raise InputError(f"{dataset_dir} cannot be used: {'; '.join(faults)}")
-        shared = find_shared_images(dataset_dir, splits)
+        duplicates = find_shared_images(dataset_dir, splits)
         if not options.dry_run:
             check_folder(output.parent)
-            prepared = {
+            prepared_splits = {
                 split: [dataset.prepare(dataset_dir, split, item) for item in tqdm(items, desc=split)]
                 for split, items in splits.items()
             }
             texts = {key: value for key, value in read_split(options.split).items() if isinstance(value, str)}
-            write_datalist(output, prepared, **texts, **about)
+            write_datalist(output, prepared_splits, **texts, **about)
     except (InputError, OSError) as error:  # a name that is too long, a folder that may not be read
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
-    for text in shared:
+    for text in duplicates:
         sys.stderr.write(f"warning: equal images in two splits: {text}\n")
     counts = ", ".join(f"{len(items)} {split}" for split, items in splits.items())
-    rest = f", {len(left_out)} images in no split" if left_out else ""
+    rest = f", {len(unused_images)} images in no split" if unused_images else ""
     sys.stdout.write(f"{counts}{rest}; {'nothing written' if options.dry_run else f'wrote {output}'}\n")
     return 0
 
 
 def main(dataset: Dataset, description: str | None) -> int:
-    """Run a preprocessing script that has no options of its own; returns its exit code."""
+    """Run a preprocessing script without further options; return its exit code."""
     return run(dataset, make_parser(dataset, description).parse_args())

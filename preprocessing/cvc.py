@@ -1,7 +1,8 @@
 """CVC-ClinicDB: check its 612 frames and write a datalist.
 
-The default split keeps every sequence on one side; cvc_frames_488_62_62 deals single frames, as the official code does
-(492/60/60 in the disk's order), and so tests on neighbours of what it trained on.
+In the default manifest, all frames of a sequence are in the same split. In cvc_frames_488_62_62 single frames are
+split, as in the official code (492/60/60, in the order of the files on disk), so test frames are neighbours of training
+frames.
 """
 
 import csv
@@ -20,10 +21,10 @@ SEQUENCE_ENDS = (
 
 
 def check_sequences(dataset_dir: Path) -> None:
-    """Compare the sequences with the download's own table, which Kaggle's copy brings as ``metadata.csv``.
+    """Compare the sequences with the table ``metadata.csv``, which is in the copy on Kaggle.
 
     Raises:
-        InputError: the table is unreadable or ends the sequences elsewhere.
+        InputError: the table cannot be read, or its sequences end at other frames.
     """
     table = dataset_dir / "metadata.csv"
     if not table.is_file():

@@ -1,4 +1,4 @@
-"""MSD Task04 hippocampus: check the download and write its datalist by the committed 180/20/20 split."""
+"""MSD Task04 hippocampus: check the download, and write its datalist with the 180/20/20 split."""
 
 import sys
 from functools import partial

@@ -1,7 +1,7 @@
 """Kvasir-SEG (kvasir-seg.zip): check its images and masks and write a datalist.
 
-The default split takes the published 1000 pairs and depends on their names alone; kvasir_850 is for a copy of 850
-of them with names of the kind kvasir_0001.
+The default split is for the published 1000 pairs and depends only on their names. kvasir_850 is for a copy of 850 of
+them, with names such as kvasir_0001.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """REFUGE2 (refuge.grand-challenge.org, unpacked): check 1200 photographs, write masks of the optic cup and a datalist.
 
---crop none, the default, keeps whole photographs. --crop disc cuts a square of 800 pixels around the labelled disc of
-every photograph, those of the test split too: nearer to the paper, whose crops are lost, but its scores then rest on
-test labels.
+--crop none, the default, uses whole photographs. --crop disc cuts a square of 800 pixels around the labelled disc of
+each photograph, also in the test split. This is closer to the paper, whose crops are lost, but then the scores depend
+on the labels of the test split.
 """
 
 import sys
@@ -28,7 +28,11 @@ CROPS = {
 
 
 def read_regions(path: Path) -> np.ndarray:
-    """Read a REFUGE mask as [H, W]: 0 cup, 128 disc, 255 background; raises :class:`InputError` if unreadable."""
+    """Read a REFUGE mask as [H, W]: 0 cup, 128 disc, 255 background.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     return read_picture(path)[0]
 
 
@@ -36,7 +40,7 @@ def check_case(image_path: Path, label_path: Path) -> None:
     """Check a photograph and its mask of three values.
 
     Raises:
-        InputError: one of them is unreadable, they differ in size, or the mask has other values or no disc.
+        InputError: a file cannot be read, the two have different sizes, or the mask has other values or no disc.
     """
     regions = read_regions(label_path)
     check_same_size(image_path, read_picture(image_path), label_path, regions)
@@ -46,31 +50,32 @@ def check_case(image_path: Path, label_path: Path) -> None:
 
 
 def find_crop(regions: np.ndarray, size: int) -> tuple[slice, slice]:
-    """Return the rows and columns of a square of ``size`` pixels around the disc, moved to lie within [H, W]."""
+    """Return the rows and columns of a square of ``size`` pixels around the disc, moved into the image [H, W]."""
     crop = []
     for axis, length in enumerate(regions.shape):
-        inside = np.flatnonzero((regions != BACKGROUND).any(axis=1 - axis))
-        centre = (inside[0] + inside[-1] + 1) // 2
+        disc_indices = np.flatnonzero((regions != BACKGROUND).any(axis=1 - axis))
+        centre = (disc_indices[0] + disc_indices[-1] + 1) // 2
         start = int(np.clip(centre - size // 2, 0, max(length - size, 0)))
         crop.append(slice(start, min(start + size, length)))
     return crop[0], crop[1]
 
 
 def prepare(dataset_dir: Path, split: str, item: Item, crop: str) -> Item:
-    """Write the mask of the cup, cropped with its photograph unless ``crop`` is none, and return the new item."""
+    """Write the mask of the cup, cropped like its photograph if ``crop`` is ``disc``, and return the new item."""
     name = f"{Path(item['image']).stem}.png"
     folder = Path(f"cup_crop_{crop}")
     regions = read_regions(dataset_dir / item["label"])
-    new = {"image": item["image"], "label": str(folder / "masks" / name)}
+    new_item = {"image": item["image"], "label": str(folder / "masks" / name)}
     if crop == "disc":
         rows, columns = find_crop(regions, CROP_SIZE)
         regions = regions[rows, columns]
         image = read_picture(dataset_dir / item["image"])[:, rows, columns]
         picture = Image.fromarray(image.astype(np.uint8).transpose(1, 2, 0))
-        new["image"] = str(folder / "images" / name)
-        write_atomically(dataset_dir / new["image"], lambda temporary: picture.save(temporary, format="PNG"), ".png")
-    write_picture_mask(dataset_dir / new["label"], regions == CUP)
-    return new
+        new_item["image"] = str(folder / "images" / name)
+        path = dataset_dir / new_item["image"]
+        write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"), ".png")
+    write_picture_mask(dataset_dir / new_item["label"], regions == CUP)
+    return new_item
 
 
 REFUGE2 = Dataset(
@@ -81,7 +86,7 @@ REFUGE2 = Dataset(
 
 
 def main() -> int:
-    """Run the script; returns its exit code."""
+    """Run the script; return its exit code."""
     parser = make_parser(REFUGE2, __doc__)
     parser.add_argument("--crop", choices=CROPS, default="none", help="what to cut out of a photograph (default: none)")
     options = parser.parse_args()

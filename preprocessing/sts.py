@@ -1,7 +1,7 @@
 """STS-3D (toothfairychallenges.github.io): check the labelled CBCT volumes and write their datalist.
 
-Training labels are cleaned as the official code cleans them, into new files in label_cleaned beside label; validation
-and test labels stay as they are.
+The labels of the training split are cleaned as in the official code, and written to new files in the folder
+label_cleaned beside label. The labels of the other splits do not change.
 """
 
 import sys
@@ -24,8 +24,8 @@ def check_case(image_path: Path, label_path: Path) -> None:
     """Check a volume in Hounsfield units and its binary label.
 
     Raises:
-        InputError: as :func:`checks.read_labelled_volume`, or the image stays below the window's level, which teeth
-            do not: the release on Zenodo is scaled to 0 to 1.
+        InputError: see :func:`checks.read_labelled_volume`; or the image has no value as high as those of teeth, as in
+            the release on Zenodo, which is scaled to 0 to 1.
     """
     image, _ = read_labelled_volume(image_path, label_path, frozenset({0, 1}))
     highest = float(image.array.max())
@@ -34,15 +34,23 @@ def check_case(image_path: Path, label_path: Path) -> None:
 
 
 def clean_label(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return ``label`` [X, Y, Z] without objects of fewer than 64 voxels and outside the field of view, uint8.
+    """Remove objects of fewer than 64 voxels, and voxels outside the field of view, from a label.
 
-    Voxels that touch at a corner are one object; outside the field of view the image has its lowest value.
+    Voxels that touch at a corner belong to one object. Outside the field of view the image has its lowest value.
+
+    Args:
+        image: [X, Y, Z].
+        label: [X, Y, Z].
+
+    Returns:
+        The cleaned label, [X, Y, Z], uint8.
+
     Source: data/sts3d/sts3d_preprocess.py of the official code.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of scikit-image, for MONAI's min_size
-        kept = RemoveSmallObjects(SMALLEST_OBJECT, connectivity=3)(label[None] > 0)[0]
-    return (np.asarray(kept, dtype=bool) & (image > image.min())).astype(np.uint8)
+        objects = RemoveSmallObjects(SMALLEST_OBJECT, connectivity=3)(label[None] > 0)[0]
+    return (np.asarray(objects, dtype=bool) & (image > image.min())).astype(np.uint8)
 
 
 def prepare(dataset_dir: Path, split: str, item: Item) -> Item:

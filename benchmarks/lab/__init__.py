@@ -1,1 +1,1 @@
-"""What the benchmarks share: studies and their runs, scores, costs, figures, and tables in documents."""
+"""The common parts of the benchmarks: studies and their runs, scores, costs, figures, and tables in documents."""

@@ -1,4 +1,4 @@
-"""What the network of a bundle scores on files with labels, as a table of it says."""
+"""Scores of a bundle's network on files with labels, as rows of a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCORES = ["cases", "structure", "3-D Dice (95 %)", "worst", "HD95, mm (95 %)"]
 
 
 def segment_and_score(pipeline: Pipeline, items: list[dict[str, str]]) -> tuple[list[CaseMetrics], float]:
-    """Segment and score ``items``; returns the metrics of each case and the median seconds per volume."""
+    """Segment and score ``items``; return the metrics of each case and the median seconds for a volume."""
     cases, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
         for item in tqdm(items):
@@ -37,10 +37,10 @@ def score_rows(pipeline: Pipeline, cases: list[CaseMetrics]) -> list[list[Any]]:
     structures: dict[str, list[Agreement]] = {"union": list(cases)}
     for value, segment in pipeline.segments.items():
         structures[segment.name] = [case.in_class(value) for case in cases]
-    return [[len(cases), name, *structure_cells(found)] for name, found in structures.items()]
+    return [[len(cases), name, *structure_cells(agreements)] for name, agreements in structures.items()]
 
 
 def structure_cells(agreements: list[Agreement]) -> list[str]:
-    """Return the cells of the cases' agreement on one structure: means with their bootstrap intervals, the worst."""
+    """Return the cells of one structure: the means with their bootstrap intervals, and the worst Dice."""
     dice, hd95 = (np.array([getattr(agreement, name) for agreement in agreements]) for name in ("dice", "hd95"))
     return [summary([dice], digits=4), f"{dice.min():.4f}", summary([hd95])]

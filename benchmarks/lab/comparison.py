@@ -30,35 +30,35 @@ def score(study: Study, parser: ConfigParser, split: str) -> list[CaseMetrics]:
 
 
 def logged(study: Study, experiment: str, name: str) -> list[ScalarEvent]:
-    """Return the values that the training logged as ``name`` for TensorBoard, of every process that it took."""
+    """Return the values that the training logged as ``name`` for TensorBoard, from all its processes."""
     return [event for events in _logged_by_process(study, experiment, name) for event in events]
 
 
 def training_minutes(study: Study, experiment: str) -> float:
-    """Return the time from each process's first logged step to its last, with the validations between them."""
+    """Return the minutes from the first to the last logged step of each process, validations included."""
     by_process = _logged_by_process(study, experiment, "loss")
     return sum(events[-1].wall_time - events[0].wall_time for events in by_process) / 60
 
 
 def _logged_by_process(study: Study, experiment: str, name: str) -> list[list[ScalarEvent]]:
-    # a process has a file for its trainer and one for its evaluator: what was logged as one name is in one of them
+    # each process has two files, of its trainer and of its evaluator; a name is logged in one of them
     files = sorted((study.run_folder(experiment) / "logs").glob("events.*"))
-    found = [EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload() for file in files]
-    return [events.Scalars(name) for events in found if name in events.Tags()["scalars"]]
+    logs = [EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload() for file in files]
+    return [log.Scalars(name) for log in logs if name in log.Tags()["scalars"]]
 
 
 def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = False) -> str:
-    """Return the mean of a measure over cases and seeds, its spread, and how often it is undefined (NaN).
+    """Return a text with the mean of a measure over cases and seeds, its spread, and how often it is NaN (undefined).
 
     Args:
-        by_seed: of each seed, one value per case.
+        by_seed: for each seed, one value for each case.
         digits: decimals of the numbers.
-        of_seeds: the spread is the lowest and highest seed's mean, where there are several, rather than
-            :func:`bootstrap_interval` over the cases, each the mean of its seeds.
+        of_seeds: if True, the spread is the lowest and the highest mean of a seed, if there are several seeds. If
+            False, it is the :func:`bootstrap_interval` over the cases, each the mean of its seeds.
     """
     values = np.stack(by_seed)  # [seeds, cases]
-    undefined = int(np.isnan(values).sum())
-    if undefined == values.size:
+    num_undefined = int(np.isnan(values).sum())
+    if num_undefined == values.size:
         return "undefined"
     text = f"{np.nanmean(values):.{digits}f}"
     if not of_seeds:
@@ -68,11 +68,11 @@ def summary(by_seed: Sequence[np.ndarray], digits: int = 2, of_seeds: bool = Fal
     elif len(values) > 1:
         seeds = [np.nanmean(seed) for seed in values if not np.isnan(seed).all()]
         text += f" ({min(seeds):.{digits}f} to {max(seeds):.{digits}f})"
-    return text + (f", {undefined} of {values.size} undefined" if undefined else "")
+    return text + (f", {num_undefined} of {values.size} undefined" if num_undefined else "")
 
 
 def compare(study: Study) -> Table:
-    """Score the test cases of every experiment; the model was chosen on the validation cases."""
+    """Score the test cases of each experiment; the weights were chosen on the validation cases."""
     rows = []
     for experiment in study.experiments:
         parser = study.trained(experiment)

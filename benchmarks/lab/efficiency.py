@@ -1,4 +1,4 @@
-"""Table 4 of the paper: what a reverse process of so many steps and samples costs, and what training costs."""
+"""Table 4 of the paper: time and memory of inference, with several steps and samples, and of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """Median ``seconds`` over ``REPEATS``, with the lowest and highest, and peak memory in GiB."""
+    """Time and memory of one setting.
+
+    Attributes:
+        seconds: median over the repeats.
+        spread: lowest and highest seconds.
+        memory: peak memory, in GiB.
+        dice: mean Dice over the cases, NaN where nothing was segmented.
+    """
 
     seconds: float
     spread: tuple[float, float]
@@ -36,15 +43,15 @@ class Cost:
 
 
 def measure(study: Study, experiment: str) -> Table:
-    """Measure one trained experiment; each setting in a process of its own, which makes its peak memory its own."""
+    """Measure one trained experiment. Each setting runs in a separate process, to measure its peak memory alone."""
     parser = study.parser(experiment)
     axis = 1 + parser["slice_axis"]
     slices = sum(load_volume(parser, item)["image"].shape[axis] for item in study.items("test"))
-    training = _alone(partial(time_training, study, experiment))
+    training = _in_new_process(partial(time_training, study, experiment))
     steps = parser["epochs"] * len(parser.get_parsed_content("train#dataloader"))
     rows = []
     for num_steps, num_samples in REVERSE_PROCESSES:
-        cost = _alone(partial(time_inference, study, experiment, num_steps, num_samples))
+        cost = _in_new_process(partial(time_inference, study, experiment, num_steps, num_samples))
         low, high = (slices / seconds for seconds in reversed(cost.spread))
         rows.append(
             [
@@ -89,7 +96,7 @@ def time_training(study: Study, experiment: str) -> Cost:
 
 @torch.inference_mode()
 def time_inference(study: Study, experiment: str, num_steps: int, num_samples: int) -> Cost:
-    """Time the reverse process over the test cases, which lie in memory, and score its masks."""
+    """Time the inference of the test cases, which are in memory, and score the masks."""
     parser = study.trained(experiment)
     device = parser.get_parsed_content("device")
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("validate#inferer")
@@ -121,10 +128,10 @@ def _timed(work: Callable[[], None], device: torch.device, repeats: int) -> list
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, other systems KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _alone(work: Callable[[], Any]) -> Any:
+def _in_new_process(work: Callable[[], Any]) -> Any:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work).result()

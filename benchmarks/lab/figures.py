@@ -28,16 +28,16 @@ REVERSE_STEPS = 10
 
 @torch.inference_mode()
 def reconstructions(study: Study, experiment: str, path: Path) -> None:
-    """Figure 2: masks, the channels of their latents, and what the autoencoder makes of those."""
+    """Figure 2: masks, the channels of their latents, and their reconstructions by the autoencoder."""
     parser = study.trained(experiment)
     network = parser.get_parsed_content("network")
     _, masks = _examples(study, parser)
     latents = network.encode_mask(masks)
-    again = network.decode_score(latents).cpu()
+    reconstructed_scores = network.decode_score(latents).cpu()
     mask_images = mask_to_image(masks, network.class_codes).cpu().numpy()
     panel = latent_panel(mask_images, latents.cpu().numpy())
-    decoded = join_pictures([_grey(score) for score in again[:, 0].numpy()], axis=0)
-    _save(path, join_pictures([panel, decoded], axis=1))
+    reconstruction = join_pictures([_grey(score) for score in reconstructed_scores[:, 0].numpy()], axis=0)
+    _save(path, join_pictures([panel, reconstruction], axis=1))
 
 
 @torch.inference_mode()
@@ -79,10 +79,10 @@ def reverse_process(study: Study, experiment: str, path: Path) -> None:
 
 
 def image_latents(study: Study, experiment: str, path: Path) -> None:
-    """Figure 6: image latents before training and after, as the training wrote them for TensorBoard."""
+    """Figure 6: image latents before, during and after the training, as it logged them for TensorBoard."""
     events = EventAccumulator(str(study.run_folder(experiment) / "logs"), size_guidance={"images": 0}).Reload()
-    shown = events.Images("training/image_latent")
-    by_step = {event.step: event for event in shown}  # the last of each step, should a training have been resumed
+    latents = events.Images("training/image_latent")
+    by_step = {event.step: event for event in latents}  # of a resumed training the last one of each step
     steps = sorted(by_step)
     figure, axes = plt.subplots(1, 3, figsize=(15, 4))
     for axis, step in zip(axes, (steps[0], steps[len(steps) // 2], steps[-1]), strict=True):
@@ -93,7 +93,7 @@ def image_latents(study: Study, experiment: str, path: Path) -> None:
 
 
 def _examples(study: Study, parser: ConfigParser) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images [N, 3, H, W] and masks [N, 1, H, W]: of a few test cases, the slice with most foreground."""
+    """Return images [N, 3, H, W] and masks [N, 1, H, W]: the slice with most foreground of each of a few test cases."""
     axis, size, device = parser["slice_axis"], parser["size"], parser.get_parsed_content("device")
     images, masks = [], []
     for item in study.items("test")[:EXAMPLES]:

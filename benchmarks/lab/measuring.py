@@ -1,4 +1,4 @@
-"""Arithmetic and seconds of a piece of work."""
+"""Measure the arithmetic and the seconds of a function."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def gflop(work: Callable[[], Any]) -> float:
-    """Return the GFLOP of ``work``, two for a multiply-add; none are counted in inference mode.
+    """Return the GFLOP of ``work``; a multiply-add counts as two. Do not call it in inference mode, where none count.
 
-    Attention is taken as the products that it is made of: the counter does not know the CPU's fused kernel.
+    Attention is computed as separate products, because the counter does not know the fused kernel of the CPU.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
@@ -22,9 +22,15 @@ def gflop(work: Callable[[], Any]) -> float:
 
 
 def take_turns(works: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Return the seconds of each of ``repeats`` for each of ``works``, one after the other, so that all see one load.
+    """Time several functions in turns, so that all of them run under the same load.
 
-    They are done ``warm_up`` times before that, which does not count.
+    Args:
+        works: functions by name.
+        repeats: number of measurements of each.
+        warm_up: number of calls before the first measurement.
+
+    Returns:
+        The seconds of each measurement, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(warm_up + repeats):
@@ -37,5 +43,5 @@ def take_turns(works: Mapping[str, Callable[[], Any]], repeats: int, warm_up: in
 
 
 def median_and_spread(seconds: list[float]) -> str:
-    """Return the median, with the lowest and highest in brackets."""
+    """Return the median, with the lowest and highest value in brackets."""
     return f"{median(seconds):.4f} ({min(seconds):.4f} to {max(seconds):.4f})"

@@ -1,4 +1,4 @@
-"""Figures of a study of recipes: what the images and the arithmetic bring, and where the best still fails."""
+"""Figures of a study of recipes: Dice against the images seen and the arithmetic, and the worst cases."""
 
 from __future__ import annotations
 
@@ -19,59 +19,68 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-WORST = 3  # cases that are shown
+WORST = 3  # number of cases that are shown
 
 
-def draw_curves(study: Study, done: Mapping[str, Sequence[str]], images: Mapping[str, float], path: Path) -> None:
-    """Draw the validation Dice of each experiment's trained runs against the images seen, of all its epochs ``images``.
+def draw_curves(study: Study, runs: Mapping[str, Sequence[str]], images: Mapping[str, float], path: Path) -> None:
+    """Draw the validation Dice against the number of images seen; of several runs the mean and the range.
 
-    Where there are several runs, their mean and range.
+    Args:
+        study: the study.
+        runs: trained runs of each experiment.
+        images: number of images that each experiment has seen at its end.
+        path: file of the figure.
     """
     figure, axes = _axes()
-    for experiment, runs in done.items():
-        curves = [validation_curve(study, run) for run in runs]
+    for experiment, names in runs.items():
+        curves = [validation_curve(study, name) for name in names]
         epochs = sorted(set.intersection(*map(set, curves)))
         values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
-        seen = np.array(epochs) * images[experiment] / study.parser(runs[0])["epochs"]
-        (line,) = axes.plot(seen, 100 - values.mean(axis=0), marker=".", label=experiment)
-        axes.fill_between(seen, 100 - values.max(axis=0), 100 - values.min(axis=0), color=line.get_color(), alpha=0.2)
+        images_seen = np.array(epochs) * images[experiment] / study.parser(names[0])["epochs"]
+        (line,) = axes.plot(images_seen, 100 - values.mean(axis=0), marker=".", label=experiment)
+        ends = 100 - values.max(axis=0), 100 - values.min(axis=0)
+        axes.fill_between(images_seen, *ends, color=line.get_color(), alpha=0.2)
     axes.set(xlabel="images seen", ylabel="100 - validation Dice, mean of the classes, %")
     _finish(axes)
     _save(figure, path)
 
 
 def draw_cost(scores: Mapping[str, Sequence[Scores]], gflop: Mapping[str, float], path: Path) -> None:
-    """Draw the Dice of each experiment, a point for each seed, against the arithmetic of a slice in inference."""
+    """Draw the Dice of each experiment, a point for each seed, against the arithmetic of inference for a slice."""
     figure, axes = _axes()
     for experiment, by_seed in scores.items():
-        wrong = [100 - found["Dice"].mean() for found in by_seed]
-        axes.plot([gflop[experiment]] * len(wrong), wrong, marker="o", linestyle="", label=experiment)
+        errors = [100 - values["Dice"].mean() for values in by_seed]
+        axes.plot([gflop[experiment]] * len(errors), errors, marker="o", linestyle="", label=experiment)
     axes.set(xscale="log", xlabel="GFLOP per slice", ylabel="100 - validation Dice of the union, %")
     _finish(axes)
     _save(figure, path)
 
 
 @torch.inference_mode()
-def draw_worst(study: Study, run: str, found: Scores, path: Path) -> None:
-    """Draw the validation cases with the lowest mean Dice of the classes, ``found`` by ``run``, lowest first.
+def draw_worst(study: Study, run: str, scores: Scores, path: Path) -> None:
+    """Draw the validation cases with the lowest mean Dice of the classes; of a volume the slice with most wrong voxels.
 
-    Of a volume it is the slice with most wrong voxels.
+    Args:
+        study: the study.
+        run: a trained run.
+        scores: its scores of the validation cases.
+        path: file of the figure.
     """
     parser, items = study.trained(run), study.items("validation")
-    dice = mean_class_dice(found)
-    worst = np.argsort(dice, kind="stable")[:WORST]
-    figure, axes = plt.subplots(len(worst), squeeze=False, figsize=(7, 2.5 * len(worst)))
-    for axis, index in zip(axes[:, 0], worst, strict=True):
+    dice = mean_class_dice(scores)
+    indices = np.argsort(dice, kind="stable")[:WORST]
+    figure, axes = plt.subplots(len(indices), squeeze=False, figsize=(7, 2.5 * len(indices)))
+    for axis, index in zip(axes[:, 0], indices, strict=True):
         data = load_volume(parser, items[index])
         image, label = (data[key].numpy() for key in ("image", "label"))
-        predicted = segment(parser, data).numpy()
+        mask = segment(parser, data).numpy()
         if len(image) == 3:  # a photograph
-            panel = picture_panel(image[..., 0], label[0, ..., 0], predicted[..., 0])
+            panel = picture_panel(image[..., 0], label[0, ..., 0], mask[..., 0])
         else:
-            cut = parser["slice_axis"]
-            wrong = np.moveaxis(label[0] != predicted, cut, 0).sum(axis=(1, 2))
-            shown = [np.take(array, [wrong.argmax()], cut) for array in (image[0], label[0], predicted)]
-            panel = slice_panel(shown[0], shown[1], shown[2], cut)
+            slice_axis = parser["slice_axis"]
+            errors = np.moveaxis(label[0] != mask, slice_axis, 0).sum(axis=(1, 2))  # of each slice
+            slices = [np.take(array, [errors.argmax()], slice_axis) for array in (image[0], label[0], mask)]
+            panel = slice_panel(slices[0], slices[1], slices[2], slice_axis)
         axis.imshow(panel)
         axis.set(title=f"{image_stem(Path(items[index]['image']))}: Dice {dice[index]:.1f} %", xticks=[], yticks=[])
     _save(figure, path)
@@ -84,7 +93,7 @@ def _axes() -> tuple[plt.Figure, plt.Axes]:
 
 
 def _finish(axes: plt.Axes) -> None:
-    """Spread the good ones by the logarithm of what is wrong; name the experiments in the order of their ends."""
+    """Set a logarithmic axis of the error, and a legend in the order in which the lines end."""
     axes.set_yscale("log")
     axes.invert_yaxis()
     for axis in (axes.xaxis, axes.yaxis):

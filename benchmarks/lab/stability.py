@@ -1,4 +1,4 @@
-"""Table 5 of the paper: how much segmentations of the same images differ between start noises."""
+"""Table 5 of the paper: how much the segmentations of an image differ between start noises."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from sdseg_monai.transforms import extract_slices, resize_slices
 
 @torch.inference_mode()
 def scores_by_seed(study: Study, experiment: str, num_seeds: int) -> torch.Tensor:
-    """Return scores [M, N, H, W] on the network's grid, for the N test slices with foreground and seeds 0 to M - 1."""
+    """Return the scores of the N test slices with foreground for M seeds, [M, N, H, W], on the network's grid."""
     parser = study.trained(experiment)
     network, device = parser.get_parsed_content("network"), parser.get_parsed_content("device")
     size, axis, batch_size = parser["size"], parser["slice_axis"], parser["batch_size"]
-    per_case = []
+    scores_of_cases = []
     for item in tqdm(study.items("test"), desc="seeds", leave=False):
         data = load_volume(parser, item)
         image, label = (data[key].as_subclass(torch.Tensor) for key in ("image", "label"))
         slices = resize_slices(extract_slices(image, axis, 0, image.shape[axis + 1]), size)  # [N, C, H, W]
         volume = slices.movedim(0, -1).to(device)  # [C, H, W, N]
-        by_seed = []
+        scores_of_seeds = []
         for seed in range(num_seeds):
             inferer = SliceWiseInferer(size, 2, batch_size, "per_slice", seed)
-            by_seed.append(
+            scores_of_seeds.append(
                 torch.cat(list(inferer.iter_scores(volume, network, Path(item["image"]).name)), dim=-1)[0].cpu()
             )
-        shown = label[0].movedim(axis, -1).flatten(0, 1).any(0)
-        per_case.append(torch.stack(by_seed).movedim(-1, 1)[:, shown])
-    return torch.cat(per_case, dim=1)
+        has_foreground = label[0].movedim(axis, -1).flatten(0, 1).any(0)  # [N]
+        scores_of_cases.append(torch.stack(scores_of_seeds).movedim(-1, 1)[:, has_foreground])
+    return torch.cat(scores_of_cases, dim=1)
 
 
 def measure(study: Study, experiment: str, lpips_weights: str, num_seeds: int) -> Table:
-    """Compare every two seeds, as the paper says, and each with seed 0, as the official notebook does."""
+    """Compare all pairs of seeds, as in the paper, and each seed with seed 0, as in the official notebook."""
     scores = scores_by_seed(study, experiment, num_seeds)
     lpips = Lpips(lpips_weights)
     rows: list[list[object]] = []
-    compared: dict[Pairs, str] = {"all": "every two", "first": "each with seed 0"}
-    for pairs, meaning in compared.items():
+    texts: dict[Pairs, str] = {"all": "every two", "first": "each with seed 0"}
+    for pairs, text in texts.items():
         for row in measure_stability(scores, lpips, pairs=pairs):
             psnr = "identical" if row.psnr is None else f"{row.psnr:.2f}"
             measures = [f"{row.lpips:.4f}", psnr, f"{row.ssim:.4f}", f"{row.ms_ssim:.4f}", f"{row.dice:.4f}"]
-            rows.append([row.kind, meaning, *measures, row.comparisons, row.identical])
+            rows.append([row.kind, text, *measures, row.comparisons, row.identical])
     title = (
         f"Table 5: {experiment}, seeds 0 to {num_seeds - 1}, noise of its own for each slice, {scores.shape[1]} test "
         f"slices with foreground at {scores.shape[2]}x{scores.shape[3]}; data range 1; MS-SSIM with a window of "

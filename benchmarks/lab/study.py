@@ -1,11 +1,12 @@
-"""A study: experiments that share data, split, budget and metric, and differ in the overlays that they chain.
+"""A study: experiments with the same data, split, budget and metric, and different overlays.
 
-A study is a JSON file; an experiment is ``train.json`` of the study's bundle, the dataset's overlay if it names one,
-the experiment's own, and last what the study sets for all (the budget) and for this kind of network (its sizes). An
-overlay is looked for in the study's bundle, then in the sdseg bundle. A study that names ``seeds`` runs each experiment
-once with each of them. It may state what was planned: ``images``, seen by each network in its training, one number or
-one for each kind of network; and ``cpu_hours`` for all trainings together. ``"show_cases": false`` is for data whose
-terms do not let a document show them.
+A study is a JSON file. An experiment is a chain of configs: ``train.json`` of the study's bundle, the overlay of the
+dataset if there is one, the overlays of the experiment, and last the settings of the study: the budget of all
+experiments and the sizes of this kind of network. Overlays are in the study's bundle or else in the sdseg bundle.
+
+If a study has ``seeds``, each experiment is run once with each seed. A study may state a plan: ``images``, the number
+of images that each network sees in its training, one number or one for each kind of network; and ``cpu_hours`` of all
+trainings together. ``"show_cases": false`` is for data whose terms do not allow to show them in a document.
 """
 
 from __future__ import annotations
@@ -40,27 +41,42 @@ STAMP = "trained_as.txt"
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, on which data, and where its files go."""
+    """The experiments of a study, their data, and the folder of their files.
+
+    Attributes:
+        name: name of the study.
+        bundle: folder of the bundle.
+        runs: names of the runs of each experiment, one for each seed. The dictionaries below are by these names.
+        experiments: configs of each run, without the last one.
+        settings: content of the last config of each run.
+        dataset_dir: folder that the paths in the datalist are relative to.
+        datalist: file of the datalist.
+        folder: folder for weights, tables, figures and report.
+        options: top-level keys for all runs, as on MONAI's command line.
+        images: planned number of images that each run sees; empty if the study has no plan.
+        cpu_hours: planned hours of all runs together; None if there is no plan.
+        show_cases: whether a report may show images of the data.
+    """
 
     name: str
     bundle: Path
-    runs: dict[str, list[str]]  # of each experiment, one per seed; all that follow are by run
-    experiments: dict[str, list[str]]  # configs, without the last one
-    settings: dict[str, dict[str, Any]]  # that last one's content
+    runs: dict[str, list[str]]
+    experiments: dict[str, list[str]]
+    settings: dict[str, dict[str, Any]]
     dataset_dir: Path
     datalist: Path
     folder: Path
-    options: dict[str, Any]  # top-level keys for all, as from the command line
-    images: dict[str, int]  # stated, by run; empty where the study states none
-    cpu_hours: float | None  # planned for all runs together
-    show_cases: bool  # whether a report may show images of the data
+    options: dict[str, Any]
+    images: dict[str, int]
+    cpu_hours: float | None
+    show_cases: bool
 
     def configs(self, experiment: str) -> list[str]:
         """Return the chain of configs of ``experiment``."""
         return [*self.experiments[experiment], str(self.run_folder(experiment) / "settings.json")]
 
     def write_settings(self) -> None:
-        """Write the last part of each experiment's chain to its folder, where the bundle's command can read it."""
+        """Write the last config of each run into its folder, where MONAI's command can read it."""
         for experiment, settings in self.settings.items():
             folder = self.run_folder(experiment)
             folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +87,7 @@ class Study:
         return self.folder / re.sub(r"\W+", "_", experiment).strip("_").lower()
 
     def parser(self, experiment: str) -> ConfigParser:
-        """Return the parsed chain of ``experiment``, its weights not loaded."""
+        """Return the parsed configs of ``experiment``, without loading weights."""
         parser = ConfigParser()
         parser.read_config(self.configs(experiment))
         for key, value in self.overrides().items():
@@ -79,12 +95,12 @@ class Study:
         return parser
 
     def overrides(self) -> dict[str, Any]:
-        """Return the top-level keys that say where things are, and the study's options."""
+        """Return the top-level keys that all runs change: the folders and files, and the study's options."""
         paths = {"bundle_root": self.bundle, "dataset_dir": self.dataset_dir, "datalist": self.datalist}
         return {**{key: str(path) for key, path in paths.items()}, **self.options}
 
     def trained(self, experiment: str) -> ConfigParser:
-        """Return the parsed chain of ``experiment``, with the weights that its training chose, in evaluation mode."""
+        """Return the parsed configs of ``experiment``, with the best weights of its training, in evaluation mode."""
         self.check_trained_as_configured(experiment)
         parser = self.parser(experiment)
         network = parser.get_parsed_content("network")
@@ -97,7 +113,7 @@ class Study:
         return read_datalist(self.datalist, split, self.dataset_dir, "")
 
     def config_hash(self, experiment: str) -> str:
-        """Return a hash of everything that ``experiment`` is configured by."""
+        """Return a hash of all configs and options of ``experiment``."""
         parser = ConfigParser()
         parser.read_config(self.configs(experiment))
         options = {key: Path(value).name if isinstance(value, str) else value for key, value in self.options.items()}
@@ -105,7 +121,7 @@ class Study:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def stamp(self, experiment: str) -> str:
-        """Return what the weights of ``experiment`` depend on: the hashes of its configuration and of the split."""
+        """Return a text with all that the weights depend on: the hashes of the configuration and of the split."""
         return f"configuration {self.config_hash(experiment)}, split {self.manifest()}"
 
     def trained_at(self, experiment: str) -> str:
@@ -113,27 +129,27 @@ class Study:
         return (self.run_folder(experiment) / STAMP).read_text().splitlines()[1].removeprefix("commit ")
 
     def check_trained_as_configured(self, experiment: str) -> None:
-        """End with one line if the weights in the experiment's folder are of another configuration or split."""
+        """Raise :class:`SystemExit` if the weights in the folder belong to another configuration or split."""
         path = self.run_folder(experiment) / STAMP
-        found = path.read_text().splitlines()[0] if path.is_file() else "nothing known"
-        if found != self.stamp(experiment):
+        stamp = path.read_text().splitlines()[0] if path.is_file() else "nothing known"
+        if stamp != self.stamp(experiment):
             raise SystemExit(
-                f"{path}: trained with {found}; now it is {self.stamp(experiment)}: give the study another "
+                f"{path}: trained with {stamp}; now it is {self.stamp(experiment)}: give the study another "
                 "--output, or remove the folder to train anew"
             )
 
     def manifest(self) -> str:
-        """Return the name of the split, as its datalist has it, and a hash."""
+        """Return the name of the split, from its datalist, and the hash of that file."""
         content = self.datalist.read_bytes()
         return f"{json.loads(content).get('name', self.datalist.name)}, {hashlib.sha256(content).hexdigest()[:12]}"
 
     def seed(self) -> int:
-        """Return the seed of the trainings, which all share."""
+        """Return the seed of the trainings, which is the same for all."""
         return self.parser(next(iter(self.experiments)))["seed"]
 
 
 def parse_options(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return options by key, each the number or list that its text writes, as MONAI's command line reads it."""
+    """Return options by key, their texts read as numbers or lists, as on MONAI's command line."""
     options: dict[str, Any] = {}
     for key, text in pairs:
         try:
@@ -144,7 +160,7 @@ def parse_options(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 def add_study_options(parser: argparse.ArgumentParser, datalist_required: bool = False) -> None:
-    """Add what a command needs to find, train and report a study."""
+    """Add the options of a command that trains and reports a study."""
     parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
     parser.add_argument("--dataset_dir", type=Path, required=True)
     default = None if datalist_required else "default: the bundle's"
@@ -176,16 +192,29 @@ def read_study(
     options: dict[str, Any],
     only: Sequence[str] | None,
 ) -> Study:
-    """Read a study file; without ``datalist`` it is the bundle's; ``only`` names the experiments to keep, else all."""
+    """Read a study file.
+
+    Args:
+        path: JSON file.
+        dataset_dir: folder that the paths in the datalist are relative to.
+        datalist: file of the datalist; None for the bundle's.
+        folder: folder for weights, tables, figures and report.
+        options: top-level keys for all runs.
+        only: names of the experiments to run; None for all.
+
+    Raises:
+        SystemExit: the file cannot be used.
+    """
     content = json.loads(path.read_text())
-    unknown = set(only or ()) - set(content["experiments"])
-    if unknown:
-        raise SystemExit(f"{sorted(unknown)[0]!r}: no such experiment, expected {', '.join(content['experiments'])}")
+    unknown_names = set(only or ()) - set(content["experiments"])
+    if unknown_names:
+        expected = ", ".join(content["experiments"])
+        raise SystemExit(f"{sorted(unknown_names)[0]!r}: no such experiment, expected {expected}")
     bundle = BUNDLES / content.get("bundle", "sdseg")
     base = [bundle / "configs" / "train.json"]
     if "dataset" in content:
         base.append(find_overlay(bundle, content["dataset"]))
-    stated = content.get("images", {})
+    plan = content.get("images", {})
     runs, experiments, settings, images = {}, {}, {}, {}
     for name, (kind, *overlays) in content["experiments"].items():
         seeds = {f"{name}, seed {seed}": {"seed": seed} for seed in content.get("seeds", [])} or {name: {}}
@@ -193,22 +222,22 @@ def read_study(
         for run, seed in seeds.items():
             experiments[run] = [*map(str, base), *(str(find_overlay(bundle, overlay)) for overlay in overlays)]
             settings[run] = {**content["budget"], **content["networks"][kind], **seed}
-            images[run] = stated.get(kind) if isinstance(stated, dict) else stated
-    missing = {config for configs in experiments.values() for config in configs if not Path(config).is_file()}
-    if missing:
-        raise SystemExit(f"{path}: {min(missing)}: no such file")
-    chosen = [run for name in runs if only is None or name in only for run in runs[name]]
+            images[run] = plan.get(kind) if isinstance(plan, dict) else plan
+    missing_files = {config for configs in experiments.values() for config in configs if not Path(config).is_file()}
+    if missing_files:
+        raise SystemExit(f"{path}: {min(missing_files)}: no such file")
+    chosen_runs = [run for name in runs if only is None or name in only for run in runs[name]]
     study = Study(
         name=content["name"],
         bundle=bundle,
-        runs={name: names for name, names in runs.items() if names[0] in chosen},
-        experiments={run: experiments[run] for run in chosen},
-        settings={run: settings[run] for run in chosen},
+        runs={name: names for name, names in runs.items() if names[0] in chosen_runs},
+        experiments={run: experiments[run] for run in chosen_runs},
+        settings={run: settings[run] for run in chosen_runs},
         dataset_dir=dataset_dir.resolve(),
         datalist=(datalist or bundle / "configs" / "datalist.json").resolve(),
         folder=folder.resolve(),
         options=options,
-        images={run: number for run in chosen if (number := images[run]) is not None},
+        images={run: number for run in chosen_runs if (number := images[run]) is not None},
         cpu_hours=content.get("cpu_hours"),
         show_cases=content.get("show_cases", True),
     )
@@ -220,15 +249,18 @@ def read_study(
 
 
 def find_overlay(bundle: Path, name: str) -> Path:
-    """Return the file of an overlay: the bundle's own where it has one of this name, else the sdseg bundle's."""
-    own = bundle / "configs" / f"{name}.json"
-    return own if own.is_file() else OVERLAYS / f"{name}.json"
+    """Return the file of an overlay: from the study's bundle if it has one of this name, else from the sdseg bundle."""
+    file = bundle / "configs" / f"{name}.json"
+    return file if file.is_file() else OVERLAYS / f"{name}.json"
 
 
 def train_all(study: Study, jobs: int = 1) -> list[str]:
-    """Train what is not trained yet, ``jobs`` runs at once; returns why runs failed, one line each.
+    """Train all runs that are not trained yet; return one line for each run that failed, with the reason.
 
-    Each of several at once has one thread, and so has each run of a study that counts CPU hours.
+    Args:
+        study: the study.
+        jobs: number of runs at the same time. If there are several, or if the study counts CPU hours, each run has one
+            thread.
     """
     for run in study.experiments:
         if (study.run_folder(run) / "checkpoint.pt").is_file():
@@ -236,9 +268,9 @@ def train_all(study: Study, jobs: int = 1) -> list[str]:
     failures = []
     threads = None if jobs == 1 and study.cpu_hours is None else 1
     with ThreadPoolExecutor(jobs) as pool:
-        pending = {pool.submit(train, study, run, threads) for run in study.experiments}
-        for done in tqdm(as_completed(pending), desc="training", total=len(pending)):
-            failure = done.result()
+        futures = {pool.submit(train, study, run, threads) for run in study.experiments}
+        for future in tqdm(as_completed(futures), desc="training", total=len(futures)):
+            failure = future.result()
             if failure:
                 tqdm.write(failure, file=sys.stderr)
                 failures.append(failure)
@@ -246,7 +278,7 @@ def train_all(study: Study, jobs: int = 1) -> list[str]:
 
 
 def train(study: Study, experiment: str, threads: int | None = None) -> str | None:
-    """Run the bundle's training command for ``experiment``, from its last checkpoint; returns why it failed, if so."""
+    """Run the training of ``experiment`` from its last checkpoint; return the reason if it failed, else None."""
     folder = study.run_folder(experiment)
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.is_file():
@@ -263,7 +295,7 @@ def train(study: Study, experiment: str, threads: int | None = None) -> str | No
 
 
 def last_words(study: Study, experiment: str) -> str | None:
-    """Return the last error in what the training of ``experiment`` wrote, else its last line; None before it began."""
+    """Return the last error in the log of the training, or else its last line; None if there is no log."""
     path = study.run_folder(experiment) / "training.log"
     if not path.is_file():
         return None
@@ -272,7 +304,7 @@ def last_words(study: Study, experiment: str) -> str | None:
 
 
 def is_trained(study: Study, experiment: str) -> bool:
-    """Whether the training of ``experiment`` has run all its epochs."""
+    """Tell whether the training of ``experiment`` has run all its epochs."""
     folder = study.run_folder(experiment)
     if not ((folder / "checkpoint.pt").is_file() and (folder / "model.pt").is_file()):
         return False
@@ -288,5 +320,5 @@ def segment(parser: ConfigParser, case: dict[str, MetaTensor]) -> torch.Tensor:
 
 
 def load_volume(parser: ConfigParser, item: dict[str, str]) -> dict[str, MetaTensor]:
-    """Return ``image`` and ``label`` of a case as the network's bundle prepares them for validation."""
+    """Return ``image`` and ``label`` of a case, after the preprocessing of the validation."""
     return parser.get_parsed_content("validate#preprocessing")(item)

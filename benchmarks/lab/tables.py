@@ -1,4 +1,4 @@
-"""Tables in documents, written by the command that measured them, never by hand."""
+"""Tables in documents. The command that measures the numbers writes them; nobody edits them by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ DIRTY = "-dirty"
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a short name for its file and a title that says what was measured."""
+    """A table of results.
+
+    Attributes:
+        name: short name, for the file.
+        title: what was measured.
+        head: names of the columns.
+        rows: cells of each row.
+    """
 
     name: str
     title: str
@@ -37,14 +44,14 @@ class Table:
 
 
 def commit() -> str:
-    """Return the commit of the checkout, marked where the code was changed since."""
+    """Return the commit of the checkout, with a mark if the code was changed since."""
     command = ["git", "-C", str(ROOT), "describe", "--always", f"--dirty={DIRTY}", "--abbrev=10", "--exclude=*"]
-    found = subprocess.run(command, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else "unknown, no checkout of git"
+    process = subprocess.run(command, capture_output=True, text=True)
+    return process.stdout.strip() if process.returncode == 0 else "unknown, no checkout of git"
 
 
 def hardware() -> str:
-    """Return what computes, its threads, and torch's version."""
+    """Return the name of the GPU or the CPU with its threads, and the version of torch."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     capability = torch.backends.cpu.get_cpu_capability()
@@ -58,7 +65,11 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def check_section(path: Path, name: str) -> None:
-    """End with one line unless :func:`replace_section` will find what it replaces: before hours are spent on it."""
+    """Check, before a long computation, that :func:`replace_section` will find the section.
+
+    Raises:
+        SystemExit: the file or the section is missing.
+    """
     if not path.is_file():
         raise SystemExit(f"{path}: no such file")
     content = path.read_text()
@@ -67,9 +78,9 @@ def check_section(path: Path, name: str) -> None:
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
-    """Replace what stands in ``path`` between the comments ``<!-- name -->`` and ``<!-- /name -->``."""
+    """Replace the text in ``path`` between the comments ``<!-- name -->`` and ``<!-- /name -->``."""
     check_section(path, name)
     content = path.read_text()
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = content.split(start)
-    path.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}")
+    text_before, text_after_start = content.split(start)
+    path.write_text(f"{text_before}{start}\n{text}\n{end}{text_after_start.split(end)[1]}")
