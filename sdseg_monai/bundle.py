@@ -27,11 +27,13 @@ T = TypeVar("T")
 class Bundle:
     """A bundle's folder. Only :meth:`config` imports MONAI, and nothing here evaluates a config's expressions.
 
-    >>> Bundle.open("hippocampus_sdseg").labels
-    {'Anterior hippocampus': 1, 'Posterior hippocampus': 2}
-
     Attributes:
         root: the folder, with ``configs`` in it.
+
+    Example:
+        >>> from sdseg_monai.bundle import Bundle
+        >>> Bundle.open("hippocampus_sdseg").labels
+        {'Anterior hippocampus': 1, 'Posterior hippocampus': 2}
     """
 
     root: Path

@@ -37,6 +37,13 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
     Raises:
         InputError: it is none of these, there are several series, or the image in memory is not a volume, see
             :func:`~sdseg_monai.io.volumes.checked_volume`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sdseg_monai.io.sources import open_source
+        >>> volume = open_source((np.zeros((35, 51, 36), np.float32), np.eye(4)))
+        >>> volume.array.shape
+        (35, 51, 36)
     """
     if isinstance(image, SpatialImage):
         return checked_volume(*_voxels(image), name=str(image.get_filename() or "nibabel image"))
@@ -75,6 +82,12 @@ def list_sources(
 
     Raises:
         InputError: there is no image, there are several series, or two images whose masks would have the same name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sdseg_monai.io.sources import list_sources
+        >>> list_sources(Path("datalist.json"), split="test", dataset_dir=Path("data"))  # doctest: +SKIP
+        [PosixPath('data/images/case_1.nii.gz')]
     """
     is_datalist = path.suffix.lower() in DATALIST_SUFFIXES and path.is_file()
     if not is_datalist and (dataset_dir is not None or split is not None):

@@ -26,6 +26,10 @@ WITH_EXAMPLES = (
     "sdseg_monai.evaluation.compare_masks",
     "sdseg_monai.planning.init_bundle.init_bundle",
     "sdseg_monai.bundle.Bundle",
+    "sdseg_monai.io.sources.open_source",
+    "sdseg_monai.io.sources.list_sources",
+    "sdseg_monai.networks.sdseg.SDSeg",
+    "sdseg_monai.inferers.SliceWiseInferer",
     "sdseg_monai.networks.sdseg.SDSeg",
     "sdseg_monai.inferers.SliceWiseInferer",
 )
