@@ -103,8 +103,8 @@ def cost_rows(pair: DecoderDistillation, size: int) -> list[list[Any]]:
     for name, network in (("teacher", pair.teacher), ("student", pair.student), ("kl-f8, for comparison", full)):
         parameters = sum(p.numel() for p in network.decoding_parts.parameters())
         flops = [f"{count_flops(network, length):.2f}" for length in counted_sizes(size)]
-        taken = median_and_spread(seconds[name]) if name in seconds else ""
-        rows.append([name, f"{parameters:,}", *flops, taken])
+        time_text = median_and_spread(seconds[name]) if name in seconds else ""
+        rows.append([name, f"{parameters:,}", *flops, time_text])
     return rows
 
 

@@ -216,11 +216,11 @@ def main() -> None:
         for weights in options.weights or [None]
     ]
     text = "\n\n".join(table.markdown() for table in tables(members[0], members, items))
-    changed = "".join(f", {path.name}" for path in options.overlay)
-    given = f"{len(members)} of --weights" if options.weights else "its own"
+    overlay_names = "".join(f", {path.name}" for path in options.overlay)
+    weights_text = f"{len(members)} of --weights" if options.weights else "its own"
     note = (
-        f"Dice is the mean over the classes. Bundle {options.bundle.name}{changed}; weights: {given}. Data MSD Task04 "
-        f"hippocampus, {len(items)} test cases of {Path(options.datalist).name}; {hardware()}; commit {commit()}; "
+        f"Dice is the mean over the classes. Bundle {options.bundle.name}{overlay_names}; weights: {weights_text}. Data MSD "
+        f"Task04 hippocampus, {len(items)} test cases of {Path(options.datalist).name}; {hardware()}; commit {commit()}; "
         "benchmarks/uncertainty.py."
     )
     replace_section(options.document, options.section, f"{text}\n\n{note}")

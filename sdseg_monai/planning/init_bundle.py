@@ -199,18 +199,20 @@ def _check_options(modality: str | None, network: str | None, minutes: float) ->
 
 def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int, str]:
     """Return a name for each class: from ``names``, from the headers of NIfTI labels, or ``class 1`` and so on."""
-    last = fingerprint.num_classes - 1
-    unknown_classes = [value for value in names if not 1 <= value <= last]
+    last_class = fingerprint.num_classes - 1
+    unknown_classes = [value for value in names if not 1 <= value <= last_class]
     if unknown_classes:
-        raise InputError(f"a name for class {unknown_classes[0]}, but the labels have the classes 1 to {last}")
+        raise InputError(f"a name for class {unknown_classes[0]}, but the labels have the classes 1 to {last_class}")
     for name in names.values():
         if not NAME.fullmatch(name):
             raise InputError(
                 f"class name {name!r}: expected at most 64 letters, numbers and '_ .,()/+-', a letter or number first"
             )
     header_names = _names_in_files(fingerprint)
-    class_names = {value: names.get(value, header_names.get(value, f"class {value}")) for value in range(1, last + 1)}
-    if len({"background", *class_names.values()}) <= last:
+    class_names = {
+        value: names.get(value, header_names.get(value, f"class {value}")) for value in range(1, last_class + 1)
+    }
+    if len({"background", *class_names.values()}) <= last_class:
         raise InputError(
             f"class names {', '.join(class_names.values())}: expected different ones, none of them 'background'"
         )

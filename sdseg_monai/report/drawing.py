@@ -189,11 +189,11 @@ def _small_size(size: Sequence[int], axis: int, longest: int, slices: int) -> tu
     return x, y, z
 
 
-def _step(full: int, shown: int, is_slice_axis: bool) -> float:
+def _step(num_voxels: int, num_shown: int, is_slice_axis: bool) -> float:
     """Return how many voxels one shown voxel stands for. Slices are left out, pixels within a slice are merged."""
     if is_slice_axis:
-        return (full - 1) / (shown - 1) if shown > 1 else 1.0
-    return full / shown
+        return (num_voxels - 1) / (num_shown - 1) if num_shown > 1 else 1.0
+    return num_voxels / num_shown
 
 
 def _shrink(
