@@ -219,9 +219,9 @@ def main() -> None:
     overlay_names = "".join(f", {path.name}" for path in options.overlay)
     weights_text = f"{len(members)} of --weights" if options.weights else "its own"
     note = (
-        f"Dice is the mean over the classes. Bundle {options.bundle.name}{overlay_names}; weights: {weights_text}. Data MSD "
-        f"Task04 hippocampus, {len(items)} test cases of {Path(options.datalist).name}; {hardware()}; commit {commit()}; "
-        "benchmarks/uncertainty.py."
+        f"Dice is the mean over the classes. Bundle {options.bundle.name}{overlay_names}; weights: {weights_text}. "
+        f"Data MSD Task04 hippocampus, {len(items)} test cases of {Path(options.datalist).name}; {hardware()}; commit "
+        f"{commit()}; benchmarks/uncertainty.py."
     )
     replace_section(options.document, options.section, f"{text}\n\n{note}")
 
