@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 EXIT_BAD_INPUT = 2
 BAD_CONFIG = "Failed to instantiate component"  # how MONAI's message begins where a component refused a config's values
@@ -16,10 +17,15 @@ class InputError(ValueError):
     """A file, folder or option that the user can correct; its message says what was found and what was expected.
 
     The message is one line: line breaks from a library's message or a file name become spaces.
+
+    Attributes:
+        warnings: what was known of the image before it could not be used, as
+            :class:`~sdseg_monai.io.warnings.ImageWarning`.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+        self.warnings: list[Any] = []
 
 
 class ArgumentError(InputError):

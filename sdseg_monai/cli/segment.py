@@ -229,6 +229,9 @@ class _SliceBar:
     def __call__(self, done: int, total: int) -> None:
         from tqdm import tqdm
 
+        if self.bar is not None and (total != self.bar.total or done < self.bar.n):  # of an image that failed
+            self.bar.close()
+            self.bar = None
         if self.bar is None:
             self.bar = tqdm(total=total, desc="slices", delay=2, leave=False, disable=self.is_quiet)
         self.bar.update(done - self.bar.n)

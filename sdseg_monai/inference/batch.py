@@ -150,7 +150,7 @@ def segment_many(
         try:
             case = {"status": "done", **segment_one(pipeline, job, progress).manifest["case"]}
         except InputError as error:
-            warnings = [vars(warning) for warning in source_warnings(job.source)]
+            warnings = [vars(warning) for warning in error.warnings or source_warnings(job.source)]
             case = {"status": "failed", "error": str(error), "warnings": warnings}
         case["seconds"] = round(time.perf_counter() - start, 2)
         manifest.record(job.source, **case)

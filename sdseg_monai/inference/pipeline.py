@@ -18,6 +18,7 @@ from sdseg_monai.inference.options import Options, Progress, check_inputs
 from sdseg_monai.inference.results import SegmentationResult, score_names
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.strategies import NUM_SEEDS, Ensemble, Mirror, Once, Seeds, Strategy
+from sdseg_monai.inference.warnings import LoggedWarnings
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, source_name
@@ -109,12 +110,13 @@ class Pipeline:
         if is_photograph(source) and self.abstain_below is not None:
             raise InputError(f"{source}: a picture's mask is black and white, it has no value for an unsure pixel")
         input_sha256 = hash_source(source)  # first: the file may be replaced while it is segmented
-        # 2. Read and prepare, in the network's orientation: image [C, X, Y, Z] in [-1, 1], float32
-        item = self.segmenter.prepare(source)
-        # 3. Compute the scores, one batch of slices after the other: slabs of S samples, [S, K, X, Y, z] in [0, 1]
-        slabs = self._report(self.strategy.iter_slabs(item["image"]), item["image"], progress)
-        # 4. Join the slabs, resample to the image's own grid, choose the classes: score [K, X, Y, Z], labels [X, Y, Z]
-        result = self.strategy.finish(item, slabs)
+        with LoggedWarnings(source) as warnings:
+            # 2. Read and prepare, in the network's orientation: image [C, X, Y, Z] in [-1, 1], float32
+            item = self.segmenter.prepare(source, warnings)
+            # 3. Compute the scores, one batch of slices after the other: slabs of S samples, [S, K, X, Y, z] in [0, 1]
+            slabs = self._report(self.strategy.iter_slabs(item["image"]), item["image"], progress)
+            # 4. Join the slabs, resample to the image's grid, choose the classes: score [K, X, Y, Z], labels [X, Y, Z]
+            result = self.strategy.finish(item, slabs)
         # 5. Mark as unsure the voxels whose confidence [X, Y, Z] is too low
         if self.abstain_below is not None:
             result = result.abstain(self.abstain_below)

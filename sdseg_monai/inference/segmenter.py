@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,17 +15,16 @@ from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
+from sdseg_monai.inference.warnings import LoggedWarnings
 from sdseg_monai.io.dicom import Series
 from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
-from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
+from sdseg_monai.io.sources import Source, is_photograph, load_source, source_warnings
 from sdseg_monai.io.warnings import ImageWarning
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
-
-logger = logging.getLogger(__name__)
 
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "postprocessing")
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
@@ -112,11 +110,12 @@ class Segmenter:
         self.inferer.seed = inferer_seed if seed is None else seed
         self.inferer.batch_size = bundle_batch_size if batch_size is None else batch_size
 
-    def prepare(self, source: Source) -> dict[str, Any]:
+    def prepare(self, source: Source, warnings: LoggedWarnings | None = None) -> dict[str, Any]:
         """Read one image, and apply the bundle's preprocessing: orientation and intensities.
 
         Args:
             source: the image, from :func:`~sdseg_monai.io.sources.open_source`.
+            warnings: list for the warnings about the image; None for a new one.
 
         Returns:
             A dictionary: ``image`` is a MetaTensor [C, X, Y, Z], float32 in [-1, 1], which knows how to invert its
@@ -126,7 +125,7 @@ class Segmenter:
         Raises:
             InputError: the image cannot be used.
         """
-        warnings = _LoggedWarnings(short_name(source))
+        warnings = LoggedWarnings(source) if warnings is None else warnings
         for warning in (*source_warnings(source), *self._modality_warnings(source)):
             warnings.append(warning)
         image = load_source(source)  # a file, or a volume: voxels [X, Y, Z] with their affine
@@ -161,7 +160,7 @@ class Segmenter:
 
     def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
         # MONAI's Invertd passes over what is not a MetaTensor, with a warning only
-        meta_values = convert_to_dst_type(values, item["image"], dtype=torch.float32)[0]
+        meta_values = convert_to_dst_type(values, item["image"], dtype=torch.float32, device=values.device)[0]
         return self._inverse({**item, "pred": meta_values})
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
@@ -211,18 +210,6 @@ def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, C
         f"{config}: its postprocessing has no step {MASK_FROM_SCORE}, expected one that makes classes of scores, as "
         "MONAI's AsDiscreted does"
     )
-
-
-class _LoggedWarnings(list[ImageWarning]):
-    """The warnings about one image. Each is logged when it is added, after the image's name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def append(self, warning: ImageWarning) -> None:
-        super().append(warning)
-        logger.warning("%s: %s", self.name, warning.text)
 
 
 def _read_metadata(bundle: Bundle, num_classes: int, has_overlays: bool) -> tuple[dict[int, Segment], str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sdseg_monai.bundle import Bundle, shipped_bundles
+from sdseg_monai.bundle import Bundle, config_errors, shipped_bundles
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.pipeline import Pipeline
 
@@ -58,9 +58,20 @@ class ServedModel:
         return self.work_dir / "model.pt"
 
     @property
+    def own_weights(self) -> Path | None:
+        """The file of the bundle's weights, which its config may compute; None where it is missing.
+
+        Raises:
+            InputError: the config does not say where the weights are.
+        """
+        with config_errors(self.bundle.config_file("inference")):
+            file = Path(self.bundle.config("inference").get_parsed_content("checkpoint"))
+        return file if file.is_file() else None
+
+    @property
     def weights(self) -> Path | None:
         """The file of the weights in service: the fine-tuned ones, else the bundle's; None where there are none."""
-        return self.tuned_weights if self.tuned_weights.is_file() else self.bundle.weights
+        return self.tuned_weights if self.tuned_weights.is_file() else self.own_weights
 
     @property
     def signals(self) -> list[Signal]:
@@ -75,7 +86,7 @@ class ServedModel:
         Raises:
             InputError: there are no weights.
         """
-        weights = self.bundle.weights if choice == "original" else self.weights
+        weights = self.own_weights if choice == "original" else self.weights
         if weights is None:
             raise InputError(f"{self.bundle.root}: this bundle has no weights; train it first")
         return weights

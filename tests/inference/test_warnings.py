@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.cli import main
@@ -68,3 +69,11 @@ def test_a_result_knows_its_own_warnings_alone(tmp_path):
     segmenter = Segmenter(device="cpu")
     items = [segmenter.prepare(tmp_path / "images" / f"{name}.nii.gz") for name in ("large", "small")]
     assert [[warning.kind for warning in item["warnings"]] for item in items] == [["field_of_view"], []]
+
+
+def test_a_case_that_fails_keeps_its_warnings(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.png")
+    assert main(["segment", str(tmp_path / "pictures"), "-o", str(tmp_path / "masks"), "--device", "cpu", "-q"]) == 2
+    case = json.loads((tmp_path / "masks" / "sdseg_manifest.json").read_text())["cases"]["a.png"]
+    assert case["status"] == "failed" and "modality" in [warning["kind"] for warning in case["warnings"]]

@@ -132,7 +132,9 @@ def _real_values(frame: np.ndarray, image: Dataset, index: int) -> np.ndarray:
     except (KeyError, AttributeError):
         transform = image
     slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
-    return frame.astype(np.float32) * np.float32(slope or 1) + np.float32(intercept or 0)
+    if slope is not None and float(slope) == 0:
+        raise ValueError("a RescaleSlope of 0, expected intensities")
+    return frame.astype(np.float32) * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
 
 
 def _reason(error: Exception) -> str:

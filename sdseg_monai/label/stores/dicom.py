@@ -26,7 +26,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import Series, choose_series, read_series
 from sdseg_monai.io.dicom.terms import NOT_IMAGES
 from sdseg_monai.io.files import write_folder
-from sdseg_monai.io.volumes import write_volume
+from sdseg_monai.io.volumes import check_same_grid, read_volume, write_volume
 from sdseg_monai.label.stores.dicom_seg import Segments, read_seg, write_seg
 from sdseg_monai.label.stores.volumes import VolumeDatastore
 
@@ -184,7 +184,10 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         """
         if not self.get_image_uri(image_id):
             raise InputError(f"{image_id!r}: there is no such series here to which a DICOM SEG could refer")
-        return write_seg(mask, self._cached_series(image_id), label_info, self._models)
+        series = self._cached_series(image_id)
+        # a SEG is placed by the slices: a mask on another grid, as of a cache of 0.4.0, would lie elsewhere
+        check_same_grid(Path(f"series {image_id}"), read_series(series), mask, read_volume(mask))
+        return write_seg(mask, series, label_info, self._models)
 
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
         if tag == DefaultLabelTag.FINAL:
@@ -232,7 +235,11 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
 
     def _cached_series(self, image_id: str) -> Series:
         """Return the series that the slices in the cache form."""
-        series = choose_series(Path(self._datastore.image_path()) / image_id, image_id)
+        folder = Path(self._datastore.image_path()) / image_id
+        try:
+            series = choose_series(folder, image_id)
+        except InputError as error:  # such as slices that 0.4.0 stored without the header of a DICOM file
+            raise InputError(f"{error}; remove {folder}, and its slices are fetched again") from error
         for warning in series.warnings:
             logger.warning("series %s: %s", image_id, warning.text)
         return series

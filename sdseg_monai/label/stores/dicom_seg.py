@@ -24,6 +24,8 @@ from sdseg_monai.label.names import entries_by_value, entry_name
 
 logger = logging.getLogger(__name__)
 
+ALGORITHM_TYPES = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")  # DICOM's Segment Algorithm Type (0062,0008)
+
 Segments = Mapping[int, Segment]  # by the mask's value
 
 
@@ -68,6 +70,12 @@ def _terms(attribute: Mapping[str, Any]) -> SegmentTerms:
     red, green, blue = (int(level) for level in attribute["recommendedDisplayRGBValue"])
     if not all(0 <= level <= 255 for level in (red, green, blue)):
         raise ValueError(f"a colour of {red}, {green}, {blue}, expected 0 to 255")
+    algorithm_type = str(attribute["SegmentAlgorithmType"])
+    if algorithm_type not in ALGORITHM_TYPES:
+        raise ValueError(f"SegmentAlgorithmType {algorithm_type!r}, expected one of {', '.join(ALGORITHM_TYPES)}")
+    ignored = [name for name in attribute if name.endswith("ModifierCodeSequence") or name.endswith("ModifierSequence")]
+    if ignored:
+        logger.warning("label_info: %s is not written to the DICOM SEG", ", ".join(ignored))
     region = attribute.get("AnatomicRegionSequence")
     return SegmentTerms(
         label=plain_text(str(attribute["SegmentLabel"])),
@@ -75,7 +83,7 @@ def _terms(attribute: Mapping[str, Any]) -> SegmentTerms:
         property_type=_code(attribute["SegmentedPropertyTypeCodeSequence"]),
         property_category=_code(attribute["SegmentedPropertyCategoryCodeSequence"]),
         description=plain_text(str(attribute["SegmentDescription"])),
-        algorithm_type=str(attribute["SegmentAlgorithmType"]),
+        algorithm_type=algorithm_type,
         algorithm_name=plain_text(str(attribute["SegmentAlgorithmName"])),
         anatomic_region=None if region is None else _code(region),
     )
