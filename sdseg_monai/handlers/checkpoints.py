@@ -104,6 +104,9 @@ class TrainingCheckpoint:
             )
 
 
+Checkpoint = TrainingCheckpoint  # its name in bundles of version 0.4.0
+
+
 def _training_options(item: Any) -> dict[str, str] | None:
     return item.training_options if isinstance(item, SDSeg) else None
 

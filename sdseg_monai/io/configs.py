@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 REFERENCE = re.compile(r"@(\w+)")
+NESTED_REFERENCE = re.compile(r"@[\w:]+#")  # MONAI's @name#item
 PREFIX = "reference_to_"  # in place of the @ of a reference, with which no name of Python begins
 
 
@@ -34,6 +35,8 @@ def read_text(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _join(expression: str, config: Mapping[str, Any]) -> str | None:
+    if NESTED_REFERENCE.search(expression):  # Python would take the rest for a comment
+        return None
     try:
         tree = ast.parse(REFERENCE.sub(rf"{PREFIX}\1", expression), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # MONAI also takes statements: $import os

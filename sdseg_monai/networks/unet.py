@@ -27,6 +27,9 @@ class Float32Conv2d(nn.Conv2d):
             return F.conv2d(hidden.float(), self.weight.float(), bias, self.stride, self.padding)
 
 
+DEFAULT_HEAD_CHANNELS = 8  # of diffusers' UNet2DModel
+
+
 class DenoisingUNet(UNet2DModel):
     """U-Net of LDM-8 "LSUN churches": scale-shift norm, residual blocks that resample, a fixed number of heads.
 
@@ -71,7 +74,10 @@ class DenoisingUNet(UNet2DModel):
         # diffusers fixes the channels of a head, the official code the number of heads: one argument says both if every
         # attention has the same number of channels
         channels = {*attention_channels(block_out_channels, attention_levels)}
-        head_channels = channels.pop() // num_heads if len(channels) == 1 else None
+        head_channels = max(channels) // num_heads if len(channels) == 1 else None
+        has_odd_channels = any(count % DEFAULT_HEAD_CHANNELS for count in channels)
+        if has_odd_channels:  # as in 0.4.0, whose weights have attentions narrower than their level
+            head_channels = DEFAULT_HEAD_CHANNELS
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -94,6 +100,7 @@ class DenoisingUNet(UNet2DModel):
             dropout=dropout,
             num_class_embeds=num_class_embeds,
         )
+        self.has_diffusers_heads = not has_odd_channels and (len(channels) == 1 or num_heads == 1)
         for module in self.modules():
             if isinstance(module, Attention):
                 module.heads = num_heads
@@ -102,9 +109,8 @@ class DenoisingUNet(UNet2DModel):
 
     @property
     def diffusers_class(self) -> type[UNet2DModel] | None:
-        """The class of diffusers that computes the same; None if the channels of a head differ between levels."""
-        has_equal_heads = self.config.attention_head_dim is not None or self.config.num_heads == 1
-        return UNet2DModel if has_equal_heads else None
+        """The class of diffusers that computes the same; None if its one number of channels of a head does not fit."""
+        return UNet2DModel if self.has_diffusers_heads else None
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:

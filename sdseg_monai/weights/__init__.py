@@ -1,5 +1,7 @@
 """Weights in and out: plain tensors only, strict, atomic."""
 
+from pathlib import Path
+
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights.autoencoder import (
     RANDOM,
@@ -23,7 +25,14 @@ from sdseg_monai.weights.official import ImportedNetwork, import_official, load_
 from sdseg_monai.weights.transfer import ImportReport
 from sdseg_monai.weights.unet import load_unet
 
-load_diffusers_folder, save_diffusers_folder = SDSeg.from_pretrained, SDSeg.save_pretrained
+Imported = ImportedNetwork  # its name in 0.4.0
+load_diffusers_folder = SDSeg.from_pretrained
+
+
+def save_diffusers_folder(network: SDSeg, folder: str | Path) -> None:
+    """Write ``network`` to a new folder, see :meth:`SDSeg.save_pretrained`."""
+    network.save_pretrained(folder)
+
 
 __all__ = [
     "RANDOM",

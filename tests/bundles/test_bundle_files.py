@@ -135,3 +135,9 @@ def test_what_is_told_is_what_monai_makes_of_it(checkpoint):
 )
 def test_what_only_monai_can_tell(checkpoint):
     assert read_text({"folder": "models", "checkpoint": checkpoint}, "checkpoint") is None
+
+
+def test_a_nested_reference_is_not_read_in_part():
+    """To Python its # would begin a comment."""
+    assert read_text({"checkpoint": "$@paths#root + '/model.pt'", "paths": "/r"}, "checkpoint") is None
+    assert read_text({"checkpoint": "$@root + '/#1.pt'", "root": "/r"}, "checkpoint") == "/r/#1.pt"
