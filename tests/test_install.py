@@ -38,7 +38,7 @@ import numpy as np
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.errors import InputError
 
-image = load_nifti(sys.argv[1])
+image = nib.load(sys.argv[1])
 result = segment(image, bundle=sys.argv[2], device="cpu", seed=1)
 result.save("from_memory.nii.gz")
 pipeline = Pipeline("hippocampus_sdseg", device="cpu")
