@@ -57,10 +57,6 @@ class Strategy(ABC):
             slabs: its scores, from :meth:`iter_slabs`.
         """
 
-    def segment(self, item: Mapping[str, Any]) -> SegmentationResult:
-        """Segment a volume that :meth:`Segmenter.prepare` has prepared."""
-        return self.finish(item, self.iter_slabs(item["image"]))
-
 
 class Once(Strategy):
     """The volume is segmented once, as in the paper: one reverse step and one sample.

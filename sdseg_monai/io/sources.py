@@ -177,10 +177,8 @@ def _has_unknown_name(path: Path) -> bool:
 
 def _copy_array(voxels: Any, affine: Any) -> Volume:
     try:
-        arrays = (
-            np.array(voxels, order="C"),
-            np.array(affine, dtype=np.float64),
-        )  # copies: the caller may change its own
+        # copies: the caller may change its own
+        arrays = np.array(voxels, order="C"), np.array(affine, dtype=np.float64)
     except Exception as error:  # ragged lists, a tensor that requires a gradient, too little memory
         raise InputError(f"voxels and affine that are no arrays ({error}), expected [X, Y, Z] and [4, 4]") from error
     return checked_volume(*arrays, name="array")

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-import torch
 
-from sdseg_monai.bundle import Bundle, bundles_dir
+from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.demo.phantom import write_phantom
+from tests.makers.bundles import write_random_weights
 
 
 @pytest.fixture
@@ -26,9 +26,4 @@ def bundle(request, tmp_path_factory):
     config = root / "configs" / "inference.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps({**content, "num_classes": request.param, "size": [32, 32]}))
-    torch.manual_seed(0)
-    network = Bundle(root).config("inference").get_parsed_content("network_def")
-    network.scale_factor.fill_(0.1)
-    (root / "models").mkdir()
-    torch.save(network.state_dict(), root / "models" / "model.pt")
-    return root
+    return write_random_weights(root)

@@ -5,14 +5,14 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from sdseg_monai import Pipeline, segment
-from sdseg_monai.bundle import Bundle, bundles_dir
+from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.pictures import read_picture_mask
+from tests.makers.bundles import write_random_weights
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,7 @@ def picture_bundle(tmp_path_factory):
     for output in ("outputs", "post_processed_outputs"):
         metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": "polyp"}
     (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
-    torch.manual_seed(0)
-    network = Bundle(root).config("inference").get_parsed_content("network_def")
-    network.scale_factor.fill_(0.1)
-    (root / "models").mkdir()
-    torch.save(network.state_dict(), root / "models" / "model.pt")
-    return root
+    return write_random_weights(root)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from sdseg_monai.bundle import Bundle
 from tests.makers.networks import make_network
 from tests.makers.places import ROOT
 
@@ -36,6 +37,16 @@ def write_sdseg(folder, start_noise, num_classes=2):
     options = {"prediction_type": "sample", "start_noise": start_noise}
     network = make_network(num_classes=num_classes, **options)
     return write_bundle(folder, network_def | options, network, num_classes=num_classes)
+
+
+def write_random_weights(bundle):
+    """Write random weights of the network that a bundle's config names, and return the bundle's folder."""
+    torch.manual_seed(0)
+    network = Bundle(bundle).config("inference").get_parsed_content("network_def")
+    network.scale_factor.fill_(0.1)
+    (bundle / "models").mkdir()
+    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+    return bundle
 
 
 def write_other_weights(path, bundle):

@@ -7,4 +7,5 @@ from sdseg_monai.inference.strategies import Strategy
 
 def segment_with(strategy: Strategy, path: Path):
     """Return what ``strategy`` makes of the volume file ``path``."""
-    return strategy.segment(strategy.segmenter.prepare(path))
+    item = strategy.segmenter.prepare(path)
+    return strategy.finish(item, strategy.iter_slabs(item["image"]))
