@@ -51,6 +51,7 @@ def study(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not KVASIR.is_dir(), reason=f"no data at {KVASIR}; set SDSEG_SHARED")
 def test_one_command_writes_every_table_and_figure(study):
@@ -126,9 +127,9 @@ def test_one_command_writes_every_table_and_figure(study):
     ("options", "message"),
     [
         (("--only", "nothing"), "no such experiment"),
-        (("--parts", "stability"), "stability needs the weights of LPIPS"),
-        (("--parts", "figures", "--only", "SDSeg"), "figures needs 'SDSeg, TAESD'"),
-        (("--section", "nowhere.md"), "nowhere.md: no such file"),
+        pytest.param(("--parts", "stability"), "stability needs the weights of LPIPS", marks=pytest.mark.slow),
+        pytest.param(("--parts", "figures", "--only", "SDSeg"), "figures needs 'SDSeg, TAESD'", marks=pytest.mark.slow),
+        pytest.param(("--section", "nowhere.md"), "nowhere.md: no such file", marks=pytest.mark.slow),
     ],
 )
 def test_what_would_fail_after_hours_ends_at_once_with_one_line(tmp_path, options, message):

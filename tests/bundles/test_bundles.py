@@ -99,6 +99,7 @@ def test_evaluation_equals_sdseg_evaluate_on_the_saved_masks(trained):
     assert row[0] == "img0001" and float(row[1]) == pytest.approx(reported, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_hippocampus_bundle_evaluates_and_infers_on_real_volumes(hippocampus, tmp_path):
     """The evaluator's Dice is the mean of the classes' from ``sdseg evaluate``; inference writes the same masks."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from sdseg_monai.errors import find_input_error
+from sdseg_monai.errors import InputError, find_input_error
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
 from tests.makers.volumes import load_nifti, write_case, write_nifti
@@ -51,7 +51,7 @@ def read(path):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("steps_before_the_kill", [1, 7])
+@pytest.mark.parametrize("steps_before_the_kill", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, steps_before_the_kill):
     # dropout, augmentation, noise, schedule, average and best metric are all in play
     options = ("--epochs", 3, "--batch_size", 4, "--warmup_steps", 5, "--learning_rate", 0.001)
@@ -81,6 +81,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, ste
         assert same(read(tmp_path / "whole" / name), read(tmp_path / "killed" / name)), name
 
 
+@pytest.mark.slow
 def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
     options = ("--epochs", 1, "--batch_size", 4)
     for _ in range(2):
@@ -91,8 +92,14 @@ def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("--segmentation_weight", 1, "--network_def#train_decoder", True, "--augmentation_cycle", 2)],
-    ids=["paper's", "trained decoder, kept latents"],
+    [
+        pytest.param((), id="paper's"),
+        pytest.param(
+            ("--segmentation_weight", 1, "--network_def#train_decoder", True, "--augmentation_cycle", 2),
+            id="trained decoder, kept latents",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_two_processes_train_to_the_weights_of_one(data, tmp_path, more):
     # SGD: AdamW would blow rounding up where the gradient is zero but for it (a key's bias, under the softmax)
@@ -114,6 +121,7 @@ def test_two_processes_train_to_the_weights_of_one(data, tmp_path, more):
     assert a["best_metric"] == pytest.approx(b["best_metric"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_multi_process_evaluation_equals_one_process(data, tmp_path):
     trained = run_process("python", *arguments(data, tmp_path, "--epochs", 1, "--batch_size", 4))
     assert trained.returncode == 0, trained.stderr[-2000:]
@@ -131,13 +139,12 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--batch_size", 5000), "fewer than batch_size"),
         (("--learning_rate", -1), "torch.optim.AdamW cannot be made of the config's values: Invalid learning rate: -1"),
-        (("--network_def#start_noise", "ones"), "start_noise='ones' is unknown: expected one of shared, zeros"),
-        (("--num_classes", 28), "num_classes=28: expected 2 to 27"),
-        (("--size", "[20,16]"), "image is 20x16: expected multiples of"),
-        (("--latent_weight", -1), "latent_weight=-1, expected a number from 0 on"),
-        (("--latent_weight", 0, "--network_def#prediction_type", "sample"), "nothing is left to learn"),
+        pytest.param(
+            ("--network_def#start_noise", "ones"),
+            "start_noise='ones' is unknown: expected one of shared, zeros",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_options_that_cannot_train_end_with_one_line(data, tmp_path, options, message):
@@ -147,6 +154,7 @@ def test_options_that_cannot_train_end_with_one_line(data, tmp_path, options, me
     assert not (tmp_path / "model.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_training_without_validation_says_so_and_goes_on(data, tmp_path):
     options = ("--batch_size", 4, "--val_interval", 2)
     process = run_process("python", *arguments(data, tmp_path, *options, "--epochs", 1))
@@ -190,14 +198,29 @@ def train_in_process(data, out, **options):
         ckpt_dir=str(out),
         log_dir=str(out / "logs"),
         device="cpu",
-        batch_size=4,
-        warmup_steps=5,
-        learning_rate=0.001,
-        **options,
+        **{"batch_size": 4, "warmup_steps": 5, "learning_rate": 0.001, **options},
     )
     workflow.initialize()
     workflow.run()
     return workflow
+
+
+@pytest.mark.usefixtures("keep_global_state")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5000}, "fewer than batch_size"),
+        ({"num_classes": 28}, "num_classes=28: expected 2 to 27"),
+        ({"size": [20, 16]}, "image is 20x16: expected multiples of"),
+        ({"latent_weight": -1}, "latent_weight=-1, expected a number from 0 on"),
+        ({"latent_weight": 0, "network_def#prediction_type": "sample"}, "nothing is left to learn"),
+    ],
+)
+def test_options_that_cannot_train_are_refused(data, tmp_path, options, message):
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        train_in_process(data, tmp_path, epochs=1, **options)
+    assert message in str(find_input_error(caught.value))
+    assert not (tmp_path / "model.pt").exists()
 
 
 EVERYTHING = {

@@ -189,6 +189,7 @@ def wait_for_training(server, timeout=600):
     raise TimeoutError(state)
 
 
+@pytest.mark.slow
 def test_dicom_folder(hippocampus, tmp_path):
     """A study in a folder: segmented as the volume it was made of, and answered with a DICOM SEG."""
     study, volume, image = tmp_path / "study", hippocampus / "images" / f"{CASES[0]}.nii.gz", generate_uid()
