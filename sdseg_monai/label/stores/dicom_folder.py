@@ -125,7 +125,7 @@ class DicomFolder:
             if sop is not None and instances[path].uid != sop:
                 continue
             try:
-                dataset = pydicom.dcmread(path, stop_before_pixels=headers_only)
+                dataset = read_dataset(path, stop_before_pixels=headers_only)
                 for keyword in ("SOPClassUID", "SOPInstanceUID"):
                     if not dataset.get(keyword):
                         setattr(dataset, keyword, dataset.file_meta.get(f"MediaStorage{keyword}"))
