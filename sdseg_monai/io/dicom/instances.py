@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAGIC, MAGIC_START = b"DICM", 128  # in a DICOM file, after its preamble
 SUFFIXES = (".dcm", ".ima")  # many DICOM files have them, but DICOM is recognised by its content
 HEAD = 4096  # bytes that are read to recognise a file
+LONGEST_FIRST_VALUE = 1024  # bytes of an element at the beginning of a file, but for sequences and the like
 FIRST_GROUPS = (0x0002, 0x0008)  # with an element of one of them a file without a preamble begins
 # fmt: off
 VALUE_REPRESENTATIONS = {
@@ -258,6 +259,8 @@ def _begins_with_elements(head: bytes, byte_order: str, is_explicit: bool) -> bo
             (length,), start = struct.unpack_from(f"{byte_order}I", head, position + 8), 12
         elif representation in VALUE_REPRESENTATIONS:
             (length,), start = struct.unpack_from(f"{byte_order}H", head, position + 6), 8
+            if length > LONGEST_FIRST_VALUE:
+                return False
         else:
             return False
         if length == 0xFFFFFFFF:  # a sequence

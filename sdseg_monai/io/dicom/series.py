@@ -151,16 +151,17 @@ def left_out_warnings(files: Sequence[UnusableFile]) -> list[ImageWarning]:
     """
     by_reason: dict[str, list[Path]] = {}
     for file in files:
-        by_reason.setdefault("not DICOM" if isinstance(file, NotDicom) else file.reason, []).append(file.path)
+        by_reason.setdefault(file.reason, []).append(file.path)
+    others = {file.reason for file in files if isinstance(file, NotDicom)}
     texts = []
-    for reason, paths in by_reason.items():
-        if reason != "not DICOM" and len(paths) <= FILES_SHOWN:
+    for reason, paths in sorted(by_reason.items(), key=lambda item: item[0] in others):
+        if reason not in others and len(paths) <= FILES_SHOWN:
             texts += [f"{path}: {reason}, left out" for path in paths]
             continue
         names = ", ".join(file_names(paths)[:NAMES_SHOWN])
-        others = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
+        more = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
         count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-        texts.append(f"{count} left out ({reason}): {names}{others}")
+        texts.append(f"{count} left out ({reason}): {names}{more}")
     return [ImageWarning("left_out", text) for text in texts]
 
 

@@ -22,7 +22,7 @@ from sdseg_monai.io.dicom import choose_series, read_series
 from tests.io.dicom.series import edit, make_enhanced, make_series
 from tests.makers.dicom import slice_grid
 
-SHAPE = (7, 5, 4)
+SHAPE = (14, 10, 4)  # GDCM cannot read RLE of much smaller slices
 STRAIGHT = slice_grid(np.diag([1.0, 1, 1]))
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGLSLossless]
 INVERTED, NORMAL = "MONOCHROME1", "MONOCHROME2"
@@ -79,7 +79,7 @@ def test_values_are_those_of_the_modality(files, photometric, signed, allocated,
     """https://github.com/SimpleITK/SimpleITK/issues/1795."""
     voxels = store(files, allocated, stored, signed).astype(float)
     for index, file in enumerate(files):
-        slope, intercept = ("1", "0") if index == 0 else (f"{index * 0.37}", "-1024.5")
+        slope, intercept = ("1", "0") if index == 0 else (f"{index * 0.37:.2f}", "-1024.5")
         voxels[:, :, index] = voxels[:, :, index] * float(slope) + float(intercept)
         edit(file, RescaleSlope=slope, RescaleIntercept=intercept)
         edit(file, PhotometricInterpretation=photometric[index % len(photometric)])
@@ -105,11 +105,12 @@ def test_an_overlay_in_the_high_bits_is_no_value(files, photometric, signed):
 def test_frames_have_the_same_values(files, tmp_path, photometric):
     voxels = store(files, 16, 12, signed=True)
     make_enhanced(files, tmp_path / "enhanced/e.dcm", [0, 1, 2, 3])
-    rng = np.random.default_rng(0)
-    raw = (voxels.T & 0xFFF) | (rng.integers(0, 16, voxels.T.shape) << 12)  # overlays
-    edit(tmp_path / "enhanced/e.dcm", PhotometricInterpretation=photometric, PixelData=raw.astype("<u2").tobytes())
-    volume = read_series(choose_series(tmp_path / "enhanced"))
-    np.testing.assert_array_equal(volume.array[:, :, ::-1], voxels)
+    frames = pydicom.dcmread(tmp_path / "enhanced/e.dcm").pixel_array
+    overlays = np.random.default_rng(0).integers(0, 16, frames.shape) << 12
+    pixels = ((frames & 0xFFF) | overlays).astype("<u2").tobytes()
+    edit(tmp_path / "enhanced/e.dcm", PhotometricInterpretation=photometric, PixelData=pixels)
+    array = read_series(choose_series(tmp_path / "enhanced")).array
+    np.testing.assert_array_equal(array[:, :, ::-1], voxels)  # frames are read against their normal
 
 
 @pytest.mark.parametrize("photometric", [INVERTED, NORMAL])
@@ -132,10 +133,11 @@ def test_what_only_a_display_needs_does_not_count(files):
     mapping, window = Dataset(), Dataset()
     mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 4095
     mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1e-6, 5.0
-    window.LUTDescriptor, window.LUTData = [2, 0, 16], [9, 8]
+    window.LUTDescriptor = [2, 0, 16]
+    window.add_new(0x00283006, "OW", bytes(4))
     for file in files:
         edit(file, RealWorldValueMappingSequence=[mapping], VOILUTSequence=[window], PresentationLUTShape="INVERSE")
-        edit(file, WindowCenter="3", WindowWidth="2", PixelPaddingValue=0, SpacingBetweenSlices="0")
+        edit(file, WindowCenter="3", WindowWidth="2", SpacingBetweenSlices="0")
     np.testing.assert_array_equal(read(files), voxels)
 
 
@@ -146,10 +148,9 @@ def test_what_only_a_display_needs_does_not_count(files):
         ({"DoseGridScaling": "0.001"}, "dose"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colours .PALETTE COLOR"),
         ({"PixelPresentation": "MIXED"}, "palette"),
-        ({"RedPaletteColorLookupTableDescriptor": [16, 4000, 8]}, "palette"),
         ({"BitsStored": 12, "HighBit": 15}, "highest of 12 bits is bit 15"),
-        ({"BitsStored": 24, "BitsAllocated": 32, "HighBit": 23, "PixelData": bytes(140)}, "24 bits in 32"),
-        ({"BitsStored": 64, "BitsAllocated": 64, "HighBit": 63, "PixelData": bytes(280)}, "64 bits in 64"),
+        ({"BitsStored": 24, "BitsAllocated": 32, "HighBit": 23, "PixelData": bytes(560)}, "24 bits in 32"),
+        ({"BitsStored": 64, "BitsAllocated": 64, "HighBit": 63, "PixelData": bytes(1120)}, "64 bits in 64"),
     ],
 )
 def test_what_is_not_applied_is_refused(files, tmp_path, elements, reason):
@@ -162,14 +163,14 @@ def test_what_is_not_applied_is_refused(files, tmp_path, elements, reason):
 def test_floating_point_pixels_are_refused(files):
     dataset = pydicom.dcmread(files[2])
     del dataset.PixelData
-    dataset.FloatPixelData = np.zeros(35, "<f4").tobytes()
+    dataset.FloatPixelData = np.zeros(140, "<f4").tobytes()
     dataset.save_as(files[2])
     with pytest.raises(InputError, match=r"0003\.dcm: its pixels are floating-point"):
         read(files)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, *SYNTAXES])
-@pytest.mark.parametrize("cut", [1, 8, 20])
+@pytest.mark.parametrize("cut", [2, 8, 20])
 def test_pixel_data_that_are_cut_off_are_refused(files, syntax, cut):
     recode(files[-1], syntax)
     files[-1].write_bytes(files[-1].read_bytes()[:-cut])
