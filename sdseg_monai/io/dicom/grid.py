@@ -148,13 +148,22 @@ def _repetition(
         text = f"{len(first)} images at {_place(positions[first[0]], normal)}: {slice_names}{also}"
     else:
         text = f"{len(first)} images at each of {len(places)} positions, such as {slice_names}"
-    for attribute, values in attributes.items():
-        if all(len({values[index] for index in place}) == len(place) for place in several):
-            return f"{text}, which differ in {attribute} ({some([values[index] for index in first])})"
-    for attribute, values in attributes.items():
-        if len({values[index] for index in first}) > 1:
-            return f"{text}, which differ in {attribute} ({some(sorted({values[index] for index in first}))})"
+    for is_enough in (_all_differ, _some_differ):
+        for attribute, values in attributes.items():
+            if is_enough([[values[index] for index in place] for place in several]):
+                found = dict.fromkeys(values[index] or "none" for index in first)  # in order, each once
+                return f"{text}, which differ in {attribute} ({some(list(found))})"
     return f"{text}: a series over time, several echoes, or a slice that is there twice"
+
+
+def _all_differ(values: Sequence[Sequence[str]]) -> bool:
+    """Tell whether all values at each of the positions differ."""
+    return all(len(set(at_place)) == len(at_place) for at_place in values)
+
+
+def _some_differ(values: Sequence[Sequence[str]]) -> bool:
+    """Tell whether values at the first of the positions differ."""
+    return len(set(values[0])) > 1
 
 
 def _place(position: np.ndarray, normal: np.ndarray) -> str:

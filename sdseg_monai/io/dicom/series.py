@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,11 +159,20 @@ def left_out_warnings(files: Sequence[UnusableFile]) -> list[ImageWarning]:
         if reason not in others and len(paths) <= FILES_SHOWN:
             texts += [f"{path}: {reason}, left out" for path in paths]
             continue
-        names = ", ".join(file_names(paths)[:NAMES_SHOWN])
-        more = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
         count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-        texts.append(f"{count} left out ({reason}): {names}{more}")
+        names = _names(paths, FILES_SHOWN if reason in others else NAMES_SHOWN)
+        texts.append(f"{count} left out ({reason}): {names}")
     return [ImageWarning("left_out", text) for text in texts]
+
+
+def _names(paths: Sequence[Path], shown: int) -> str:
+    """Return the names of files; of many only the first ones, with the number of files of each suffix."""
+    names = file_names(paths)
+    if len(paths) <= shown:
+        return ", ".join(names)
+    suffixes = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(FILES_SHOWN))
+    return f"{', '.join(names[:shown])} and {len(paths) - shown} more ({kinds})"
 
 
 def _search(source: Path) -> tuple[list[Series], list[UnusableFile]]:
