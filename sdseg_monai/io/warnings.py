@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-WarningKind = Literal["constant", "field_of_view", "intensity", "left_out", "modality", "same_uid"]
+WarningKind = Literal["constant", "field_of_view", "intensity", "left_out", "modality", "same_uid", "thickness"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class ImageWarning:
             * ``left_out``: a file in the image's folder could not be used.
             * ``modality``: its modality is not the one that the network was trained on.
             * ``same_uid``: two files of a series have the same SOPInstanceUID.
+            * ``thickness``: the thickness of a single slice is unknown.
         text: what was found and what it means, in one line.
     """
 

@@ -1,4 +1,4 @@
-"""The frames of one multi-frame file as one volume; of the extra's packages this needs only pydicom."""
+"""The frames of one multi-frame file as one volume."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
-from sdseg_monai.io.dicom.stack import check_memory, check_regular_grid, is_plane, slice_order
-from sdseg_monai.io.itk import LPS_TO_RAS
+from sdseg_monai.io.dicom.grid import grid_affine, grid_fault, is_plane, slice_order
+from sdseg_monai.io.dicom.instances import read_dataset, text_of
+from sdseg_monai.io.dicom.stack import check_memory
+from sdseg_monai.io.dicom.terms import plain_text
+from sdseg_monai.io.dicom.values import check_values, modality_values, stored_values
 from sdseg_monai.io.volumes import Volume, checked_volume
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+REASONS = {  # macros and elements that say why there may be several frames at one position
+    ("MREchoSequence", "EffectiveEchoTime"): "echo time",
+    ("FrameContentSequence", "TemporalPositionIndex"): "time point",
+    ("MRDiffusionSequence", "DiffusionBValue"): "b-value",
+    ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"): "trigger time",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +56,18 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
         Real values (HU in CT), float32, [X, Y, Z] as columns, rows and frames against their normal.
 
     Raises:
-        InputError: there are several files, the file is damaged, its frames do not form a regular grid, it has several
-            values per voxel or one that is not finite, or pydicom is not installed.
+        InputError: there are several files, the file is damaged, its frames do not say where they lie or do not form a
+            regular grid, its values mean something that is not applied here, see
+            :func:`~sdseg_monai.io.dicom.values.check_values`, or one is not finite, or pydicom is not installed.
     """
     config = require("pydicom.config")
     with config.disable_value_validation():
         image = open_multi_frame(files, name)
         grid = frame_grid(image, name)
+        check_values(image, name)
         check_memory(math.prod(grid.shape), name)
         try:
             frames = image.pixel_array
-            if frames.ndim != 3:
-                raise InputError(f"{name}: {frames.shape[-1]} values per voxel, expected one")
             stack = np.stack([_real_values(frames[index], image, index) for index in grid.order])
         except InputError:
             raise
@@ -75,7 +85,7 @@ def open_multi_frame(files: Sequence[Path], name: str) -> Dataset:
     if len(files) > 1:
         raise InputError(f"{name}: {len(files)} multi-frame files, expected one of them")
     try:
-        return require("pydicom").dcmread(files[0])
+        return read_dataset(files[0])
     except InputError:
         raise
     except Exception as error:  # pydicom raises whatever a damaged element leads to
@@ -89,6 +99,12 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
         InputError: the frames' positions are missing, or the frames do not form a regular grid.
     """
     count = int(image.NumberOfFrames)
+    if "PerFrameFunctionalGroupsSequence" not in image:
+        kind = plain_text(image.SOPClassUID.name) if text_of(image, "SOPClassUID") else "an unknown kind"
+        raise InputError(
+            f"{name}: {count} frames in one file ({kind}) that does not say where each lies, expected an enhanced file "
+            "with PerFrameFunctionalGroupsSequence, or one file for each slice"
+        )
     try:
         cosines, positions, edges = (
             np.array([_macro(image, index, sequence)[keyword].value for index in range(count)], dtype=np.float64)
@@ -98,24 +114,37 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
                 ("PixelMeasuresSequence", "PixelSpacing"),  # of rows, of columns
             )
         )
-        if not is_plane(cosines[0]) or not (edges > 0).all():
-            raise ValueError("directions that are not at right angles, or pixels without a size")
-        order = slice_order(cosines[0], positions)[::-1]
-        positions = positions[order]
-        check_regular_grid(cosines, positions, edges, name)
-    except Exception as error:  # attributes that are missing, are not numbers or too few, or no regular grid
-        reason = str(error).removeprefix(f"{name}: its slices ") if isinstance(error, InputError) else _reason(error)
+    except Exception as error:  # attributes that are missing, are not numbers or too few
         raise InputError(
-            f"{name}: its frames do not form a regular grid ({reason}), expected one evenly spaced stack, no frame "
-            "missing or twice"
+            f"{name}: its frames do not say where they lie ({_reason(error)}), expected position, orientation and size "
+            "of the pixels of each"
         ) from error
-    row, column = cosines[0].reshape(2, 3)
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = row * edges[0, 1], column * edges[0, 0]
-    normal = np.cross(row, column)
-    affine[:3, 2] = normal * ((positions[-1] - positions[0]) @ normal / (count - 1))
-    affine[:3, 3] = positions[0]
-    return FrameGrid(order, (int(image.Columns), int(image.Rows), count), LPS_TO_RAS @ affine)
+    if not is_plane(cosines[0]) or positions.shape[1:] != (3,) or not (edges > 0).all():
+        raise InputError(
+            f"{name}: its frames have directions that are not at right angles, or pixels without a size, expected one "
+            "evenly spaced stack"
+        )
+    order = slice_order(cosines[0], positions)
+    frame_names = [f"frame {index + 1}" for index in order]
+    fault = grid_fault(cosines[order], positions[order], edges[order], frame_names, _attributes(image, order))
+    if fault is not None:
+        raise InputError(f"{name}: its frames do not form a regular grid: they {fault}, no frame missing or twice")
+    order = order[::-1]
+    affine = grid_affine(cosines[0], positions[order], edges[0])
+    return FrameGrid(order, (int(image.Columns), int(image.Rows), count), affine)
+
+
+def _attributes(image: Dataset, order: np.ndarray) -> dict[str, list[str]]:
+    """Return what may explain several frames at one position, by its name the value in each frame."""
+    attributes: dict[str, list[str]] = {reason: [] for reason in REASONS.values()}
+    for index in order:
+        for (sequence, keyword), reason in REASONS.items():
+            try:
+                value = text_of(_macro(image, index, sequence), keyword)
+            except (KeyError, AttributeError, IndexError):
+                value = ""
+            attributes[reason].append(plain_text(value))
+    return attributes
 
 
 def _macro(image: Dataset, index: int, sequence: str) -> Dataset:
@@ -125,8 +154,9 @@ def _macro(image: Dataset, index: int, sequence: str) -> Dataset:
 
 
 def _real_values(frame: np.ndarray, image: Dataset, index: int) -> np.ndarray:
+    frame = stored_values(frame, image)
     if "ModalityLUTSequence" in image:
-        return require("pydicom.pixel_data_handlers").apply_modality_lut(frame, image).astype(np.float32)
+        return modality_values(frame, image)
     try:
         transform = _macro(image, index, "PixelValueTransformationSequence")
     except (KeyError, AttributeError):

@@ -1,12 +1,14 @@
-"""The header of one DICOM file."""
+"""The header of one DICOM file, and which files are DICOM."""
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
@@ -15,18 +17,42 @@ from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-MAGIC, MAGIC_START = b"DICM", 128  # in every DICOM file, after its preamble
-SUFFIX = ".dcm"  # most DICOM files have it, but DICOM is recognised by its content
+MAGIC, MAGIC_START = b"DICM", 128  # in a DICOM file, after its preamble
+SUFFIXES = (".dcm", ".ima")  # many DICOM files have them, but DICOM is recognised by its content
+HEAD = 4096  # bytes that are read to recognise a file
+LONGEST_FIRST_VALUE = 1024  # bytes of an element at the beginning of a file, but for sequences and the like
+FIRST_GROUPS = (0x0002, 0x0008)  # with an element of one of them a file without a preamble begins
 # fmt: off
+VALUE_REPRESENTATIONS = {
+    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
+    b"ST", b"TM", b"UI", b"UL", b"US",
+}
+LONG_REPRESENTATIONS = {  # two bytes are reserved after these, and their lengths have four
+    b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV",
+}
 HEADER = [
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
-    "SeriesDescription", "Rows", "Columns", "NumberOfFrames",
+    "SeriesDescription", "Rows", "Columns", "NumberOfFrames", "SliceThickness", "SpacingBetweenSlices",
 ]
 # fmt: on
 
 
 class UnusableFile(InputError):
-    """A file that is DICOM, or has DICOM's suffix, cannot be used; the message says which file and why."""
+    """A file in a folder of DICOM cannot be used; the message is the file's path, a colon and why.
+
+    Attributes:
+        path: of the file.
+        reason: why it cannot be used.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class NotDicom(UnusableFile):
+    """A file has another content than DICOM, and no suffix of DICOM: a text, or a preview picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +96,10 @@ class Instance:
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell by its content whether a file is DICOM; False where it cannot be read."""
+    """Tell by its content whether a file is DICOM, with or without the preamble; False where it cannot be read."""
     try:
-        return _has_magic(path)
+        with path.open("rb") as file:
+            return _is_dicom(file.read(HEAD))
     except OSError:
         return False
 
@@ -83,35 +110,72 @@ def has_dicom(folder: Path) -> bool:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Yield the files anywhere below ``folder`` that are not hidden: no part of the path below it begins with a dot."""
+    """Yield the files anywhere below ``folder`` that are not hidden: no part of the path below it begins with a dot.
+
+    Links that lead nowhere or to a folder, which is not searched, are among them, since slices may be missing there.
+    """
     for path in folder.rglob("*"):
-        if not any(part[0] == "." for part in path.relative_to(folder).parts) and path.is_file():
+        if any(part[0] == "." for part in path.relative_to(folder).parts):
+            continue
+        if path.is_file() or (path.is_symlink() and (path.is_dir() or not path.exists())):
             yield path
 
 
+def read_dataset(file: Path | BinaryIO, **options: Any) -> Dataset:
+    """Read a DICOM file by pydicom, also one without the preamble or the meta information that files begin with.
+
+    The dataset always has a TransferSyntaxUID, as pixel data need it; where the file has none, it is that of
+    uncompressed data in the encoding that was found.
+
+    Args:
+        file: its path, or the file, opened to be read as bytes.
+        options: of ``pydicom.dcmread``.
+
+    Raises:
+        Exception: whatever pydicom raises.
+    """
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return read_dataset(opened, **options)
+    head = file.read(HEAD)
+    file.seek(0)
+    pydicom = require("pydicom")
+    dataset = pydicom.dcmread(file, force=_is_dicom(head), **options)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        is_implicit, is_little = _encoding(dataset)
+        uncompressed = pydicom.uid.ExplicitVRLittleEndian if is_little else pydicom.uid.ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if is_implicit else uncompressed
+    return dataset
+
+
 def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
-    """Read the header of a DICOM file; None for a DICOMDIR, or a file that is not DICOM and has another suffix.
+    """Read the header of a DICOM file; None for a DICOMDIR.
 
     Args:
         path: of the file.
         keywords: of elements to read in addition to those of :class:`Instance`.
 
     Raises:
-        UnusableFile: the file cannot be read, has DICOM's suffix but is not DICOM, is damaged, or is an image without
-            voxels.
+        NotDicom: the file is not DICOM and does not have its suffix either.
+        UnusableFile: the file cannot be read, is empty, has DICOM's suffix but is not DICOM, is damaged, or is an image
+            without voxels.
         InputError: pydicom is not installed.
     """
     try:
-        if not _has_magic(path):
-            if path.suffix.lower() == SUFFIX:
-                raise UnusableFile(f"{path}: not DICOM by its content")
-            return None
+        with path.open("rb") as file:
+            head = file.read(HEAD)
     except OSError as error:  # no permission, or it has been removed since it was listed
-        raise UnusableFile(f"{path}: cannot be read ({error.strerror})") from error
+        raise UnusableFile(path, f"cannot be read ({error.strerror})") from error
+    if not head:
+        raise UnusableFile(path, "the file is empty")
+    if not _is_dicom(head):
+        if path.suffix.lower() in SUFFIXES:
+            raise UnusableFile(path, "not DICOM by its content")
+        raise NotDicom(path, "not DICOM")
     pydicom, config = require("pydicom"), require("pydicom.config")
     try:
         with config.disable_value_validation():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*HEADER, *keywords])
+            header = read_dataset(path, stop_before_pixels=True, specific_tags=[*HEADER, *keywords])
             meta = header.file_meta
             sop_class = meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or pydicom.uid.UID("")
             modality = plain_text(text_of(header, "Modality"))
@@ -127,11 +191,11 @@ def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
                 frames=number_of(header, "NumberOfFrames") or 1,
             )
     except Exception as error:  # pydicom raises whatever a damaged element leads to, with its value in the message
-        raise UnusableFile(f"{path}: not a readable DICOM file ({type(error).__name__})") from error
+        raise UnusableFile(path, f"not a readable DICOM file ({type(error).__name__})") from error
     if sop_class == pydicom.uid.MediaStorageDirectoryStorage:
         return None
     if not (has_voxels or modality in NOT_IMAGES) and (not modality or sop_class.name.endswith("Image Storage")):
-        raise UnusableFile(f"{path}: its header is not complete")  # a complete one has Modality, and an image voxels
+        raise UnusableFile(path, "its header is not complete")  # a complete one has Modality, and an image voxels
     return instance
 
 
@@ -147,6 +211,61 @@ def number_of(header: Dataset, keyword: str) -> int | None:
     return None
 
 
-def _has_magic(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(MAGIC_START + len(MAGIC))[MAGIC_START:] == MAGIC
+def decimal_of(header: Dataset, keyword: str) -> float | None:
+    """Return an element of a header as a finite number, None where it is missing or has another value."""
+    with suppress(ValueError, TypeError):  # not a number, or several numbers
+        number = float(header.get(keyword))
+        return number if math.isfinite(number) else None
+    return None
+
+
+def slice_thickness(header: Dataset) -> float | None:
+    """Return SliceThickness, else SpacingBetweenSlices, in millimetres; None where the slice says neither."""
+    # the latter is negative in some files
+    return abs(decimal_of(header, "SliceThickness") or decimal_of(header, "SpacingBetweenSlices") or 0) or None
+
+
+def _encoding(dataset: Dataset) -> tuple[bool, bool]:
+    """Return whether a dataset was read as implicit VR, and whether as little endian."""
+    if hasattr(dataset, "original_encoding"):  # pydicom 3
+        return dataset.original_encoding
+    return dataset.read_implicit_vr, dataset.read_little_endian
+
+
+def _is_dicom(head: bytes) -> bool:
+    """Tell whether the first bytes of a file are those of DICOM.
+
+    Files without a preamble, as some archives and programs write them, begin with elements of the meta information or
+    of the dataset; the first three must be such that no other kind of file has them by chance.
+    """
+    if head[MAGIC_START : MAGIC_START + len(MAGIC)] == MAGIC:
+        return True
+    return any(_begins_with_elements(head, *encoding) for encoding in (("<", True), ("<", False), (">", True)))
+
+
+def _begins_with_elements(head: bytes, byte_order: str, is_explicit: bool) -> bool:
+    position, last_tag = 0, (0, 0)
+    for index in range(3):
+        if position + 12 > len(head):
+            return is_explicit and index > 0  # a long element
+        tag = struct.unpack_from(f"{byte_order}HH", head, position)
+        if tag <= last_tag or (index == 0 and tag[0] not in FIRST_GROUPS):
+            return False
+        last_tag = tag
+        representation = head[position + 4 : position + 6]
+        if not is_explicit:
+            (length,), start = struct.unpack_from(f"{byte_order}I", head, position + 4), 8
+        elif representation in LONG_REPRESENTATIONS:
+            (length,), start = struct.unpack_from(f"{byte_order}I", head, position + 8), 12
+        elif representation in VALUE_REPRESENTATIONS:
+            (length,), start = struct.unpack_from(f"{byte_order}H", head, position + 6), 8
+            if length > LONGEST_FIRST_VALUE:
+                return False
+        else:
+            return False
+        if length == 0xFFFFFFFF:  # a sequence
+            return is_explicit and index > 0
+        if length % 2:
+            return False
+        position += start + length
+    return True

@@ -14,8 +14,9 @@ from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.frames import frame_grid, open_multi_frame
+from sdseg_monai.io.dicom.grid import slice_order
+from sdseg_monai.io.dicom.instances import read_dataset, slice_thickness
 from sdseg_monai.io.dicom.series import Series, is_multi_frame
-from sdseg_monai.io.dicom.stack import slice_order
 from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.itk import LPS_TO_RAS
@@ -270,7 +271,7 @@ def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
         if len(headers) > 1:
             header.SpacingBetweenSlices = _decimal(spacing)
         if not header.get("SliceThickness"):
-            header.SliceThickness = _decimal(spacing or 1)
+            header.SliceThickness = _decimal(spacing or slice_thickness(header) or 1)
     if voxels.any():
         return {"source_images": headers, "pixel_array": voxels}
     position = highdicom.PlanePositionSequence("PATIENT", headers[0].ImagePositionPatient)
@@ -310,7 +311,7 @@ def _read_header(path: Path, series: Series) -> Dataset:
     """Return the header of a slice; UIDs that de-identification has emptied are filled from ``series``."""
     pydicom = require("pydicom")
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = read_dataset(path, stop_before_pixels=True)
         header.decode()  # from the slice's own character set
         header.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, also for the SEG
         for keyword in ("SOPClassUID", "SOPInstanceUID"):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.frames import read_frames
-from sdseg_monai.io.dicom.instances import Instance, UnusableFile, read_instance, visible_files
-from sdseg_monai.io.dicom.stack import read_stack
+from sdseg_monai.io.dicom.instances import (
+    Instance,
+    NotDicom,
+    UnusableFile,
+    read_instance,
+    slice_thickness,
+    visible_files,
+)
+from sdseg_monai.io.dicom.stack import file_names, read_stack
 from sdseg_monai.io.files import hash_file
-from sdseg_monai.io.itk import itk_affine
-from sdseg_monai.io.volumes import Volume, checked_volume
+from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import ImageWarning
 
 UID = r"\d[\d.]{0,63}"
+FILES_SHOWN = 3  # of those that were left out for one reason, with a warning of their own
+NAMES_SHOWN = 20  # in the one warning about more files
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class Series:
         number: SeriesNumber, None where there is none.
         frames: number of slices, in all files.
         files: each instance once, sorted by path.
-        warnings: about files that were left out and slices that share a SOPInstanceUID.
+        warnings: about files that were left out, slices that share a SOPInstanceUID, and a single slice whose thickness
+            is unknown.
     """
 
     uid: str
@@ -54,10 +62,10 @@ class Series:
 def find_series(source: Path) -> list[Series]:
     """Return the image series of the DICOM files anywhere below a folder, or of one file, by study and number.
 
-    DICOM files are recognised by their content. Hidden files, DICOMDIRs and objects that are not images (SEG, SR,
-    RTSTRUCT, PR, KO and the like) are left out. A damaged file is left out too; the series with files in the same
-    folder have a warning about it, or all series where there are none. Only headers are read. :func:`group_series` says
-    what a series is and which UIDs it has.
+    DICOM files are recognised by their content, with or without a preamble. Hidden files, DICOMDIRs and objects that
+    are not images (SEG, SR, RTSTRUCT, PR, KO and the like) are left out. So are files that are empty, damaged or not
+    DICOM; the series with files in the same folder have warnings about them, or all series where there are none. Only
+    headers are read. :func:`group_series` says what a series is and which UIDs it has.
 
     Raises:
         InputError: there is no such file or folder, or pydicom is not installed.
@@ -71,9 +79,9 @@ def choose_series(source: Path, uid: str | None = None) -> Series:
     Raises:
         InputError: there is none, or there are several and no ``uid``; the message lists them.
     """
-    all_series, reasons = _search(source)
+    all_series, left_out = _search(source)
     if not all_series:
-        raise InputError(f"{source}: no DICOM images there, expected a series of slices{_left_out_text(reasons)}")
+        raise InputError(f"{source}: no DICOM images there, expected a series of slices{_left_out_text(left_out)}")
     matches = [series for series in all_series if uid in (None, series.uid)]
     if len(matches) == 1:
         return matches[0]
@@ -123,15 +131,12 @@ def read_series(series: Series) -> Volume:
         the frames of a multi-frame file against it.
 
     Raises:
-        InputError: a file is missing or damaged, the slices do not form a regular grid, see
+        InputError: a file is missing or damaged, the slices do not form a regular grid or hold no intensities, see
             :func:`~sdseg_monai.io.dicom.stack.read_stack`, there are several multi-frame files, or a voxel is not
             finite.
     """
     name = f"series {series.uid}"
-    if is_multi_frame(series):
-        return read_frames(series.files, name)
-    image = read_stack(series.files, name)
-    return checked_volume(sitk.GetArrayViewFromImage(image).T.copy(), itk_affine(image), name)
+    return (read_frames if is_multi_frame(series) else read_stack)(series.files, name)
 
 
 def is_multi_frame(series: Series) -> bool:
@@ -139,40 +144,67 @@ def is_multi_frame(series: Series) -> bool:
     return series.frames > len(series.files)
 
 
-def _search(source: Path) -> tuple[list[Series], dict[Path, str]]:
-    """Return the series of :func:`find_series`, and by file why it was left out."""
+def left_out_warnings(files: Sequence[UnusableFile]) -> list[ImageWarning]:
+    """Return the warnings about files that were left out.
+
+    A few files have a warning each, but many that were left out for the same reason have one, and so have all files
+    that are not DICOM, such as texts and preview pictures.
+    """
+    by_reason: dict[str, list[Path]] = {}
+    for file in files:
+        by_reason.setdefault(file.reason, []).append(file.path)
+    others = {file.reason for file in files if isinstance(file, NotDicom)}
+    texts = []
+    for reason, paths in sorted(by_reason.items(), key=lambda item: item[0] in others):
+        if reason not in others and len(paths) <= FILES_SHOWN:
+            texts += [f"{path}: {reason}, left out" for path in paths]
+            continue
+        count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+        names = _names(paths, FILES_SHOWN if reason in others else NAMES_SHOWN)
+        texts.append(f"{count} left out ({reason}): {names}")
+    return [ImageWarning("left_out", text) for text in texts]
+
+
+def _names(paths: Sequence[Path], shown: int) -> str:
+    """Return the names of files; of many only the first ones, with the number of files of each suffix."""
+    names = file_names(paths)
+    if len(paths) <= shown:
+        return ", ".join(names)
+    suffixes = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(FILES_SHOWN))
+    return f"{', '.join(names[:shown])} and {len(paths) - shown} more ({kinds})"
+
+
+def _search(source: Path) -> tuple[list[Series], list[UnusableFile]]:
+    """Return the series of :func:`find_series`, and the files that were left out."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder, expected DICOM")
     instances: list[Instance] = []
-    reasons: dict[Path, str] = {}
+    left_out: list[UnusableFile] = []
     for path in sorted(visible_files(source)) if source.is_dir() else [source]:
         try:
             instance = read_instance(path)
         except UnusableFile as error:
-            reasons[path] = str(error)
+            left_out.append(error)
             continue
         if instance is not None and instance.is_image:
             instances.append(instance)
-    all_series = _with_warnings(group_series(instances), reasons)
-    return sorted(all_series, key=_study_and_number), reasons
+    all_series = _with_warnings(group_series(instances), left_out)
+    return sorted(all_series, key=_study_and_number), left_out
 
 
 def _study_and_number(series: Series) -> tuple[str, bool, int, str]:
     return series.study_uid, series.number is None, series.number or 0, series.uid
 
 
-def _with_warnings(all_series: Sequence[Series], reasons: Mapping[Path, str]) -> list[Series]:
+def _with_warnings(all_series: Sequence[Series], left_out: Sequence[UnusableFile]) -> list[Series]:
     """Add warnings about files left out to the series with files in the same folder, or to all where there are none."""
     folders_by_series = [{file.parent for file in series.files} for series in all_series]
     all_folders = set[Path]().union(*folders_by_series)
     result = []
     for series, folders in zip(all_series, folders_by_series, strict=True):
-        warnings = (
-            ImageWarning("left_out", f"{reason}, left out")
-            for path, reason in reasons.items()
-            if path.parent in folders or path.parent not in all_folders
-        )
-        result.append(replace(series, warnings=(*series.warnings, *warnings)))
+        files = [file for file in left_out if file.path.parent in folders or file.path.parent not in all_folders]
+        result.append(replace(series, warnings=(*series.warnings, *left_out_warnings(files))))
     return result
 
 
@@ -185,6 +217,14 @@ def _is_copy(path: Path, first_path: Path) -> bool:
 
 def _make_series(instances: Sequence[Instance], warnings: Mapping[Path, ImageWarning]) -> Series:
     first_instance = instances[0]
+    own_warnings = [warnings[instance.path] for instance in instances if instance.path in warnings]
+    is_slice = first_instance.is_image and sum(instance.frames for instance in instances) == 1
+    if is_slice and slice_thickness(first_instance.header) is None:
+        text = (
+            "a single slice without SliceThickness or SpacingBetweenSlices: it counts as 1 mm thick, so volumes in ml "
+            "are not to be trusted"
+        )
+        own_warnings.append(ImageWarning("thickness", text))
     smallest_uid = min(instance.uid for instance in instances)
     return Series(
         uid=_valid_uid(first_instance.series_uid, "SeriesInstanceUID", smallest_uid),
@@ -194,7 +234,7 @@ def _make_series(instances: Sequence[Instance], warnings: Mapping[Path, ImageWar
         number=first_instance.number,
         frames=sum(instance.frames for instance in instances),
         files=tuple(instance.path for instance in instances),
-        warnings=tuple(warnings[instance.path] for instance in instances if instance.path in warnings),
+        warnings=tuple(own_warnings),
     )
 
 
@@ -208,8 +248,7 @@ def _valid_uid(uid: str, keyword: str, instance_uid: str) -> str:
     return str(require("pydicom.uid").generate_uid(entropy_srcs=[keyword, uid or instance_uid]))
 
 
-def _left_out_text(reasons: Mapping[Path, str]) -> str:
-    if not reasons:
-        return ""
-    reason = next(iter(reasons.values()))
-    return f"; {len(reasons)} files were left out, the first: {reason}" if len(reasons) > 1 else f"; left out: {reason}"
+def _left_out_text(left_out: Sequence[UnusableFile]) -> str:
+    if len(left_out) < 2:
+        return "".join(f"; left out: {file}" for file in left_out)
+    return f"; {len(left_out)} files were left out, the first: {left_out[0]}"

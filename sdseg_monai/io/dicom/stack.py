@@ -1,109 +1,106 @@
-"""The slices of a DICOM series as one volume; this needs only SimpleITK."""
+"""The slices of a DICOM series, one file each, as one volume."""
 
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import PEAK_BYTES
+from sdseg_monai.io.dicom.extra import require
+from sdseg_monai.io.dicom.grid import grid_affine, grid_fault, is_plane, slice_order, some
+from sdseg_monai.io.dicom.instances import number_of, read_dataset, slice_thickness, text_of
+from sdseg_monai.io.dicom.terms import plain_text
+from sdseg_monai.io.dicom.values import (
+    KEYWORDS,
+    check_is_whole,
+    check_values,
+    image_type,
+    is_misread,
+    modality_values,
+    write_for_itk,
+)
+from sdseg_monai.io.volumes import PEAK_BYTES, Volume, checked_volume
 
-LARGEST_OFFSET = 0.05  # of a slice from its evenly spaced position, in spacings
-LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between the normal and the direction of the stack
-# ITK's keys of the elements of a slice, whose numbers are separated by backslashes
-POSITION, ORIENTATION, SPACING, SLOPE = "0020|0032", "0020|0037", "0028|0030", "0028|1053"
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+PLACE = ["Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
+# fmt: off
+REASONS = {  # why there may be several slices at one position
+    "EchoTime": "echo time", "TemporalPositionIdentifier": "time point", "DiffusionBValue": "b-value",
+    "TriggerTime": "trigger time", "InversionTime": "inversion time", "FlipAngle": "flip angle",
+    "AcquisitionNumber": "acquisition number",
+}
+# fmt: on
 
 
-def read_stack(files: Sequence[Path], name: str) -> sitk.Image:
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """A slice that may be read: its values mean what is read here, and it says where it lies.
+
+    Attributes:
+        path: of the file.
+        name: in messages.
+        header: the elements that were read.
+        position: ImagePositionPatient, [3].
+        cosines: ImageOrientationPatient, [6].
+        edges: PixelSpacing, [2].
+    """
+
+    path: Path
+    name: str
+    header: Dataset
+    position: np.ndarray
+    cosines: np.ndarray
+    edges: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Numbers of columns and rows."""
+        return number_of(self.header, "Columns") or 0, number_of(self.header, "Rows") or 0
+
+
+def read_stack(files: Sequence[Path], name: str) -> Volume:
     """Read slices and sort them by their positions along their normal.
 
     Args:
-        files: of single slices in any order, or one multi-frame file.
-        name: of the series in messages.
+        files: of single slices in any order.
+        name: of the series, also in messages.
 
     Returns:
-        Real values (HU in CT), float32.
+        Real values (HU in CT), float32, [X, Y, Z] as columns, rows and slices. A single slice is as thick as
+        SliceThickness says, else SpacingBetweenSlices, else 1 mm.
 
     Raises:
-        InputError: the slices cannot be read, their positions or orientations are missing, or they do not form a
-            regular grid: one is missing, they form several stacks, or they are sheared, as with a tilted gantry.
+        InputError: the slices cannot be read, their positions or orientations are missing, they do not form a regular
+            grid, see :func:`~sdseg_monai.io.dicom.grid.grid_fault`, or their values mean something that is not applied
+            here, see :func:`~sdseg_monai.io.dicom.values.check_values`.
     """
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes its warnings to stderr itself, past Python
-    try:
-        headers = [_read_header(file) for file in files]
-        _check_sizes(headers, name)
-        if headers[0].GetSize()[2:] in ((), (1,)):
-            for header in headers:
-                _check_geometry(header, name)
-        if len(headers) == 1:  # one slice, or a multi-frame file, from which ITK reads the spacing
-            headers[0].SetOutputPixelType(sitk.sitkFloat32)
-            return headers[0].Execute()
-        cosines, positions = (
-            np.array([header.GetMetaData(key).split("\\") for header in headers], dtype=float)
-            for key in (ORIENTATION, POSITION)
-        )
-        order = slice_order(cosines[0], positions)
-        edges = np.array([header.GetSpacing()[:2] for header in headers])
-        check_regular_grid(cosines, positions[order], edges, name)
-        reader = sitk.ImageSeriesReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileNames([str(files[index]) for index in order])
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # each slice may have its own RescaleSlope
-        return reader.Execute()
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, MemoryError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rpartition("): ")[2]  # ITK's pointer
-        raise InputError(
-            f"{name}: its slices cannot be read ({reason}): truncated, damaged, or of an unknown compression"
-        ) from error
-
-
-def slice_order(cosines: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return the indices [N] that sort slices along their normal.
-
-    Args:
-        cosines: ImageOrientationPatient of a slice, [6].
-        positions: ImagePositionPatient of each slice, [N, 3], in millimetres.
-    """
-    return np.argsort(positions @ np.cross(cosines[:3], cosines[3:]), kind="stable")
-
-
-def is_plane(cosines: np.ndarray) -> bool:
-    """Tell whether direction cosines, [6], are two unit vectors at right angles."""
-    axes = cosines.reshape(-1, 3)
-    return len(axes) == 2 and bool(np.abs(axes @ axes.T - np.eye(2)).max() <= LARGEST_TILT)
-
-
-def check_regular_grid(cosines: np.ndarray, positions: np.ndarray, edges: np.ndarray, name: str) -> None:
-    """Check that several slices form a regular grid.
-
-    Args:
-        cosines: ImageOrientationPatient of the slices, [N, 6].
-        positions: ImagePositionPatient of the slices, in order along their normal, [N, 3], in millimetres.
-        edges: PixelSpacing of the slices, [N, 2], in millimetres.
-        name: of the series in messages.
-
-    Raises:
-        InputError: the slices differ in the size of their pixels or in direction, one is missing or there twice, or
-            they are sheared.
-    """
-    if np.ptp(edges, axis=0).max() > LARGEST_TILT * edges.min():
-        raise InputError(f"{name}: its slices have pixels of several sizes, expected one stack")
-    if np.ptp(cosines, axis=0).max() > LARGEST_TILT:
-        raise InputError(f"{name}: its slices lie in several directions, expected one stack")
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    spacing = np.linalg.norm(step)
-    offset = np.abs(positions - positions[0] - np.outer(range(len(positions)), step)).max()
-    if offset >= LARGEST_OFFSET * spacing:
-        raise InputError(f"{name}: its slices are not evenly spaced, expected one stack, none missing")
-    if np.linalg.norm(np.cross(np.cross(cosines[0, :3], cosines[0, 3:]), step / spacing)) > LARGEST_TILT:
-        raise InputError(f"{name}: its slices are sheared (tilted gantry), expected a stack along their normal")
+    if not files:
+        raise InputError(f"{name}: no slices, expected at least one")
+    with require("pydicom.config").disable_value_validation():
+        slices = [_read_slice(path, label, name) for path, label in zip(files, file_names(files), strict=True)]
+        _check_sizes(slices, name)
+        order = slice_order(slices[0].cosines, np.array([item.position for item in slices]))
+        slices = [slices[index] for index in order]
+        positions = np.array([item.position for item in slices])
+        if len(slices) > 1:
+            cosines, edges = np.array([item.cosines for item in slices]), np.array([item.edges for item in slices])
+            fault = grid_fault(cosines, positions, edges, [item.name for item in slices], _attributes(slices))
+            if fault is not None:
+                raise InputError(f"{name}: its slices {fault}")
+        array = _read_voxels(slices, name)
+    thickness = slice_thickness(slices[0].header) or 1.0
+    return checked_volume(array, grid_affine(slices[0].cosines, positions, slices[0].edges, thickness), name)
 
 
 def check_memory(voxels: int, name: str) -> None:
@@ -112,47 +109,114 @@ def check_memory(voxels: int, name: str) -> None:
         raise InputError(f"{name}: its headers claim {voxels} voxels, more than this machine's memory can hold")
 
 
-def _read_header(file: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
+def file_names(files: Sequence[Path]) -> list[str]:
+    """Return names of files in messages: their paths below the folder that holds them all."""
+    folder = os.path.commonpath([file.parent for file in files])
+    return [os.path.relpath(file, folder) for file in files]
+
+
+def _read_slice(path: Path, label: str, name: str) -> _Slice:
+    full_name = f"{name}, {label}"
+    try:
+        with path.open("rb") as file:
+            keywords = [*PLACE, *KEYWORDS, *REASONS]
+            header = read_dataset(file, stop_before_pixels=True, specific_tags=keywords)
+            check_is_whole(file, header, full_name)
+            check_values(header, full_name)
+        spacing, cosines, position = (
+            _numbers(header, keyword) for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+        )
+    except InputError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged element leads to, with its value in the message
+        raise InputError(
+            f"{full_name}: the slice cannot be read ({type(error).__name__}): truncated, damaged, or gone"
+        ) from error
+    if len(spacing) != 2 or not (spacing > 0).all():
+        raise InputError(f"{full_name}: a slice without the size of its pixels (PixelSpacing), expected it in mm")
+    if not is_plane(cosines) or len(position) != 3:
+        raise InputError(
+            f"{full_name}: a slice that does not say how it lies in the patient (ImageOrientationPatient, "
+            "ImagePositionPatient), expected two directions at right angles and a position"
+        )
+    return _Slice(path, label, header, position, cosines, spacing)
+
+
+def _numbers(header: Dataset, keyword: str) -> np.ndarray:
+    """Return the numbers of an element, [N]; empty where it is missing or one of them is no finite number."""
+    try:
+        numbers = np.array(header.get(keyword), dtype=float).reshape(-1)
+    except (ValueError, TypeError):
+        return np.zeros(0)
+    return numbers if np.isfinite(numbers).all() else np.zeros(0)
+
+
+def _check_sizes(slices: Sequence[_Slice], name: str) -> None:
+    sizes = [item.size for item in slices]
+    if len(set(sizes)) > 1:
+        by_count = sorted(set(sizes), key=sizes.count, reverse=True)
+        sizes_text = ", ".join(" x ".join(map(str, size)) for size in by_count)
+        others = some([item.name for item in slices], np.array([size != by_count[0] for size in sizes]))
+        raise InputError(
+            f"{name}: its slices are of several sizes ({sizes_text}): {others} unlike the others (a localizer?), "
+            "expected one stack: move what does not belong to it out of the folder"
+        )
+    check_memory(math.prod(sizes[0]) * len(slices), name)
+
+
+def _attributes(slices: Sequence[_Slice]) -> dict[str, list[str]]:
+    """Return what may explain several slices at one position, by its name the value in each slice."""
+    attributes = {
+        reason: [plain_text(text_of(item.header, keyword)) for item in slices] for keyword, reason in REASONS.items()
+    }
+    return {**attributes, "image type": [image_type(item.header) for item in slices]}
+
+
+def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
+    """Return the values of sorted slices, float32, [X, Y, Z]."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes its warnings to stderr itself, past Python
+    with tempfile.TemporaryDirectory(prefix="sdseg_slices_") as folder:
+        try:
+            files = [_file_for_itk(item, Path(folder, f"{index}.dcm")) for index, item in enumerate(slices)]
+            image = _reader(files).Execute()
+            volume = sitk.GetArrayViewFromImage(image).reshape(len(slices), *slices[0].size[::-1]).T.copy()
+        except Exception as error:  # ITK raises RuntimeError, pydicom whatever a damaged element leads to
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rpartition("): ")[
+                2
+            ]  # ITK's pointer
+            raise InputError(
+                f"{name}: its slices cannot be read ({_first_unreadable(slices)}{reason}): truncated, damaged, or of "
+                "an unknown compression"
+            ) from error
+    for index, item in enumerate(slices):
+        if "ModalityLUTSequence" in item.header:
+            volume[:, :, index] = modality_values(volume[:, :, index], item.header)
+    return volume
+
+
+def _file_for_itk(item: _Slice, copy: Path) -> Path:
+    if not is_misread(item.header):
+        return item.path
+    write_for_itk(item.path, copy)
+    return copy
+
+
+def _reader(files: Sequence[Path]) -> Any:
+    reader = sitk.ImageSeriesReader() if len(files) > 1 else sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
+    if len(files) > 1:
+        reader.SetFileNames([str(file) for file in files])
+    else:
+        reader.SetFileName(str(files[0]))
+    reader.SetOutputPixelType(sitk.sitkFloat32)  # each slice may have its own RescaleSlope
     return reader
 
 
-def _check_sizes(headers: Sequence[sitk.ImageFileReader], name: str) -> None:
-    if not headers:
-        raise InputError(f"{name}: no slices, expected at least one")
-    sizes = {header.GetSize() for header in headers}
-    if len(sizes) > 1:
-        sizes_text = ", ".join(" x ".join(map(str, size)) for size in sorted(sizes))
-        raise InputError(f"{name}: its slices are of several sizes ({sizes_text}), expected one stack")
-    if len(headers) > 1 and math.prod(headers[0].GetSize()[2:]) > 1:
-        raise InputError(f"{name}: {len(headers)} multi-frame files, expected one of them")
-    if headers[0].GetNumberOfComponents() != 1:
-        raise InputError(f"{name}: {headers[0].GetNumberOfComponents()} values per voxel, expected one")
-    check_memory(math.prod(headers[0].GetSize()) * len(headers), name)
-
-
-def _check_geometry(header: sitk.ImageFileReader, name: str) -> None:
-    """Check a slice's spacing, orientation and position, where ITK would put in values of its own."""
-    spacing, cosines, position = (_numbers(header, key) for key in (SPACING, ORIENTATION, POSITION))
-    if len(spacing) != 2 or not (spacing > 0).all():
-        raise InputError(f"{name}: a slice without the size of its pixels (PixelSpacing), expected it in mm")
-    if not is_plane(cosines) or len(position) != 3:
-        raise InputError(
-            f"{name}: a slice that does not say how it lies in the patient (ImageOrientationPatient, "
-            "ImagePositionPatient), expected two directions at right angles and a position"
-        )
-    if header.HasMetaDataKey(SLOPE) and not _numbers(header, SLOPE).all():
-        raise InputError(f"{name}: a slice whose RescaleSlope is 0, expected intensities")
-
-
-def _numbers(header: sitk.ImageFileReader, key: str) -> np.ndarray:
-    """Return the numbers of an element, [N]; empty where their count is none that these elements have: 1, 2 or 3 n."""
-    text = header.GetMetaData(key) if header.HasMetaDataKey(key) else ""
-    try:
-        numbers = np.array(text.split("\\"), dtype=float)
-    except ValueError:
-        return np.zeros(0)
-    return numbers if len(numbers) in (1, 2) or len(numbers) % 3 == 0 else np.zeros(0)
+def _first_unreadable(slices: Sequence[_Slice]) -> str:
+    """Return the name of the first slice that ITK cannot read by itself, with a colon; empty where it reads each."""
+    for item in slices:
+        try:
+            _reader([item.path]).Execute()
+        except RuntimeError:
+            return f"{item.name}: "
+    return ""

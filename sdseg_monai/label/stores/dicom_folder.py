@@ -20,8 +20,8 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.dicom.instances import Instance, UnusableFile, read_instance, visible_files
-from sdseg_monai.io.dicom.series import Series, group_series
+from sdseg_monai.io.dicom.instances import Instance, UnusableFile, read_dataset, read_instance, visible_files
+from sdseg_monai.io.dicom.series import Series, group_series, left_out_warnings
 from sdseg_monai.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -42,17 +42,19 @@ class _File:
     Attributes:
         stamp: time of modification and size, which tell whether the file has changed.
         instance: None where the file holds none that can be used.
+        error: why the file cannot be used, None where it is or need not be.
     """
 
     stamp: tuple[int, int]
     instance: Instance | None
+    error: UnusableFile | None = None
 
 
 class DicomFolder:
     """The series of the DICOM files anywhere below ``folder``: all those that ``sdseg segment`` finds there, and more.
 
     :func:`~sdseg_monai.io.dicom.series.group_series` says what a series is and which UIDs it has. Warnings about series
-    are logged, since no client could show them. The methods have the names, arguments and results of those of
+    and about files that were left out are logged, since no client could show them. The methods have the names, arguments and results of those of
     dicomweb-client's ``DICOMwebClient``.
 
     Args:
@@ -67,6 +69,7 @@ class DicomFolder:
         self._lock = threading.Lock()
         self._files: dict[Path, _File] = {}
         self._series: list[Series] = []
+        self._logged: set[str] = set()
         self._scan_time = -math.inf
 
     def search_for_series(self, search_filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -125,7 +128,7 @@ class DicomFolder:
             if sop is not None and instances[path].uid != sop:
                 continue
             try:
-                dataset = pydicom.dcmread(path, stop_before_pixels=headers_only)
+                dataset = read_dataset(path, stop_before_pixels=headers_only)
                 for keyword in ("SOPClassUID", "SOPInstanceUID"):
                     if not dataset.get(keyword):
                         setattr(dataset, keyword, dataset.file_meta.get(f"MediaStorage{keyword}"))
@@ -144,13 +147,20 @@ class DicomFolder:
                     instances = [file.instance for file in files.values() if file.instance is not None]
                     images = [instance for instance in instances if instance.is_image]
                     other_objects = [instance for instance in instances if not instance.is_image]
-                    old_warnings = {warning for series in self._series for warning in series.warnings}
                     self._series = [*group_series(images), *group_series(other_objects)]
-                    for warning in {warning for series in self._series for warning in series.warnings} - old_warnings:
-                        logger.warning("%s", warning.text)
+                    self._log([file.error for file in files.values() if file.error is not None])
                 self._files = files
                 self._scan_time = time.monotonic()
             return {path: file.instance for path, file in self._files.items() if file.instance}, self._series
+
+    def _log(self, left_out: Sequence[UnusableFile]) -> None:
+        """Log each warning once, about files that were ``left_out`` and about the series."""
+        texts = [warning.text for warning in left_out_warnings(left_out)]
+        texts += [f"series {series.uid}: {warning.text}" for series in self._series for warning in series.warnings]
+        for text in texts:
+            if text not in self._logged:
+                logger.warning("%s", text)
+        self._logged = set(texts)
 
     def _read_files(self) -> Iterator[tuple[Path, _File]]:
         for path in sorted(visible_files(self.folder)):
@@ -163,15 +173,14 @@ class DicomFolder:
                 continue
             stamp = (status.st_mtime_ns, status.st_size)
             file = self._files.get(path)
-            yield path, file if file and file.stamp == stamp else _File(stamp, _read_instance(path))
+            yield path, file if file and file.stamp == stamp else _read_file(path, stamp)
 
 
-def _read_instance(path: Path) -> Instance | None:
+def _read_file(path: Path, stamp: tuple[int, int]) -> _File:
     try:
-        return read_instance(path, KEYWORDS)
+        return _File(stamp, read_instance(path, KEYWORDS))
     except UnusableFile as error:
-        logger.warning("%s, left out", error)
-        return None
+        return _File(stamp, None, error)
 
 
 def _writer(dataset: Dataset) -> Callable[[Path], None]:
