@@ -28,6 +28,9 @@ class ProceduralMasks(Dataset):
         length: number of masks in an epoch.
         seed: another seed gives other masks.
         num_classes: K, including the background.
+
+    Attributes:
+        settings: as of :class:`sdseg_monai.data.SliceDataset`.
     """
 
     def __init__(self, size: int, length: int, seed: int = 0, num_classes: int = 2) -> None:
@@ -36,6 +39,7 @@ class ProceduralMasks(Dataset):
         self.seed = seed
         self.num_classes = num_classes
         self.codes = class_codes(num_classes)
+        self.settings = {"size": size, "seed": seed, "num_classes": num_classes}
 
     def __len__(self) -> int:
         return self.length

@@ -40,6 +40,8 @@ class SliceDataset(Dataset):
             see :class:`sdseg_monai.handlers.CacheLatents`; None if they never repeat.
 
     Attributes:
+        data: the datalist.
+        settings: what decides, beside cases and transforms, what a draw is; a training goes on only with equal ones.
         latents: cached mask latents, [augmentation_cycle * len(self), Z, h, w], float32; None if nothing is cached.
 
     Raises:
@@ -60,6 +62,14 @@ class SliceDataset(Dataset):
     ) -> None:
         if augmentation_cycle is not None and augmentation_cycle < 1:
             raise InputError(f"augmentation_cycle={augmentation_cycle}: expected at least 1, or null for none")
+        self.data = data
+        self.settings = {
+            "slice_axis": slice_axis,
+            "size": list(size),
+            "seed": seed,
+            "context_mm": context_mm,
+            "augmentation_cycle": augmentation_cycle,
+        }
         self.augmentation = augmentation
         self.seed = seed
         self.augmentation_cycle = augmentation_cycle

@@ -27,6 +27,10 @@ class VolumeDataset(Dataset):
             nothing.
         seed: seed of the augmentation and of the random draws of training for each sample.
         progress: show a progress bar while the volumes are read.
+
+    Attributes:
+        data: the datalist.
+        settings: as of :class:`sdseg_monai.data.SliceDataset`.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class VolumeDataset(Dataset):
         seed: int = 0,
         progress: bool = True,
     ) -> None:
+        self.data = data
+        self.settings = {"size": list(size), "seed": seed}
         self.augmentation = augmentation
         self.seed = seed
         transforms = [

@@ -13,12 +13,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.handlers.average import WeightAverage
+from sdseg_monai.handlers.contents import check_contents, check_position, epoch_contents
+from sdseg_monai.handlers.schedules import load_schedules
+from sdseg_monai.io.files import check_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.weights import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
 OPTIONS_KEY = "meaning"  # of the networks' training options; checkpoints of version 0.4.0 have this key
+CONTENTS_KEY = "epoch_contents"  # checkpoints of version 0.4.0 lack it
 
 
 class TrainingCheckpoint:
@@ -26,6 +30,11 @@ class TrainingCheckpoint:
 
     All randomness is a function of (seed, epoch, draw). A training that was stopped at any step and started again with
     the same command repeats the epoch in which it was stopped, and ends with the weights of an uninterrupted one.
+
+    A training goes on only with the same epochs: the same batches of the same cases, size, seed and so on, see
+    :func:`sdseg_monai.handlers.contents.epoch_contents`. The number of epochs and the options of optimizer and learning
+    rate may change: the present ones count, and the log says so. The folder is made at the start, if it is missing, and
+    what a killed training was writing there is removed.
 
     Args:
         path: the file.
@@ -35,7 +44,8 @@ class TrainingCheckpoint:
 
     Raises:
         InputError: on :meth:`attach`, if the training data are too few for one batch; when the training starts, if the
-            checkpoint is of another training; when it ends, if no validation took place, so that no model was chosen.
+            checkpoint is of another training or its folder cannot be written; when it ends, if no validation took
+            place, so that no model was chosen.
     """
 
     def __init__(
@@ -60,18 +70,19 @@ class TrainingCheckpoint:
         """Load the checkpoint if there is one.
 
         Raises:
-            InputError: the file cannot be read, or is of another training.
+            InputError: the file cannot be read, or is of another training, or the folder cannot be written.
         """
+        check_folder(self.path.parent)
         if not self.path.is_file():
             return
         state = read_tensors(self.path)
+        steps = {k: v for k, v in self.objects.items() if isinstance(v, Optimizer | LRScheduler)}
         try:
+            self._check(state, engine)
             for name, item in self.objects.items():
-                options, saved_options = _training_options(item), state[OPTIONS_KEY].get(name)
-                if options != saved_options:
-                    raise ValueError(f"{name} was trained with {saved_options}, now it has {options}")
-            for name, item in self.objects.items():
-                item.load_state_dict(state[name])
+                if name not in steps:
+                    item.load_state_dict(state[name])
+            changes = load_schedules(steps, state)
             engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
             if self.evaluator is not None:
                 self.evaluator.state.best_metric = state["best_metric"]
@@ -79,9 +90,30 @@ class TrainingCheckpoint:
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"{self.path}: is of another training ({reason}); remove it to start anew, or set another --ckpt_dir"
+                f"{self.path}: is of another training ({reason}); start it with the values of before to go on, remove "
+                "the file to start anew, or set another --ckpt_dir"
             ) from error
-        logger.info("continuing after epoch %d from %s", engine.state.epoch, self.path)
+        if changes:
+            logger.warning("%s: goes on with other options: %s", self.path, ", ".join(changes))
+        epochs, max_epochs = engine.state.epoch, engine.state.max_epochs
+        if max_epochs is not None and epochs >= max_epochs:
+            logger.warning(
+                "nothing is trained: %d epochs are done, --epochs is %d; set a higher one to go on from %s",
+                epochs,
+                max_epochs,
+                self.path,
+            )
+        else:
+            logger.info("continuing after epoch %d from %s", epochs, self.path)
+
+    def _check(self, state: dict[str, Any], engine: Engine) -> None:
+        """Raise ValueError or KeyError unless ``state`` is of a training of the same networks and epochs."""
+        for name, item in self.objects.items():
+            options, saved_options = _training_options(item), state[OPTIONS_KEY].get(name)
+            if options != saved_options:
+                raise ValueError(f"{name} was trained with {saved_options}, now it has {options}")
+        check_contents(state.get(CONTENTS_KEY, {}), epoch_contents(engine, self.evaluator, self.objects))
+        check_position(state["epoch"], state["iteration"], engine)
 
     def save(self, engine: Engine) -> None:
         """Write the state at the end of an epoch."""
@@ -89,6 +121,7 @@ class TrainingCheckpoint:
             return
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
         state[OPTIONS_KEY] = {name: _training_options(item) for name, item in self.objects.items()}
+        state[CONTENTS_KEY] = epoch_contents(engine, self.evaluator, self.objects)
         state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
         if self.evaluator is not None:
             state["best_metric"] = float(self.evaluator.state.best_metric)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.temporary import make_temporary_file, make_temporary_folder
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = "") -> None:
@@ -22,7 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no ordinary file, expected the name of one")
-    temporary = _make_temporary(path.parent, ".writing.", suffix)
+    temporary = _make_temporary(path.parent, suffix)
     try:
         write(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
@@ -86,7 +86,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     check_new_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder.parent))
+        temporary = make_temporary_folder(folder.parent)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
@@ -108,17 +108,15 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: the folder cannot be made or written.
     """
-    _make_temporary(folder, ".write-test.", "").unlink()
+    _make_temporary(folder).unlink()
 
 
-def _make_temporary(folder: Path, prefix: str, suffix: str) -> Path:
+def _make_temporary(folder: Path, suffix: str = "") -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=folder)
+        return make_temporary_file(folder, suffix)
     except OSError as error:
         raise InputError(f"{folder}: cannot write here ({error.strerror}), expected a writable folder") from error
-    os.close(handle)
-    return Path(name)
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from monailabel.utils.others.generic import name_to_device
+from monailabel.utils.others.generic import device_map
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES
@@ -102,7 +102,7 @@ def _device(value: Any) -> str:
     name = value[0] if isinstance(value, list) else value
     if not isinstance(name, str):
         raise ValueError("a device's name")
-    device = name_to_device(name)  # the panel shows the product names of GPUs
+    device = device_map().get(name, name)  # the panel shows the product names of GPUs
     try:
         checked_device(device)
     except InputError as error:

@@ -7,7 +7,7 @@ import torch
 from sdseg_monai.errors import InputError
 
 
-def checked_device(name: str) -> torch.device:
+def checked_device(name: str | torch.device) -> torch.device:
     """Return the device ``name`` (``cpu``, ``cuda``, ``cuda:1``) after making a tensor on it.
 
     Raises:
@@ -15,10 +15,14 @@ def checked_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+        if device.type == "cpu" and device.index:
+            raise ValueError("there is one CPU")
+        if str(device) != str(name):  # torch takes the number modulo 256
+            raise ValueError("no such number")
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"device {name!r} cannot be used ({reason}), expected cpu, or cuda where there is some"
+            f"device {str(name)!r} cannot be used ({reason}), expected cpu, or cuda where there is some"
         ) from error
     return device
