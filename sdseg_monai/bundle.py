@@ -6,20 +6,25 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdseg_monai.errors import InputError, find_input_error, root_cause
 from sdseg_monai.io.archives import unpack_bundle
+from sdseg_monai.io.config_code import TARGET, Code, find_code, known_code
 from sdseg_monai.io.configs import read_text
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import Segment, read_modality, read_segments
+from sdseg_monai.io.trust import check_trust, code_digest, list_modules
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
+NO_CONFIGS = ("metadata.json", "datalist.json")  # of the files in configs
+# in the shipped configs of 0.4.0, and no longer in these
+CODE_OF_0_4_0 = {Code("handlers", TARGET, "sdseg_monai.handlers.Checkpoint"), Code("transforms", "argmax", "")}
 T = TypeVar("T")
 
 
@@ -29,6 +34,7 @@ class Bundle:
 
     Attributes:
         root: the folder, with ``configs`` in it.
+        trust: the user trusts this bundle's code; it is remembered once it is needed, see :meth:`config`.
 
     Example:
         >>> from sdseg_monai.bundle import Bundle
@@ -37,9 +43,10 @@ class Bundle:
     """
 
     root: Path
+    trust: bool = False
 
     @classmethod
-    def open(cls, bundle: str | Path) -> Bundle:
+    def open(cls, bundle: str | Path, trust: bool = False) -> Bundle:
         """Return a bundle, given its folder, a zip file of it or the name of a shipped one.
 
         Raises:
@@ -58,7 +65,7 @@ class Bundle:
             )
         if not cls(root).config_file("inference").is_file():
             raise InputError(f"{root}: no configs/inference.json there, expected a bundle's folder")
-        return cls(root)
+        return cls(root, trust)
 
     @property
     def name(self) -> str:
@@ -173,12 +180,20 @@ class Bundle:
             "weights": weights,
         }
 
-    def config(self, name: str, overlays: Sequence[Path] = ()) -> ConfigParser:
+    def config(self, name: str, overlays: Sequence[Path] = (), *, imports_modules: bool = False) -> ConfigParser:
         """Return the config of that name with ``overlays`` chained after it, of which the later ones win.
 
-        Nothing is evaluated yet; whoever instantiates parts of the config runs the bundle's code.
+        Nothing is evaluated yet; whoever instantiates parts of the config runs the bundle's code. Code that also stands
+        in the shipped configs is known. Any other code runs only if the user trusts it: ``trust`` was given for this
+        bundle, or once before, when its code was the same. The same holds for each overlay.
+
+        Args:
+            name: such as ``train``.
+            overlays: configs.
+            imports_modules: whoever asks will let Python import modules from the bundle's folder; they are code too.
 
         Raises:
+            ArgumentError: the bundle or an overlay has code that is not known and not trusted.
             InputError: an overlay is missing, is not a config, or changes a value that the configs before it lack.
         """
         from monai.bundle import ConfigParser
@@ -186,6 +201,10 @@ class Bundle:
         file = self.config_file(name)
         parser = ConfigParser()
         parser.read_config(file)
+        code = find_code(parser.get()) - shipped_code()
+        modules = list_modules(self.root) if imports_modules else []
+        if code or modules:
+            check_trust(self.root, code_digest(self.root), [*sorted(code), *modules], self.trust)
         chain = [file]
         for overlay in overlays:
             if not overlay.is_file():
@@ -197,8 +216,20 @@ class Bundle:
                 raise InputError(
                     f"{overlay}: cannot be chained after {file} ({error!r}), expected an overlay"
                 ) from error
+            new_code = find_code(parser.get()) - shipped_code() - code
+            if new_code:
+                check_trust(overlay, hash_file(overlay), sorted(new_code), self.trust)
+                code |= new_code
         parser["bundle_root"] = literal_path(self.root)
         return parser
+
+
+@cache
+def shipped_code() -> set[Code]:
+    """Return all code in the configs of the shipped bundles, as they are and as they were in 0.4.0."""
+    files = (file for name in shipped_bundles() for file in (bundles_dir() / name / "configs").rglob("*.json"))
+    configs = [json.loads(file.read_text()) for file in files if file.name not in NO_CONFIGS]
+    return CODE_OF_0_4_0.union(*map(known_code, configs))
 
 
 def bundles_dir() -> Path:

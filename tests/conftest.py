@@ -24,6 +24,12 @@ def network() -> SDSeg:
     return make_network().eval()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trust_nothing(tmp_path_factory):
+    """What the user of this computer trusts is not asked for, and the tests add nothing to it."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(autouse=True)
 def keep_excepthook(monkeypatch):
     """What runs a bundle or a benchmark in this process replaces it."""

@@ -24,7 +24,7 @@ def add_bundle(command: argparse.ArgumentParser) -> None:
         "--bundle",
         default=DEFAULT_BUNDLE,
         metavar="BUNDLE",
-        help="name of a bundle, or its folder or zip file (default: %(default)s)",
+        help="name of a bundle, or its folder or zip file (default: %(default)s); a bundle is code, see --trust",
     )
     command.add_argument(
         "--overlay",
@@ -32,8 +32,18 @@ def add_bundle(command: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="config to chain after the bundle's own; may be repeated, the last one wins; a config is code: use only "
-        "those that you trust",
+        help="config to chain after the bundle's own; may be repeated, the last one wins; a config is code, see --trust",
+    )
+    add_trust(command)
+
+
+def add_trust(command: argparse.ArgumentParser) -> None:
+    """Add the option with which code of a bundle runs that does not come with this package."""
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the code of this bundle, also what does not come with this package; needed once, it is remembered "
+        "until the code changes",
     )
 
 

@@ -10,7 +10,7 @@ from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.io.files import check_is_folder, check_outputs
 
 HELP = "measure how well a bundle's mask autoencoder reproduces your labels: Dice of decode(encode(label))"
-NOTE = "A bundle's configs are code: use only bundles that you trust."
+NOTE = None
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_outputs(options.labels.iterdir(), [options.output])
         check_output(options.output, ".csv", "table")
-    audit = load_audit(options.bundle, options.device, options.overlay)
+    audit = load_audit(options.bundle, options.device, options.overlay, trust=options.trust)
     reconstructions = audit_folder(audit, options.labels)
     for line in loss_warnings(reconstructions):
         note(f"warning: {line}", options)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdseg_monai.cli.arguments import positive
+from sdseg_monai.cli.arguments import add_trust, positive
 from sdseg_monai.cli.outputs import report
 from sdseg_monai.io.files import check_exists
 
 HELP = "convert weights from one form to another"
-NOTE = "A bundle's configs are code: convert only bundles that you trust."
+NOTE = None
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -43,6 +43,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mask-decoder", type=Path, metavar="FILE", help="use this distilled mask decoder instead of SRC's own"
     )
+    add_trust(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         num_heads=options.num_heads,
         raw=options.raw,
         mask_decoder=options.mask_decoder,
+        trust=options.trust,
     )
     report({"output": str(options.output), **conversion._asdict()}, options)
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sdseg_monai.about import RESEARCH_ONLY
+from sdseg_monai.cli.arguments import add_trust
 
 HELP = "start a MONAI Label server: segment, correct and fine-tune from the viewer"
 NOTE = RESEARCH_ONLY
@@ -22,8 +23,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME_OR_DIR",
-        help="bundle to serve; may be repeated (default: every installed bundle that has weights)",
+        help="bundle to serve; may be repeated (default: every installed bundle that has weights); a bundle is code, "
+        "see --trust",
     )
+    add_trust(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     command.add_argument("--port", type=int, default=8000, help="port, 0 for any free port (default: %(default)s)")
     command.add_argument(
@@ -40,7 +43,12 @@ def run(options: argparse.Namespace) -> int:
     from sdseg_monai.label.start import prepare_server
 
     url, serve = prepare_server(
-        options.studies, bundles=options.bundle, host=options.host, port=options.port, work_dir=options.work_dir
+        options.studies,
+        bundles=options.bundle,
+        host=options.host,
+        port=options.port,
+        work_dir=options.work_dir,
+        trust=options.trust,
     )
     sys.stdout.write(f"serving {options.studies} at {url}, OHIF at {url}/ohif/; {RESEARCH_ONLY}\n")
     sys.stdout.flush()

@@ -151,6 +151,7 @@ def _pipeline_options(options: argparse.Namespace) -> Options:
         "abstain_below": options.abstain_below,
         "uncertainty": options.uncertainty,
         "num_samples": options.num_samples,
+        "trust": options.trust,
     }
 
 

@@ -23,14 +23,16 @@ class ModelOptions(TypedDict, total=False):
         seed: seed of the start noise, 0 to 2^63 - 1, for networks that start from noise; None for the bundle's seed.
         batch_size: slices per forward pass, at least 1; it changes memory and time, not the result. None for the
             bundle's batch size.
-        overlays: one or several config files that change the bundle's configs. They are code, like these: use what
-            you trust.
+        overlays: one or several config files that change the bundle's configs. They are code, like these.
+        trust: run code of the bundle and of the overlays that does not come with this package, now and, as long as it
+            is the same, later; without it such code is refused.
     """
 
     device: str | None
     seed: int | None
     batch_size: int | None
     overlays: str | Path | Sequence[str | Path]
+    trust: bool
 
 
 class Options(ModelOptions, total=False):

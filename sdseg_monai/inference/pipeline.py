@@ -28,8 +28,7 @@ class Pipeline:
     """A model with its options, read once for many images; call it to segment an image.
 
     Args:
-        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code: use what you
-            trust.
+        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code, see ``trust``.
         options: see :class:`~sdseg_monai.inference.options.Options`.
 
     Attributes:
@@ -41,7 +40,8 @@ class Pipeline:
 
     Raises:
         ArgumentError: an option has a value that it cannot have, or two options contradict each other.
-        InputError: the bundle, the weights, an overlay or the device cannot be used.
+        InputError: the bundle, the weights, an overlay or the device cannot be used; or there is code that is not
+            trusted.
         TypeError: an option is unknown.
 
     Example:
@@ -56,7 +56,7 @@ class Pipeline:
         if not isinstance(bundle, str | Path):
             raise ArgumentError(f"bundle={bundle!r}: expected a name, a folder or a zip")
         values = check_inputs(options)
-        model_options = {name: values[name] for name in ("device", "seed", "batch_size", "overlays")}
+        model_options = {name: values[name] for name in ("device", "seed", "batch_size", "overlays", "trust")}
         members = [Segmenter(bundle, file, **model_options) for file in values["weights"] or [None]]
         self.segmenter = members[0]
         self.strategy = _choose_strategy(members, values["uncertainty"], values["num_samples"])
@@ -185,8 +185,7 @@ def segment(
         image: one of these: the file of a volume (NIfTI, NRRD, MHA) or of a photograph (PNG, JPEG, BMP, TIFF); a DICOM
             file, or a folder with one or several DICOM series; a nibabel image; or a tuple of an array [X, Y, Z] and
             its affine [4, 4] from voxels to RAS+ millimetres.
-        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code: use what you
-            trust.
+        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code, see ``trust``.
         series: SeriesInstanceUID of the series to segment, where a DICOM folder has several.
         progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it returns
             False.

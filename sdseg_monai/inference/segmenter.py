@@ -37,8 +37,8 @@ class Segmenter:
     A :class:`sdseg_monai.Pipeline` holds one or several of these; use that to segment images.
 
     Args:
-        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code, as MONAI says:
-            load only what you trust.
+        bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code, as MONAI says;
+            see the option ``trust``.
         weights: file of weights of the same network, to load instead of the bundle's own.
         options: see :class:`~sdseg_monai.inference.options.ModelOptions`.
 
@@ -55,7 +55,7 @@ class Segmenter:
 
     Raises:
         InputError: there is no such bundle, overlay or device; or the weights are missing or belong to another network;
-            or the config has another number of classes than the network.
+            or the config has another number of classes than the network, or code that is not trusted.
 
     Example:
         >>> from sdseg_monai.inference.segmenter import Segmenter
@@ -67,7 +67,7 @@ class Segmenter:
     def __init__(
         self, bundle: str | Path = DEFAULT_BUNDLE, weights: Path | None = None, **options: Unpack[ModelOptions]
     ) -> None:
-        files = Bundle.open(bundle)
+        files = Bundle.open(bundle, bool(options.get("trust")))
         self.config = files.config_file("inference")
         overlays, device = as_paths("overlays", options.get("overlays", ())), options.get("device")
         with config_errors(self.config):

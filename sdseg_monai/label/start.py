@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sdseg_monai.bundle import Bundle
+from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_folder
 
@@ -19,7 +19,7 @@ SHUTDOWN_SECONDS = 10  # for answers that are not finished
 
 
 def prepare_server(
-    studies: str, *, bundles: Sequence[str], host: str, port: int, work_dir: Path
+    studies: str, *, bundles: Sequence[str], host: str, port: int, work_dir: Path, trust: bool = False
 ) -> tuple[str, Callable[[], None]]:
     """Open studies and bundles and bind the port; MONAI Label reads its settings from the variables ``MONAI_LABEL_*``.
 
@@ -29,6 +29,7 @@ def prepare_server(
         host: address to bind to.
         port: 0 for any free port.
         work_dir: folder for logs, fine-tuned weights and caches; it is made if it is missing.
+        trust: run code of the bundles that does not come with this package, now and later.
 
     Returns:
         The server's URL, and a function that serves until it is interrupted.
@@ -57,10 +58,21 @@ def prepare_server(
     try:
         port = listener.getsockname()[1]
         _set_environment(work_dir)
+        for bundle in bundles:
+            _check_code(Bundle.open(bundle, trust))
         return f"http://{host}:{port}", _server(studies, bundles, host, port, work_dir, listener)
     except BaseException:
         listener.close()
         raise
+
+
+def _check_code(bundle: Bundle) -> None:
+    """Raise :class:`~sdseg_monai.errors.InputError` if the code that will segment or train is not trusted."""
+    with config_errors(bundle.config_file("inference")):
+        bundle.config("inference")
+    if bundle.config_file("train").is_file():
+        with config_errors(bundle.config_file("train")):
+            bundle.config("train", imports_modules=True)
 
 
 def _server(

@@ -100,6 +100,8 @@ class FineTuneTask(TrainTask):
         """
         start_time, server_pid = time.time(), os.getppid()
         options = self.read_options(request)
+        with config_errors(self.train_config):
+            self.model.bundle.config("train", imports_modules=True)  # refuses code that is not trusted
         check_labels(datastore, self.model.bundle.segments)
         splits = split_cases(datastore.datalist(), options.val_split)
         run = self.model.work_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
@@ -172,7 +174,8 @@ class FineTuneTask(TrainTask):
 
 def _train(config: Path, overrides: dict[str, Any]) -> dict[str, float]:
     """Validate the weights from which the training starts, train, and return the metrics of both."""
-    workflow = ConfigWorkflow(str(config), workflow_type="train", logging_file=False, **overrides)
+    # no metadata: MONAI would run expressions in them
+    workflow = ConfigWorkflow(str(config), meta_file=[], workflow_type="train", logging_file=False, **overrides)
     workflow.initialize()
     evaluator = workflow.parser.get_parsed_content("validate#evaluator")
     evaluator.run()

@@ -127,19 +127,22 @@ class Audit:
         )
 
 
-def load_audit(bundle: str | Path, device: str | None = None, overlays: Sequence[Path] = ()) -> Audit:
+def load_audit(
+    bundle: str | Path, device: str | None = None, overlays: Sequence[Path] = (), *, trust: bool = False
+) -> Audit:
     """Return the audit of a bundle. The bundle need not be trained; it only needs its mask autoencoder.
 
     Args:
-        bundle: name of a shipped bundle, or a bundle's folder. Its configs are code: load only what you trust.
+        bundle: name of a shipped bundle, or a bundle's folder. Its configs are code.
         device: torch device; None for the bundle's choice.
         overlays: configs to chain after the bundle's ``train.json``. They are code, like the bundle's own.
+        trust: run code of these that does not come with this package, now and later.
 
     Raises:
         InputError: there is no such bundle, overlay or device; or neither the weights of the autoencoder nor those of
-            the trained network are there.
+            the trained network are there; or there is code that is not trusted.
     """
-    files = Bundle.open(bundle)
+    files = Bundle.open(bundle, trust)
     with config_errors(files.config_file("train")):
         parser = files.config("train", overlays)
         _check_grid(parser["size"], parser["slice_axis"])

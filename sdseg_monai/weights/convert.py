@@ -47,12 +47,13 @@ def convert(
     num_heads: int | None = None,
     raw: bool = False,
     mask_decoder: Path | None = None,
+    trust: bool = False,
 ) -> Conversion:
     """Read ``source`` and write ``output``, completely or not at all.
 
     Args:
         source: an official Lightning checkpoint, a bundle's folder, or a folder that :meth:`SDSeg.save_pretrained`
-            wrote. The configs of a bundle are code: convert only bundles that you trust.
+            wrote. The configs of a bundle are code.
         output: a new file ending in ``.pt`` (for ``bundle``, a bundle's ``models/model.pt``, and for ``inference``), or
             a new folder (for ``diffusers``).
         source_kind: ``official``, ``bundle`` or ``diffusers``.
@@ -61,9 +62,11 @@ def convert(
         raw: take the raw weights of an official U-Net instead of the averaged ones.
         mask_decoder: file of a distilled mask decoder, see
             :func:`~sdseg_monai.weights.autoencoder.replace_mask_decoder`; None to keep the source's decoder.
+        trust: run code of a bundle that does not come with this package, now and later.
 
     Raises:
-        InputError: the source cannot be used, or the output cannot be written or exists.
+        InputError: the source cannot be used, or has code that is not trusted; or the output cannot be written or
+            exists.
     """
     for name, kind, kinds in (("source", source_kind, SOURCE_KINDS), ("target", target_kind, TARGET_KINDS)):
         if kind not in kinds:
@@ -76,7 +79,7 @@ def convert(
         official = import_official(source, num_heads=heads, use_ema=not raw)
         network, counts = official.network, official.report.counts()
     else:
-        network = load_bundle_network(source) if source_kind == "bundle" else SDSeg.from_pretrained(source)
+        network = load_bundle_network(source, trust) if source_kind == "bundle" else SDSeg.from_pretrained(source)
         counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
     if mask_decoder is not None:
         num_old_tensors = replace_mask_decoder(network, mask_decoder)
@@ -101,13 +104,18 @@ def network_config(network: SDSeg) -> dict[str, Any]:
     return {**config, "schedule": schedule, **options_of(network)}
 
 
-def load_bundle_network(root: Path) -> SDSeg:
+def load_bundle_network(root: Path, trust: bool = False) -> SDSeg:
     """Return the network of a bundle's ``configs/inference.json`` with the bundle's weights, in evaluation mode.
 
+    Args:
+        root: folder of the bundle.
+        trust: run code of it that does not come with this package, now and later.
+
     Raises:
-        InputError: there is no such bundle, or its weights are missing or not those of its network.
+        InputError: there is no such bundle, its weights are missing or not those of its network, or it has code that is
+            not trusted.
     """
-    bundle = Bundle.open(root)
+    bundle = Bundle.open(root, trust)
     config = bundle.config_file("inference")
     with config_errors(config):
         parser = bundle.config("inference")
