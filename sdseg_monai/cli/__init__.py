@@ -20,8 +20,8 @@ from typing import Any, NoReturn, TextIO
 
 from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
-from sdseg_monai.cli.arguments import name_options
-from sdseg_monai.errors import EXIT_BAD_INPUT, ArgumentError, InputError
+from sdseg_monai.cli.arguments import message_of
+from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 
 COMMANDS = {
     "segment": segment,
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _termination_as_interrupt():
             return COMMANDS[options.command].run(options)
-    except ArgumentError as error:
-        sys.stderr.write(f"error: {name_options(str(error), options.option_names)}\n")
+    except InputError as error:
+        sys.stderr.write(f"error: {message_of(error, options)}\n")
         return EXIT_BAD_INPUT
-    except (InputError, OSError) as error:  # a name that is too long, no permission for a folder, a closed pipe
+    except OSError as error:  # a name that is too long, no permission for a folder, a closed pipe
         sys.stderr.write(f"error: {error}\n")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:

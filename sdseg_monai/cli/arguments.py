@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_exists
 
 # name=value, where value is a text in quotes or any characters but spaces
@@ -78,6 +79,11 @@ def name_options(message: str, options: Mapping[str, str]) -> str:
         return f"{option} {text}"
 
     return ARGUMENT.sub(replace, message)
+
+
+def message_of(error: InputError, options: argparse.Namespace) -> str:
+    """Return the message of an error as the command says it: with its options in place of arguments."""
+    return name_options(str(error), options.option_names) if isinstance(error, ArgumentError) else str(error)
 
 
 def path(text: str) -> Path:

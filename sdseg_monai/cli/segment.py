@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
-from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, path, positive, seed
+from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, message_of, path, positive, seed
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 from sdseg_monai.io.files import check_exists
+from sdseg_monai.io.warnings import NOT_TRUSTED
 
 if TYPE_CHECKING:
     from sdseg_monai.inference.batch import Job
@@ -85,6 +87,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--num-samples", type=positive, help="number of start noises of --uncertainty seeds (default: 5)"
     )
     command.add_argument(
+        "--force",
+        action="store_true",
+        help="segment also images that contradict the training of the network (another modality, intensities that it "
+        "cannot have, a far larger field of view) and mark their masks as NOT TRUSTED; without it they are refused",
+    )
+    command.add_argument(
         "--resume",
         action="store_true",
         help="with several images, skip those that a run with the same settings has done and whose masks are complete",
@@ -152,6 +160,7 @@ def _pipeline_options(options: argparse.Namespace) -> Options:
         "uncertainty": options.uncertainty,
         "num_samples": options.num_samples,
         "trust": options.trust,
+        "force": options.force,
     }
 
 
@@ -197,7 +206,9 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     start = Manifest.resume if options.resume else Manifest
     manifest = start(_manifest(options), pipeline.about, settings)
     cases: dict[Job, dict[str, Any]] = {}
-    run = segment_many(pipeline, jobs, manifest, options.resume, _SliceBar(options))
+    run = segment_many(
+        pipeline, jobs, manifest, options.resume, _SliceBar(options), partial(message_of, options=options)
+    )
     for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
         cases[job] = case
         if case["status"] == "failed":
@@ -205,8 +216,12 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     by_name = {job.name: case for job, case in cases.items()}
     _write_table(by_name, options)
     failure_count = sum(case["status"] == "failed" for case in cases.values())
+    flagged_count = sum(_is_flagged(case) for case in cases.values())
+    if flagged_count:
+        note(f"{NOT_TRUSTED}: {flagged_count} of {len(cases)} masks", options)
     summary: dict[str, Any] = {"masks": str(options.output), "labels": _labels(pipeline)}
-    summary |= {"done": len(cases) - failure_count, "failed": failure_count, "manifest": str(manifest.path)}
+    summary |= {"done": len(cases) - failure_count, "failed": failure_count, "flagged": flagged_count}
+    summary["manifest"] = str(manifest.path)
     if options.resume:
         summary["skipped"] = sum(case["status"] == "skipped" for case in cases.values())
     if options.report is not None:
@@ -243,7 +258,13 @@ class _SliceBar:
 
 def _measures(case: Mapping[str, Any]) -> dict[str, Any]:
     names = ("samples", "disagreement", "volume_ml", "pixels")
-    return {name: case[name] for name in names if name in case}
+    trust = ("trusted", "not_trusted") if _is_flagged(case) else ()
+    return {name: case[name] for name in (*trust, *names) if name in case}
+
+
+def _is_flagged(case: Mapping[str, Any]) -> bool:
+    """Tell whether a case of a manifest has a mask that is marked as NOT TRUSTED."""
+    return bool(case.get("not_trusted"))
 
 
 def _labels(pipeline: Pipeline) -> dict[str, int]:
@@ -252,12 +273,13 @@ def _labels(pipeline: Pipeline) -> dict[str, int]:
 
 
 def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
-    """Write a line for each case to stderr: its status, the time it took, and the sizes of its classes."""
+    """Write a line for each case to stderr: its status, the time it took, the sizes of its classes, and its mark."""
     width = max(map(len, cases))
     for name, case in cases.items():
         sizes = [(key, ml["mask"] if isinstance(ml, dict) else ml) for key, ml in case.get("volume_ml", {}).items()]
         text = ", ".join(
             [f"{key} {ml:.2f} ml" for key, ml in sizes]
             + [f"{key} {count} pixels" for key, count in case.get("pixels", {}).items()]
+            + [case["not_trusted"]] * _is_flagged(case)
         )
         note(f"{name:{width}}  {case['status']:7}  {case['seconds']:7.1f} s  {case.get('error', text)}", options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,12 @@ def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) 
 
 
 def segment_many(
-    pipeline: Pipeline, jobs: Sequence[Job], manifest: Manifest, resume: bool, progress: Progress | None = None
+    pipeline: Pipeline,
+    jobs: Sequence[Job],
+    manifest: Manifest,
+    resume: bool,
+    progress: Progress | None = None,
+    describe: Callable[[InputError], str] = str,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Segment one job after the other, and yield each job with its entry of the manifest.
 
@@ -137,6 +142,7 @@ def segment_many(
         manifest: is written again after each image.
         resume: skip the images that an earlier run has segmented.
         progress: see :func:`~sdseg_monai.inference.pipeline.segment`; it is called for each image.
+        describe: returns the message of an error in an entry.
 
     Raises:
         InputError: the manifest cannot be written. An image that fails raises nothing.
@@ -151,7 +157,7 @@ def segment_many(
             case = {"status": "done", **segment_one(pipeline, job, progress).manifest["case"]}
         except InputError as error:
             warnings = [vars(warning) for warning in error.warnings or source_warnings(job.source)]
-            case = {"status": "failed", "error": str(error), "warnings": warnings}
+            case = {"status": "failed", "error": describe(error), "warnings": warnings}
         case["seconds"] = round(time.perf_counter() - start, 2)
         manifest.record(job.source, **case)
         yield job, case

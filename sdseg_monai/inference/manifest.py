@@ -90,6 +90,8 @@ def _is_readable(case: Mapping[str, Any]) -> bool:
     warnings = case.get("warnings")
     if not isinstance(warnings, list) or not all(isinstance(warning, dict) for warning in warnings):
         return False  # as in a manifest of 0.4.0, whose warnings were texts
+    if not all("contradiction" in warning for warning in warnings):
+        return False  # as in a manifest of before contradictions were refused
     texts = [warning.get("text") for warning in warnings]
     return all(isinstance(n, int | float) for n in numbers) and all(isinstance(text, str) for text in texts)
 

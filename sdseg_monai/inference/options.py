@@ -46,6 +46,9 @@ class Options(ModelOptions, total=False):
             mirroring), ``seeds`` (several start noises) or ``ensemble`` (several weights). None: the volume is
             segmented once.
         num_samples: number of start noises, at least 2, with ``uncertainty="seeds"``; None for 5.
+        force: segment also an image that contradicts the training, which is refused otherwise: one of another modality,
+            with intensities that the modality cannot have, or with a far larger field of view. The mask is marked as
+            NOT TRUSTED wherever it is kept or shown.
 
     Example:
         >>> from sdseg_monai import Pipeline
@@ -59,13 +62,14 @@ class Options(ModelOptions, total=False):
     abstain_below: float | None
     uncertainty: Uncertainty | None
     num_samples: int | None
+    force: bool
 
 
 NAMES = tuple(Options.__annotations__)
 
 
 def check_inputs(options: Options) -> dict[str, Any]:
-    """Return all :class:`Options` by name: None where an option is not given, paths as lists of :class:`~pathlib.Path`.
+    """Return all :class:`Options` by name: paths as lists of :class:`~pathlib.Path`; False or None if not given.
 
     Raises:
         ArgumentError: an option has a value that it cannot have, or two options contradict each other.
@@ -91,6 +95,9 @@ def check_inputs(options: Options) -> dict[str, Any]:
         raise ArgumentError(f"{len(weights)} weights: expected one, or uncertainty='ensemble'")
     if len({os.path.realpath(path) for path in weights}) < len(weights):
         raise ArgumentError("weights: a file is given twice, which would agree with itself; expected different ones")
+    values["force"] = options.get("force", False)
+    if not isinstance(values["force"], bool):
+        raise ArgumentError(f"force={values['force']!r}: expected True or False")
     if values["num_samples"] is not None and uncertainty != "seeds":
         raise ArgumentError(
             f"num_samples={values['num_samples']!r}: only uncertainty='seeds' has a number of samples to choose"

@@ -18,10 +18,10 @@ from sdseg_monai.inference.options import Options, Progress, check_inputs
 from sdseg_monai.inference.results import SegmentationResult, score_names
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.strategies import NUM_SEEDS, Ensemble, Mirror, Once, Seeds, Strategy
-from sdseg_monai.inference.warnings import LoggedWarnings
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
-from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, source_name
+from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, short_name, source_name
+from sdseg_monai.io.warnings import LoggedWarnings
 
 
 class Pipeline:
@@ -35,6 +35,7 @@ class Pipeline:
         segmenter: the model; of an ensemble the first one.
         strategy: how the scores of a volume are computed: once, or several times to measure the uncertainty.
         abstain_below: confidence in [0, 1] below which a voxel is "unsure"; None where no voxel is.
+        force: whether images that contradict the training are segmented too.
         about: versions and device, as in the manifest.
         settings: everything that the masks depend on, as in the manifest.
 
@@ -61,6 +62,7 @@ class Pipeline:
         self.segmenter = members[0]
         self.strategy = _choose_strategy(members, values["uncertainty"], values["num_samples"])
         self.abstain_below: float | None = values["abstain_below"]
+        self.force: bool = values["force"]
         self.about = {
             "versions": {"sdseg-monai": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "device": str(self.segmenter.device),
@@ -72,6 +74,7 @@ class Pipeline:
             "weights_sha256": [hash_file(member.weights) for member in members],
             "overlays_sha256": [hash_file(path) for path in values["overlays"]],
             **{name: values[name] for name in ("seed", "abstain_below", "uncertainty", "num_samples")},
+            "force": self.force or None,  # None as in manifests of 0.4.0, so that its runs can be resumed
         }
 
     @property
@@ -87,13 +90,20 @@ class Pipeline:
         return [*score_names(self.segmenter.num_classes - 1), "confidence", *entropy]
 
     def __call__(
-        self, image: ImageLike, *, series: str | None = None, progress: Progress | None = None
+        self,
+        image: ImageLike,
+        *,
+        series: str | None = None,
+        modality: str = "",
+        progress: Progress | None = None,
     ) -> SegmentationResult:
         """Segment one image.
 
         Args:
             image: see :func:`sdseg_monai.segment`.
             series: SeriesInstanceUID of the series to segment, where a DICOM folder has several.
+            modality: DICOM's term for the modality, such as ``MR``, where it is known and the image does not say it;
+                empty where it is not known.
             progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it
                 returns False.
 
@@ -102,6 +112,7 @@ class Pipeline:
 
         Raises:
             InputError: the image cannot be used, or it is a photograph and ``abstain_below`` is set.
+            ArgumentError: the image contradicts the training, and ``force`` is not set.
             Cancelled: ``progress`` returned False.
         """
         start = time.perf_counter()
@@ -110,9 +121,10 @@ class Pipeline:
         if is_photograph(source) and self.abstain_below is not None:
             raise InputError(f"{source}: a picture's mask is black and white, it has no value for an unsure pixel")
         input_sha256 = hash_source(source)  # first: the file may be replaced while it is segmented
-        with LoggedWarnings(source) as warnings:
-            # 2. Read and prepare, in the network's orientation: image [C, X, Y, Z] in [-1, 1], float32
-            item = self.segmenter.prepare(source, warnings)
+        with LoggedWarnings(short_name(source), self.force) as warnings:
+            # 2. Read, refuse what contradicts the training, prepare in the network's orientation: image [C, X, Y, Z] in
+            #    [-1, 1], float32
+            item = self.segmenter.prepare(source, warnings, modality)
             # 3. Compute the scores, one batch of slices after the other: slabs of S samples, [S, K, X, Y, z] in [0, 1]
             slabs = self._report(self.strategy.iter_slabs(item["image"]), item["image"], progress)
             # 4. Join the slabs, resample to the image's grid, choose the classes: score [K, X, Y, Z], labels [X, Y, Z]
@@ -126,6 +138,7 @@ class Pipeline:
             "input_sha256": input_sha256,
             **result.summary,
             "seconds": round(time.perf_counter() - start, 2),
+            **result.trust,
             "warnings": [vars(warning) for warning in result.warnings],
             **result.sizes,
         }
@@ -145,16 +158,17 @@ class Pipeline:
                 raise Cancelled(f"cancelled after {num_done} of {num_slices} slices")
             yield slab
 
-    def configure(self, *, seed: int | None = None, batch_size: int | None = None) -> None:
-        """Change the options ``seed`` and ``batch_size``; None sets the bundle's own value.
+    def configure(self, *, seed: int | None = None, batch_size: int | None = None, force: bool = False) -> None:
+        """Change the options ``seed``, ``batch_size`` and ``force``; None sets the bundle's own value.
 
         Raises:
             ArgumentError: an option has a value that it cannot have.
         """
-        values = check_inputs({"seed": seed, "batch_size": batch_size})
+        values = check_inputs({"seed": seed, "batch_size": batch_size, "force": force})
         for member in self.strategy.members:
             member.configure(seed=values["seed"], batch_size=values["batch_size"])
-        self.settings["seed"] = seed
+        self.force = force
+        self.settings |= {"seed": seed, "force": force or None}
 
 
 def _choose_strategy(members: list[Segmenter], uncertainty: str | None, num_samples: int | None) -> Strategy:
@@ -196,7 +210,8 @@ def segment(
         With ``uncertainty`` it is a :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
 
     Raises:
-        ArgumentError: an option has a value that it cannot have, or two options contradict each other.
+        ArgumentError: an option has a value that it cannot have, two options contradict each other, or the image
+            contradicts the training and ``force`` is not set.
         InputError: the image, the bundle, the weights or the device cannot be used; the message is one line.
         TypeError: an option is unknown.
         Cancelled: ``progress`` returned False.

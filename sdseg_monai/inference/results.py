@@ -27,7 +27,7 @@ from sdseg_monai.io.volumes import (
     voxel_millilitres,
     write_volume,
 )
-from sdseg_monai.io.warnings import ImageWarning
+from sdseg_monai.io.warnings import NOT_TRUSTED, ImageWarning, not_trusted
 
 PICTURE_SUFFIX = ".png"
 PROGRAM = "sdseg-monai"
@@ -71,7 +71,8 @@ class SegmentationResult:
 
     def __repr__(self) -> str:
         """Return the shape, the sizes and the number of warnings in one line, without the arrays."""
-        texts = [" x ".join(map(str, self.labels.shape))]
+        texts = [] if self.trusted else [NOT_TRUSTED]
+        texts.append(" x ".join(map(str, self.labels.shape)))
         if is_photograph(self.source):
             texts += [f"{name} {count} pixels" for name, count in self._by_name(self.voxel_counts).items()]
         else:
@@ -110,6 +111,24 @@ class SegmentationResult:
         return {"volume_ml": self._by_name((self.voxel_counts * self.voxel_ml).round(4))}
 
     @property
+    def not_trusted(self) -> str:
+        """``NOT TRUSTED: `` and how the image contradicts the network's training, in one line; empty where it does not.
+
+        Such a mask is made only with ``force``. Its files carry this text.
+        """
+        return not_trusted(self.warnings)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no contradiction to the network's training is known; True does not mean that the mask is right."""
+        return not self.not_trusted
+
+    @property
+    def trust(self) -> dict[str, Any]:
+        """For JSON: :attr:`trusted`, and, where it is False, :attr:`not_trusted`."""
+        return {"trusted": True} if self.trusted else {"trusted": False, "not_trusted": self.not_trusted}
+
+    @property
     def summary(self) -> dict[str, Any]:
         """For JSON: what the samples say together; empty where there is one score."""
         return {}
@@ -139,14 +158,16 @@ class SegmentationResult:
         """Return the mask as a nibabel image, uint8, on the image's grid.
 
         The names of the values are in an extension of the header. If the image was a NIfTI file, the mask has its
-        sform and qform with their codes. A photograph has no scale: its mask has pixels of 1 mm.
+        sform and qform with their codes. A photograph has no scale: its mask has pixels of 1 mm. The header's descrip
+        begins with :attr:`not_trusted`.
         """
-        return nifti_image(self.labels, self._grid, label_extension(self.segments))
+        return nifti_image(self.labels, self._grid, label_extension(self.segments), self.not_trusted)
 
     def save(self, path: str | Path, maps: Mapping[str, str | Path] | None = None) -> None:
         """Write the mask, a JSON file beside it, and some of the :attr:`maps`.
 
-        The JSON file holds the manifest and what each value of the mask stands for.
+        The JSON file holds the manifest and what each value of the mask stands for. The text :attr:`not_trusted` stands
+        in it, in the header of a NIfTI or NRRD file, and in the descriptions of a DICOM SEG.
 
         Args:
             path: file of the mask; its suffix is the format: ``.nii.gz`` or ``.nii`` (with the names of the values in
@@ -168,14 +189,15 @@ class SegmentationResult:
         check_sidecar(sidecar(path))
         check_outputs(source_files(self.source), [path, sidecar(path), *files.values()])
         for name, target in files.items():  # maps first: where the mask exists, the maps are complete
-            write_volume(target, map_arrays[name], self._grid)
+            write_volume(target, map_arrays[name], self._grid, description=self.not_trusted)
         if path.suffix.lower() == DICOM_SUFFIX and isinstance(self.source, Series):
-            write_seg(path, self.labels, self.source, self.segments)
+            write_seg(path, self.labels, self.source, self.segments, self.not_trusted)
         elif is_photograph(self.source):
             write_picture_mask(path, self.labels[..., 0])
         else:
             is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
-            write_volume(path, self.labels, self._grid, extension=label_extension(self.segments) if is_nifti else None)
+            extension = label_extension(self.segments) if is_nifti else None
+            write_volume(path, self.labels, self._grid, extension=extension, description=self.not_trusted)
         text = json.dumps({"generator": GENERATOR, "labels": self._label_records(), **self.manifest}, indent=1) + "\n"
         write_atomically(sidecar(path), lambda temporary: temporary.write_text(text))
 

@@ -15,11 +15,10 @@ from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
-from sdseg_monai.inference.warnings import LoggedWarnings
 from sdseg_monai.io.dicom import Series
 from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
-from sdseg_monai.io.sources import Source, is_photograph, load_source, source_warnings
-from sdseg_monai.io.warnings import ImageWarning
+from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
+from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
@@ -110,12 +109,14 @@ class Segmenter:
         self.inferer.seed = inferer_seed if seed is None else seed
         self.inferer.batch_size = bundle_batch_size if batch_size is None else batch_size
 
-    def prepare(self, source: Source, warnings: LoggedWarnings | None = None) -> dict[str, Any]:
+    def prepare(self, source: Source, warnings: LoggedWarnings | None = None, modality: str = "") -> dict[str, Any]:
         """Read one image, and apply the bundle's preprocessing: orientation and intensities.
 
         Args:
             source: the image, from :func:`~sdseg_monai.io.sources.open_source`.
-            warnings: list for the warnings about the image; None for a new one.
+            warnings: list for the warnings about the image, which also says whether contradictions are refused; None
+                for a new one that refuses them.
+            modality: DICOM's term, where it is known and ``source`` does not say it; empty where it is not known.
 
         Returns:
             A dictionary: ``image`` is a MetaTensor [C, X, Y, Z], float32 in [-1, 1], which knows how to invert its
@@ -124,27 +125,32 @@ class Segmenter:
 
         Raises:
             InputError: the image cannot be used.
+            ArgumentError: it contradicts the training, and ``warnings`` do not allow that.
         """
-        warnings = LoggedWarnings(source) if warnings is None else warnings
-        for warning in (*source_warnings(source), *self._modality_warnings(source)):
+        warnings = LoggedWarnings(short_name(source)) if warnings is None else warnings
+        for warning in (*source_warnings(source), *self._modality_warnings(source, modality)):
             warnings.append(warning)
+        warnings.check()  # before voxels are read that the transforms may not be able to use
         image = load_source(source)  # a file, or a volume: voxels [X, Y, Z] with their affine
         with unwrapped_input_errors():
             item = self.preprocessing({"image": image, "source": source, "warnings": warnings})
+        warnings.check()
         if item["image"].min() == item["image"].max():
             warnings.append(ImageWarning("constant", "all voxels are alike to the network, the mask means nothing"))
         return item
 
-    def _modality_warnings(self, source: Source) -> list[ImageWarning]:
-        if isinstance(source, Series):
-            modality, is_other = source.modality, source.modality != self.modality
-        else:
-            modality = "a picture" if is_photograph(source) else "a volume"
-            is_other = is_photograph(source) != (self.modality == PHOTOGRAPHS)
-        if not (self.modality and is_other):
+    def _modality_warnings(self, source: Source, modality: str) -> list[ImageWarning]:
+        modality = source.modality if isinstance(source, Series) else modality
+        if not self.modality or modality == self.modality:
             return []
-        text = f"{modality}, but the network knows {self.modality}: the mask is not to be trusted"
-        return [ImageWarning("modality", text)]
+        if modality:
+            return [ImageWarning("modality", f"{modality}, but the network knows {self.modality}", contradiction=True)]
+        if is_photograph(source) != (self.modality == PHOTOGRAPHS):
+            kind = "a picture" if is_photograph(source) else "a volume"
+            return [ImageWarning("modality", f"{kind}, but the network knows {self.modality}", contradiction=True)]
+        if isinstance(source, Series):
+            return [ImageWarning("modality", f"its headers name no modality, the network knows {self.modality}")]
+        return []
 
     def invert(self, item: Mapping[str, Any], values: torch.Tensor) -> torch.Tensor:
         """Resample a map to the grid of the image, by the inverse of the preprocessing.

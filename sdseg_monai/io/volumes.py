@@ -24,6 +24,7 @@ VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 LARGEST_INTENSITY = 1e30  # float32 cannot scale larger ones
 PEAK_BYTES = 18  # of memory per voxel, measured while a volume is segmented
 GZIP_BEST_RATIO = 1032  # deflate cannot compress more than this
+LONGEST_DESCRIPTION = 79  # bytes of NIfTI's descrip, without the final zero
 NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # the first byte of the voxels, after the header and the extension flag
 
 
@@ -153,6 +154,7 @@ def write_volume(
     reference: Path | Volume,
     compress: bool = True,
     extension: nib.nifti1.Nifti1Extension | None = None,
+    description: str = "",
 ) -> None:
     """Write a volume; the file appears under its name only when it is complete.
 
@@ -163,16 +165,19 @@ def write_volume(
             qform, see :func:`nifti_image`.
         compress: whether NRRD and MHA are compressed; NIfTI is as its suffix says.
         extension: the only one of a NIfTI header.
+        description: for the header of NIfTI (descrip, see :func:`nifti_image`) or NRRD (content); not for MHA.
 
     Raises:
         InputError: the suffix is unknown or the folder cannot be written.
     """
     suffix = volume_suffix(path).lower()
     if suffix in NIFTI_SUFFIXES:
-        image = nifti_image(array, reference, extension)
+        image = nifti_image(array, reference, extension, description)
         write_atomically(path, lambda temporary: nib.save(image, temporary), suffix)
     else:
         itk_image = _itk_like(array, reference)
+        if description:
+            itk_image.SetMetaData("NRRD_content", description)
 
         def write(temporary: Path) -> None:
             try:
@@ -284,12 +289,16 @@ def _is_nifti(path: Path) -> bool:
 
 
 def nifti_image(
-    array: np.ndarray, reference: Path | Volume, extension: nib.nifti1.Nifti1Extension | None = None
+    array: np.ndarray,
+    reference: Path | Volume,
+    extension: nib.nifti1.Nifti1Extension | None = None,
+    description: str = "",
 ) -> nib.Nifti1Image:
     """Return ``array`` [X, Y, Z] as a NIfTI image on the grid of ``reference``.
 
     From a NIfTI file it takes over affine, sform, qform and their codes, but no extension of the header, which may hold
-    data of the patient. ``extension`` is the only one of the image.
+    data of the patient. ``extension`` is the only one of the image. ``description`` becomes its descrip, which holds 79
+    bytes; the rest is left out.
     """
     if isinstance(reference, Volume) or not _is_nifti(reference):
         image = nib.Nifti1Image(array, _affine_of(reference))
@@ -303,6 +312,8 @@ def nifti_image(
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0
         image = type(source)(array, source.affine, header)
+    if description:
+        image.header["descrip"] = description.encode("ascii", "replace")[:LONGEST_DESCRIPTION]
     if extension is not None:
         image.header.extensions.append(extension)
     return image

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
+
+from sdseg_monai.errors import ArgumentError, InputError
 
 WarningKind = Literal["constant", "field_of_view", "intensity", "left_out", "modality", "same_uid", "thickness"]
+NOT_TRUSTED = "NOT TRUSTED"  # before the reason, wherever a mask is shown or kept that was made with ``force``
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,70 @@ class ImageWarning:
             * ``same_uid``: two files of a series have the same SOPInstanceUID.
             * ``thickness``: the thickness of a single slice is unknown.
         text: what was found and what it means, in one line.
+        contradiction: whether a network of this training cannot segment this image: it has another modality,
+            intensities that the modality cannot have, or shows far more of the body. Without ``force`` it is refused.
     """
 
     kind: WarningKind
     text: str
+    contradiction: bool = False
+
+
+def contradictions(warnings: Iterable[ImageWarning]) -> str:
+    """Return the texts of those ``warnings`` that are contradictions, in one line; empty where none is."""
+    return "; ".join(warning.text for warning in warnings if warning.contradiction)
+
+
+def not_trusted(warnings: Iterable[ImageWarning]) -> str:
+    """Return the mark of a mask: ``NOT TRUSTED: `` and the contradictions among ``warnings``; empty without one."""
+    reasons = contradictions(warnings)
+    return f"{NOT_TRUSTED}: {reasons}" if reasons else ""
+
+
+class LoggedWarnings(list[ImageWarning]):
+    """The warnings about one image, from the time it is opened until its result or error carries them.
+
+    Each is logged once, when it is appended. As a context manager the list gives the warnings to an
+    :class:`~sdseg_monai.errors.InputError` that ends the context.
+
+    Args:
+        name: of the image, in the log and in messages.
+        force: use the image also where a warning is a contradiction.
+    """
+
+    def __init__(self, name: str, force: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.force = force
+
+    def append(self, warning: ImageWarning) -> None:
+        """Add a warning and log it; a contradiction that :meth:`check` refuses is left to its message."""
+        super().append(warning)
+        if not warning.contradiction:
+            logger.warning("%s: %s", self.name, warning.text)
+        elif self.force:
+            logger.warning("%s: %s: %s", self.name, NOT_TRUSTED, warning.text)
+
+    def check(self) -> None:
+        """Refuse an image that contradicts the training, unless ``force`` is set.
+
+        Raises:
+            ArgumentError: a warning is a contradiction.
+        """
+        reasons = contradictions(self)
+        if reasons and not self.force:
+            raise ArgumentError(
+                f"{self.name}: {reasons}; expected an image like those of the training: choose a bundle for such "
+                f"images, or force=True for a mask that is {NOT_TRUSTED}"
+            )
+
+    def __enter__(self) -> Self:
+        """Return the list."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the warnings to the error."""
+        if isinstance(error, InputError):
+            error.warnings = list(self)

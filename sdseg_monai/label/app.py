@@ -108,8 +108,9 @@ class SDSegApp(MONAILabelApp):
                 "label_tag='final': expected another, such as 'original'; only a person's labels are final"
             )
         request = {**request, "device": read_option(request, "device")}  # MONAI Label fails on a list of devices
-        if image in (datastore or self.datastore()).list_images():
-            return super().infer(request, datastore)
+        store = datastore or self.datastore()
+        if image in store.list_images():
+            return super().infer({**request, "modality": store.modality_of(image)}, datastore)
         if not isinstance(image, str) or not self._is_uploaded(image):
             raise InputError(f"image {image!r}: no such image in the studies")
         with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_BATCH = 32  # the full-size network needs 170 MB per slice, and larger batches are not faster
 LARGEST_EPOCHS = 100_000
 # set by the URL or the server, and a body would override them; MONAI Label runs Python files in bundle_path
-RESERVED = {"bundle_path", "image", "label", "method", "model", "session", "strategy", "timeout"}
+RESERVED = {"bundle_path", "image", "label", "method", "modality", "model", "session", "strategy", "timeout"}
 
 
 def read_option(request: Mapping[str, Any], name: str) -> Any:
@@ -136,6 +136,7 @@ def _names(value: object) -> list[str]:
 OPTIONS: dict[str, Callable[[Any], Any]] = {
     "batch_size": _whole(1, LARGEST_BATCH),
     "device": _device,
+    "force": _exactly(bool, "true or false"),
     "learning_rate": _real(1e-12, 1.0),
     "max_epochs": _whole(1, LARGEST_EPOCHS),
     "result_compress": _exactly(bool, "true or false"),

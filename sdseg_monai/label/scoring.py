@@ -72,7 +72,8 @@ class DisagreementScoring(ScoringMethod):
         failure_count = 0
         for number, image in enumerate(images, start=1):
             try:
-                result = cast(SampledSegmentation, pipeline(Path(datastore.get_image_uri(image))))
+                path, modality = Path(datastore.get_image_uri(image)), datastore.modality_of(image)
+                result = cast(SampledSegmentation, pipeline(path, modality=modality))
                 datastore.update_image_info(image, {self.key: {"score": result.disagreement, "weights": digest}})
             except Exception as error:  # a file, a DICOM server or a device may fail in any way
                 failure_count += 1

@@ -78,12 +78,13 @@ def infer(
     if not inference_slots.acquire(blocking=False):
         raise HTTPException(429, f"{MAX_INFERENCES} inferences are waiting already, try again later")
     try:
-        result_type = ResultType.image if is_seg else output
-        response = run_inference(background_tasks, model, image, session_id, params, file, None, result_type)
         if not is_seg:
-            return response
-        label_info = parse_object(params or "{}").get("label_info")
-        seg = app_instance().datastore().make_seg(image, Path(response.path), label_info)
+            return run_inference(background_tasks, model, image, session_id, params, file, None, output)
+        options = parse_object(params or "{}")
+        result = app_instance().infer({**options, "model": model, "image": image})
+        background_tasks.add_task(remove_file, result["file"])
+        mask, not_trusted = Path(result["file"]), result["params"].get("not_trusted", "")
+        seg = app_instance().datastore().make_seg(image, mask, options.get("label_info"), not_trusted)
         background_tasks.add_task(remove_file, str(seg))
         return FileResponse(seg, media_type="application/dicom", filename=f"{image}.dcm")
     finally:

@@ -37,6 +37,8 @@ class ReportCase:
         status: ``done`` or ``failed``.
         facts: further values to show, by name; a value that has the name of a segment is shown in the legend.
         flags: the warnings, or the error.
+        not_trusted: ``NOT TRUSTED: `` and why, for a mask that was made although its image contradicts the network's
+            training; empty for others.
         metrics: metrics by the names in :data:`sdseg_monai.evaluation.METRICS`, those of class 2 as ``dice_2`` and so
             on; NaN if a metric is not defined. Empty if the mask was not compared with a label.
         load: returns the picture; called at most once, when the case is drawn. None if there is nothing to draw.
@@ -46,6 +48,7 @@ class ReportCase:
     status: str
     facts: Mapping[str, object] = field(default_factory=dict)
     flags: Sequence[str] = ()
+    not_trusted: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     load: Callable[[], Picture] | None = None
 
@@ -54,12 +57,18 @@ class ReportCase:
         """Whether the case has no result."""
         return self.status == "failed"
 
+    @property
+    def marks(self) -> list[str]:
+        """What a person must know of the case: :attr:`not_trusted`, where it is set, and the flags."""
+        return [*filter(None, [self.not_trusted]), *self.flags]
+
 
 def sort_cases(cases: Sequence[ReportCase], evaluated: bool) -> list[ReportCase]:
     """Sort the cases: those that a person should look at come first.
 
     Failed cases are first. If masks were compared with labels, cases without a Dice follow, then the others by
-    increasing Dice. Otherwise cases with flags follow, then the others. Equal cases keep their order.
+    increasing Dice. Otherwise those that are not trusted follow, those with flags, then the others. Equal cases keep
+    their order.
 
     Args:
         cases: in the order of the run.
@@ -70,6 +79,6 @@ def sort_cases(cases: Sequence[ReportCase], evaluated: bool) -> list[ReportCase]
         dice = case.metrics.get("dice", math.nan)
         if evaluated:
             return not case.failed, not math.isnan(dice), 0 if math.isnan(dice) else dice
-        return not case.failed, not case.flags, 0
+        return not case.failed, not case.not_trusted, not case.flags
 
     return sorted(cases, key=urgency)

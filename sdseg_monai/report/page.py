@@ -15,6 +15,7 @@ from typing import Any
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.segments import Segment
+from sdseg_monai.io.warnings import NOT_TRUSTED
 from sdseg_monai.report.cases import ReportCase, sort_cases
 from sdseg_monai.report.charts import box_plot
 from sdseg_monai.report.sections import case_section
@@ -87,7 +88,7 @@ def _page(
     is_evaluation = summary is not None or any(case.metrics for case in cases)
     sorted_cases = sort_cases(cases, is_evaluation)
     viewers = [index for index, case in enumerate(sorted_cases) if case.load is not None][:most_viewers]
-    flags = [index for index, case in enumerate(sorted_cases) if case.failed or case.flags]
+    flags = [index for index, case in enumerate(sorted_cases) if case.failed or case.marks]
     sections = sorted({*viewers, *flags})
     yield _header(title, about, cases)
     if is_evaluation:
@@ -104,8 +105,10 @@ def _hash(text: str) -> str:
 
 def _header(title: str, about: Mapping[str, object], cases: Sequence[ReportCase]) -> str:
     num_failed = sum(case.failed for case in cases)
-    num_flagged = sum(bool(case.flags) and not case.failed for case in cases)
-    counts = (("done", len(cases) - num_failed, ""), ("failed", num_failed, "bad"), ("flagged", num_flagged, "warn"))
+    num_flagged = sum(bool(case.marks) and not case.failed for case in cases)
+    num_not_trusted = sum(bool(case.not_trusted) for case in cases)
+    counts = [("done", len(cases) - num_failed, ""), ("failed", num_failed, "bad"), ("flagged", num_flagged, "warn")]
+    counts += [(NOT_TRUSTED, num_not_trusted, "bad")] * bool(num_not_trusted)
     items = "".join(f'<li class="{kind if n else ""}"><b>{n}</b> {name}</li>' for name, n, kind in counts)
     run = f"<details open><summary>What was run</summary>{rows_of(about)}</details>" if about else ""
     return (
@@ -180,7 +183,7 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], is_evaluation: 
     columns = [name for name in METRICS if is_evaluation and any(name in case.metrics for case in cases)]
     cases_done_first = sorted(cases, key=lambda case: case.failed)  # a failed case has few facts
     facts = list(dict.fromkeys(name for case in cases_done_first for name in case.facts))[:MOST_FACTS]
-    has_flags = any(case.flags for case in cases)
+    has_flags = any(case.marks for case in cases)
     heads = ["Case", "State", *(["Flags"] if has_flags else []), *(METRICS[name].label for name in columns)]
     heads += [name.replace("_", " ") for name in facts]
     head = "".join(f'<th scope="col"><button type="button">{safe(name)}</button></th>' for name in heads)
@@ -188,10 +191,10 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], is_evaluation: 
     for index, case in enumerate(cases):
         name = safe(case.name)
         link = f'<a href="#case-{index}">{name}</a>' if index in sections else f"<span>{name}</span>"
-        cells = [f'<th scope="row">{link}</th>', _cell(state_of(case), 0 if case.failed else 2 - bool(case.flags))]
+        cells = [f'<th scope="row">{link}</th>', _cell(state_of(case), 0 if case.failed else 2 - bool(case.marks))]
         if has_flags:
-            count = f" (and {len(case.flags) - 1} more)" if len(case.flags) > 1 else ""
-            cells.append(f'<td class="flag"><span>{safe(case.flags[0]) if case.flags else ""}</span>{count}</td>')
+            count = f" (and {len(case.marks) - 1} more)" if len(case.marks) > 1 else ""
+            cells.append(f'<td class="flag"><span>{safe(case.marks[0]) if case.marks else ""}</span>{count}</td>')
         for column in columns:
             value = case.metrics.get(column, math.nan)
             cells.append(_cell(mean_of(METRICS[column], value), value))

@@ -117,11 +117,14 @@ def _segmented_case(
     load: Callable[[], Picture] | None = None
     if not is_failed:
         load = partial(_load_segmented, job, result, segments)
-    flags = [case["error"]] if is_failed else [warning["text"] for warning in case["warnings"]]
+    mark = case.get("not_trusted", "")
+    warnings = [warning["text"] for warning in case["warnings"] if not (mark and warning["contradiction"])]
+    flags = [case["error"]] if is_failed else warnings
     name = job.name
     if isinstance(job.source, Series) and job.source.description:
         name, facts["series"] = f"{job.source.description} ({job.source.modality})", job.name
-    return ReportCase(name=name, status="failed" if is_failed else "done", facts=facts, flags=flags, load=load)
+    status = "failed" if is_failed else "done"
+    return ReportCase(name=name, status=status, facts=facts, flags=flags, not_trusted=mark, load=load)
 
 
 def _load_segmented(job: Job, result: SegmentationResult | None, segments: Mapping[int, Segment]) -> Picture:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from sdseg_monai.io.segments import UNSURE, Segment
+from sdseg_monai.io.warnings import NOT_TRUSTED
 from sdseg_monai.report.cases import ReportCase
 from sdseg_monai.report.drawing import colours_of, segment_name
 
@@ -112,7 +113,9 @@ def swatch_of(value: int, segments: Mapping[int, Segment]) -> str:
 
 
 def state_of(case: ReportCase) -> str:
-    """Return the state of a case: done, flagged or failed."""
-    kind = "bad" if case.failed else "warn" if case.flags else "good"
-    text = case.status if case.failed or not case.flags else f"{case.status}, flagged"
+    """Return the state of a case: done, flagged, not trusted or failed."""
+    kind = "bad" if case.failed or case.not_trusted else "warn" if case.flags else "good"
+    text = case.status
+    if not case.failed and case.marks:
+        text += f", {NOT_TRUSTED if case.not_trusted else 'flagged'}"
     return f'<span class="state {kind}">{safe(text)}</span>'

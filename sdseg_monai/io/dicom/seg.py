@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from sdseg_monai.io.dicom.frames import frame_grid, open_multi_frame
 from sdseg_monai.io.dicom.grid import slice_order
 from sdseg_monai.io.dicom.instances import read_dataset, slice_thickness
 from sdseg_monai.io.dicom.series import Series, is_multi_frame
-from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
+from sdseg_monai.io.dicom.terms import ANATOMY, LONGEST_NAME, LONGEST_TEXT, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.itk import LPS_TO_RAS
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment, class_colour
 from sdseg_monai.io.volumes import Volume
+from sdseg_monai.io.warnings import NOT_TRUSTED
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -67,7 +69,9 @@ class SegmentTerms:
     anatomic_region: Code | None = None
 
 
-def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[int, Segment]) -> None:
+def write_seg(
+    path: Path, labels: np.ndarray, series: Series, segments: Mapping[int, Segment], not_trusted: str = ""
+) -> None:
     """Write a model's mask of a series as DICOM SEG, see :func:`write_terms`.
 
     All ``segments`` are described, also those without a voxel. Other values in the mask become segments that are called
@@ -78,6 +82,7 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
         labels: on the grid of :func:`~sdseg_monai.io.dicom.series.read_series`, [X, Y, Z], uint8, 0 for the background.
         series: the segmented series; only its headers are read.
         segments: what the values stand for.
+        not_trusted: see :func:`write_terms`.
 
     Raises:
         InputError: ``labels`` are not uint8 or not of the series' shape, there is neither a segment nor a voxel, files
@@ -90,10 +95,12 @@ def write_seg(path: Path, labels: np.ndarray, series: Series, segments: Mapping[
     terms = {}
     for value in sorted({*segments, *np.unique(labels).tolist()} - {0}):
         terms[value] = _terms(value, segments_and_unsure.get(value) or Segment("", class_colour(value), None))
-    write_terms(path, labels, series, terms)
+    write_terms(path, labels, series, terms, not_trusted)
 
 
-def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[int, SegmentTerms]) -> None:
+def write_terms(
+    path: Path, labels: np.ndarray, series: Series, terms: Mapping[int, SegmentTerms], not_trusted: str = ""
+) -> None:
     """Write a mask of a series as DICOM SEG of the type BINARY, uncompressed, which today's viewers can read.
 
     The SEG refers to the slices, lies on their grid and takes over patient and study. Segments are numbered from 1 in
@@ -106,6 +113,9 @@ def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[i
             background.
         series: the segmented series; only its headers are read.
         terms: description of each value as a segment.
+        not_trusted: ``NOT TRUSTED: `` and why, for a mask of an image that contradicts the model's training. It stands
+            in SeriesDescription, where it may be cut, in ContentDescription without the reason, and at the beginning of
+            each SegmentDescription.
 
     Raises:
         InputError: ``labels`` are not of the series' shape, ``terms`` are empty, files of the series are missing,
@@ -117,7 +127,7 @@ def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[i
     if not values:
         raise InputError("the mask is empty and no segment is known, expected one to describe in a DICOM SEG")
     numbers = _segment_numbers(labels, values)
-    descriptions = [_describe(number, terms[value]) for number, value in enumerate(values, 1)]
+    descriptions = [_describe(number, terms[value], not_trusted) for number, value in enumerate(values, 1)]
     with config.disable_value_validation(), warnings.catch_warnings():  # the slices' elements are copied unchanged
         warnings.simplefilter("ignore")  # warnings would quote the patient's name
         place_voxels = _place_frames if is_multi_frame(series) else _place_slices
@@ -134,7 +144,10 @@ def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[i
                 segment_descriptions=descriptions,
                 series_instance_uid=highdicom.UID(),
                 series_number=SERIES_NUMBER,
-                series_description=DESCRIPTION,
+                series_description=textwrap.shorten(
+                    plain_text(not_trusted, LONGEST_TEXT), LONGEST_NAME, placeholder="..."
+                )
+                or DESCRIPTION,
                 sop_instance_uid=highdicom.UID(),
                 instance_number=1,
                 manufacturer=MANUFACTURER,
@@ -142,7 +155,7 @@ def write_terms(path: Path, labels: np.ndarray, series: Series, terms: Mapping[i
                 software_versions=__version__,
                 device_serial_number=__version__,  # software has no serial number but its version
                 content_label="SEGMENTATION",
-                content_description=DESCRIPTION,
+                content_description=f"{NOT_TRUSTED}; {DESCRIPTION}" if not_trusted else DESCRIPTION,
                 omit_empty_frames=bool(numbers.any()),
             )
             seg.SpecificCharacterSet = source.SpecificCharacterSet
@@ -221,7 +234,7 @@ def _segment_numbers(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     return numbers[positions.reshape(labels.shape)]
 
 
-def _describe(number: int, terms: SegmentTerms) -> Any:
+def _describe(number: int, terms: SegmentTerms, not_trusted: str) -> Any:
     highdicom, codes = require("highdicom"), require("pydicom.sr.codedict").codes
     concept = highdicom.sr.CodedConcept
     description = highdicom.seg.SegmentDescription(
@@ -235,8 +248,9 @@ def _describe(number: int, terms: SegmentTerms) -> Any:
         ),
         anatomic_regions=terms.anatomic_region and [concept(*terms.anatomic_region)],
     )
-    if terms.description:
-        description.SegmentDescription = terms.description
+    text = "; ".join(filter(None, (not_trusted, terms.description)))
+    if text:
+        description.SegmentDescription = plain_text(text, LONGEST_TEXT)
     description.RecommendedDisplayCIELabValue = _lab(terms.colour)
     return description
 

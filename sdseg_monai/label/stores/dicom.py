@@ -175,7 +175,12 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             raise InputError(f"final labels of this server are DICOM SEGs, remove them at {self.name()}")
         super().remove_label(label_id, label_tag)
 
-    def make_seg(self, image_id: str, mask: Path, label_info: object) -> Path:
+    def modality_of(self, image_id: str) -> str:
+        """Return DICOM's term for the modality of a series, empty where it is not known."""
+        series = self._search(SeriesInstanceUID=image_id).get(image_id)
+        return "" if series is None else str(series.get("Modality") or "")
+
+    def make_seg(self, image_id: str, mask: Path, label_info: object, not_trusted: str = "") -> Path:
         """Return the file of a DICOM SEG of a mask of an image, see :func:`write_seg`; the caller must remove it.
 
         Raises:
@@ -187,7 +192,7 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
         series = self._cached_series(image_id)
         # a SEG is placed by the slices: a mask on another grid, as of a cache of 0.4.0, would lie elsewhere
         check_same_grid(Path(f"series {image_id}"), read_series(series), mask, read_volume(mask))
-        return write_seg(mask, series, label_info, self._models)
+        return write_seg(mask, series, label_info, self._models, not_trusted)
 
     def _store_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> None:
         if tag == DefaultLabelTag.FINAL:

@@ -29,7 +29,9 @@ ALGORITHM_TYPES = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")  # DICOM's Segment Al
 Segments = Mapping[int, Segment]  # by the mask's value
 
 
-def write_seg(mask: Path, series: Series, label_info: object, models: Iterable[Segments]) -> Path:
+def write_seg(
+    mask: Path, series: Series, label_info: object, models: Iterable[Segments], not_trusted: str = ""
+) -> Path:
     """Write ``mask``, a volume on the grid of ``series``, as a DICOM SEG of the values in it.
 
     Args:
@@ -37,6 +39,7 @@ def write_seg(mask: Path, series: Series, label_info: object, models: Iterable[S
         series: the segmented series; the SEG refers to its slices and takes over patient and study.
         label_info: the viewer's description of the segments, see :func:`describe_segments`.
         models: segments of each served model.
+        not_trusted: see :func:`~sdseg_monai.io.dicom.seg.write_terms`.
 
     Returns:
         A temporary file, which the caller must remove.
@@ -58,7 +61,7 @@ def write_seg(mask: Path, series: Series, label_info: object, models: Iterable[S
     os.close(handle)
     path = Path(name)
     try:
-        write_terms(path, labels, series, terms)
+        write_terms(path, labels, series, terms, not_trusted)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -104,7 +104,11 @@ class VolumeDatastore(LocalDatastore):
             self._store_label(image_id, path, label_tag, _fields(label_info))
         return image_id
 
-    def make_seg(self, image_id: str, mask: Path, label_info: object) -> Path:
+    def modality_of(self, image_id: str) -> str:
+        """Return the modality of an image, which a volume file does not say: empty."""
+        return ""
+
+    def make_seg(self, image_id: str, mask: Path, label_info: object, not_trusted: str = "") -> Path:
         """Refuse to make a DICOM SEG, since volumes have no slices to which it could refer.
 
         Raises:
