@@ -22,7 +22,7 @@ from lab.tables import ROOT
 MARK = "SDSEG_TORTURE"  # a variable that names the try; grandchildren inherit it
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "CUDA_VISIBLE_DEVICES": ""}
 SDSEG = (sys.executable, "-m", "sdseg_monai.cli")
-POLL = 0.0005  # seconds
+POLL = 0.001  # seconds
 PATIENCE = 300  # seconds that a program may take
 END_SECONDS = 15  # until what outlives its parent counts as left behind
 LONGEST_PIPE = 1 << 20

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torment.readers import READERS, WrongResult
 from torment.tries import Group, Setting, Try
 
 SECONDS, MEGABYTES = 20, 1024  # that reading a file of some kilobytes may take
-NUMBER, QUICK = 2000, 72
+NUMBER, QUICK = 2000, 96
 READ, REFUSED = "read", "refused"
 
 
@@ -81,7 +81,7 @@ def attempt(setting: Setting, index: int) -> Try:
 def _read(kind: str, path: Path, mutant: Mutant, expected: str) -> str:
     temporary = path.parents[len(Path(WRITERS[kind][1]).parts) - 1].with_name("temporary")
     temporary.mkdir()
-    os.environ["TMPDIR"] = str(temporary)
+    tempfile.tempdir = str(temporary)  # for bundles that are unpacked
     outcome, text = read_or_refuse(READERS[kind], path)
     if mutant.is_note and outcome == READ and text != expected:
         raise WrongResult("only a note was changed, but the voxels or their places are others")

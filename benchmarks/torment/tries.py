@@ -111,18 +111,19 @@ class Group:
         self.prepare(setting)
         if setting.jobs == 1:
             for index in indices:
-                yield self._attempt(setting, index)
+                yield _attempt(self.attempt, setting, index)
             return
         with ProcessPoolExecutor(setting.jobs, get_context("fork")) as pool:
-            futures = [pool.submit(self._attempt, setting, index) for index in indices]
+            futures = [pool.submit(_attempt, self.attempt, setting, index) for index in indices]
             for future in as_completed(futures):
                 yield future.result()
 
-    def _attempt(self, setting: Setting, index: int) -> Try:
-        result = self.attempt(setting, index)
-        if result.is_right:
-            shutil.rmtree(setting.folder / f"{index:04}", ignore_errors=True)
-        return result
+
+def _attempt(attempt: Attempt, setting: Setting, index: int) -> Try:
+    result = attempt(setting, index)
+    if result.is_right:
+        shutil.rmtree(setting.folder / f"{index:04}", ignore_errors=True)
+    return result
 
 
 def run_group(
