@@ -44,7 +44,11 @@ def main() -> int:
         setting = Setting(folder, options.seed, options.jobs)
         say(f"{group.name} ...")
         results[group.name] = run_group(
-            group, setting, options.quick, options.index, lambda result, folder=folder: report(result, folder, options.seed)
+            group,
+            setting,
+            options.quick,
+            options.index,
+            lambda result, folder=folder: report(result, folder, options.seed),
         )
         say(summary(group.name, results[group.name]))
     figures = {**about(options), "seconds": round(time.monotonic() - start), "groups": results}
@@ -63,7 +67,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="make only a sample of each group's tries")
-    parser.add_argument("--only", choices=[group.name for group in GROUPS], metavar="GROUP", help="one group: %(choices)s")
+    parser.add_argument(
+        "--only", choices=[group.name for group in GROUPS], metavar="GROUP", help="one group: %(choices)s"
+    )
     parser.add_argument("--index", type=int, metavar="N", help="only this try of the group of --only")
     parser.add_argument("--jobs", type=int, default=2, help="tries at the same time (default: %(default)s)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for all files, kept (default: a temporary folder)")

@@ -79,7 +79,9 @@ def _run_and_exit(function: Callable[[], object], writer: int, megabytes: int) -
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (megabytes << 20),) * 2)
         content = {"value": function()}
     except BaseException as error:  # whatever it raises is the answer
-        content = {"failure": f"{type(error).__name__}: {error} {''.join(traceback.format_tb(error.__traceback__)[-3:])}"}
+        content = {
+            "failure": f"{type(error).__name__}: {error} {''.join(traceback.format_tb(error.__traceback__)[-3:])}"
+        }
     try:
         os.write(writer, json.dumps(content).encode()[:LONGEST_PIPE])
     finally:

@@ -21,7 +21,22 @@ from nibabel.nifti1 import header_dtype
 
 ODD_NUMBERS = (0, 1, -1, 2, 3, 127, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1)
 ODD_FLOATS = (0.0, -1.0, 0.5, 1e-38, 1e30, -3e38, math.inf, -math.inf, math.nan)
-ODD_TEXTS = ("", "0", "-1", "1e400", "nan", "inf", "3 3", "999999999999", "x" * 300, "\x1b[31m", "\u202e", "é", "%s", "../x")
+ODD_TEXTS = (
+    "",
+    "0",
+    "-1",
+    "1e400",
+    "nan",
+    "inf",
+    "3 3",
+    "999999999999",
+    "x" * 300,
+    "\x1b[31m",
+    "\u202e",
+    "é",
+    "%s",
+    "../x",
+)
 ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -164,7 +179,9 @@ def _mutate_lines(content: bytes, random: Random, separator: str, end: bytes, no
         lines[number] = random.choice((key.upper(), key.lower(), f" {key}", f"{key} ", f"{key}\r")) + found + value
     elif change == "token" and value.split():
         tokens = value.split()
-        tokens[random.randrange(len(tokens))] = random.choice((*ODD_TEXTS, *map(str, ODD_NUMBERS), *map(str, ODD_FLOATS)))
+        tokens[random.randrange(len(tokens))] = random.choice(
+            (*ODD_TEXTS, *map(str, ODD_NUMBERS), *map(str, ODD_FLOATS))
+        )
         lines[number] = f"{key}{found}{' '.join(tokens)}"
     else:
         lines[number] = f"{key}{found}{random.choice(ODD_TEXTS)}"
@@ -188,7 +205,9 @@ def _mutate_dicom(content: bytes, random: Random) -> Mutant | None:
             is_note = random.random() < 0.3
             elements = [element for element in dataset if element.keyword not in ("", "PixelData")]
             keyword = random.choice(DICOM_NOTES if is_note else sorted(element.keyword for element in elements))
-            value: Any = random.choice(("", "x" * 40, "Mustermann^Jörg", "0", "-1", "1\\2\\3", "nan", "\x1b[31m", "é\u202e"))
+            value: Any = random.choice(
+                ("", "x" * 40, "Mustermann^Jörg", "0", "-1", "1\\2\\3", "nan", "\x1b[31m", "é\u202e")
+            )
             if not is_note and random.random() < 0.5:
                 value = random.choice((0, 1, -1, 65535, 1e300, -0.5, [], [0, 0, 0, 0, 0, 0], None))
             output = io.BytesIO()
@@ -203,7 +222,9 @@ def _mutate_dicom(content: bytes, random: Random) -> Mutant | None:
 
 def _mutate_json(content: bytes, random: Random) -> Mutant:
     tree = json.loads(content)
-    parents = [(node, key) for node in _containers(tree) for key in (node if isinstance(node, dict) else range(len(node)))]
+    parents = [
+        (node, key) for node in _containers(tree) for key in (node if isinstance(node, dict) else range(len(node)))
+    ]
     node, key = random.choice(parents)
     value = copy.deepcopy(random.choice(ODD_VALUES))
     if random.random() < 0.3:

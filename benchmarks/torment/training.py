@@ -87,9 +87,7 @@ def attempt(setting: Setting, index: int) -> Try:
     return Try(index, kind, f"killed {what}", outcome, failure, left)
 
 
-def _moment(
-    kind: str, random: Random, program: Program, output: Path, whole: Path
-) -> tuple[str, Callable[[], bool]]:
+def _moment(kind: str, random: Random, program: Program, output: Path, whole: Path) -> tuple[str, Callable[[], bool]]:
     """Return when to kill: in words, and as a function that tells whether the moment has come."""
     epoch = random.randint(1, EPOCHS)
     if kind == WRITING:
