@@ -89,6 +89,7 @@ class Group:
         attempt: makes one try.
         prepare: makes what all tries need.
         obstacle: returns why the group cannot run here; empty where it can.
+        run_all: makes all tries, in place of ``attempt``, where they need each other.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Group:
     attempt: Attempt
     prepare: Callable[[Setting], None] = lambda setting: setting.common.mkdir(parents=True, exist_ok=True)
     obstacle: Callable[[], str] = lambda: ""
+    run_all: Callable[[Setting, Sequence[int]], Iterator[Try]] | None = None
 
     def indices(self, is_quick: bool) -> Sequence[int]:
         """Return the indices of the tries; those of a quick run are spread evenly over all."""
@@ -109,6 +111,9 @@ class Group:
     def run(self, setting: Setting, indices: Sequence[int]) -> Iterator[Try]:
         """Make the tries, several at the same time, and yield each when it has ended; folders of right ones go."""
         self.prepare(setting)
+        if self.run_all is not None:
+            yield from self.run_all(setting, indices)
+            return
         if setting.jobs == 1:
             for index in indices:
                 yield _attempt(self.attempt, setting, index)
