@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import numpy as np
 import requests
 from PIL import Image
 
+from lab.label_server import ANSWER_SECONDS, infer, read_answer, wait_for_server
 from lab.tables import ROOT, markdown_table
 
 BUNDLE = "hippocampus_sdseg"
@@ -43,7 +43,7 @@ ARRAY_SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
 SEGMENT = ("-m", "sdseg_monai.cli", "segment", "--quiet")
 MAPS = ("--save-score", "--save-confidence")
 RUN = ("-m", "monai.bundle", "run")
-START_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 600, 600, 60  # of the label server
+STOP_SECONDS = 60  # of the label server
 WHITE = 255  # foreground in a picture's mask
 ONE_THREAD_ON_CPU = {
     "OMP_NUM_THREADS": "1",
@@ -369,42 +369,6 @@ def label_server(commit: Commit, python: Path, studies: Path, bundle: Path, work
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-def wait_for_server(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the server's URL once it answers.
-
-    Raises:
-        SystemExit: it ends, or does not answer for long.
-    """
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        address = re.search(r" at (http://\S+?),", log.read_text())
-        try:
-            if address and requests.get(f"{address[1]}/info/", timeout=10).ok:
-                return address[1]
-        except requests.RequestException:
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"the label server did not start:\n{log.read_text()[-3000:]}")
-
-
-def infer(url: str, image: str) -> bytes:
-    """Return the file of a mask, requested as a viewer does."""
-    form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz"}))}
-    answer = requests.post(url, params={"image": image, "output": "image"}, files=form, timeout=ANSWER_SECONDS)
-    return read_answer(answer).content
-
-
-def read_answer(answer: requests.Response) -> requests.Response:
-    """Return the ``answer`` of a server.
-
-    Raises:
-        SystemExit: it is an error.
-    """
-    if not answer.ok:
-        raise SystemExit(f"{answer.url}: {answer.status_code}, {answer.text[-3000:]}")
-    return answer
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""docs/reliability.md from the figures of benchmarks/torture.py."""
+
+
+def write_page(figures):
+    return ""
