@@ -38,7 +38,8 @@ class ReportCase:
         facts: further values to show, by name; a value that has the name of a segment is shown in the legend.
         flags: the warnings, or the error.
         metrics: metrics by the names in :data:`sdseg_monai.evaluation.METRICS`, those of class 2 as ``dice_2`` and so
-            on; NaN if a metric is not defined. Empty if the mask was not compared with a label.
+            on, and those of the foreground as ``dice_foreground``, if the former are means over the classes; NaN if a
+            metric is not defined. Empty if the mask was not compared with a label.
         load: returns the picture; called at most once, when the case is drawn. None if there is nothing to draw.
     """
 
