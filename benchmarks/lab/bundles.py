@@ -34,7 +34,7 @@ def segment_and_score(pipeline: Pipeline, items: list[dict[str, str]]) -> tuple[
 
 def score_rows(pipeline: Pipeline, cases: list[CaseMetrics]) -> list[list[Any]]:
     """Return a row of :data:`SCORES` for the union and for each class: means with their bootstrap intervals."""
-    structures: dict[str, list[Agreement]] = {"union": list(cases)}
+    structures: dict[str, list[Agreement]] = {"union": [case.foreground for case in cases]}
     for value, segment in pipeline.segments.items():
         structures[segment.name] = [case.in_class(value) for case in cases]
     return [[len(cases), name, *structure_cells(agreements)] for name, agreements in structures.items()]

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from lab.study import Study, load_volume, segment
 from lab.tables import DIRTY, commit, hardware
-from sdseg_monai.evaluation import Agreement, compare_masks
+from sdseg_monai.evaluation import compare_masks
 from sdseg_monai.io.pictures import image_stem
+from sdseg_monai.io.tables import text_cell
 
 Scores = dict[str, np.ndarray]  # for each measure, one value for each case
 
@@ -37,7 +38,7 @@ def score(study: Study, run: str, split: str) -> Scores:
             data = load_volume(parser, item)
             mask, label = segment(parser, data), data["label"][0].as_subclass(torch.Tensor)
             measures = measure(mask, label, data["label"].pixdim.tolist(), parser["num_classes"])
-            cases.append({"case": image_stem(Path(item["image"])), **measures})
+            cases.append({"case": text_cell(image_stem(Path(item["image"]))), **measures})
         with file.open("w", newline="") as stream:
             stream.write(f"# {about}\n")
             writer = csv.DictWriter(stream, cases[0], lineterminator="\n")
@@ -61,7 +62,7 @@ def measure(
         num_classes: K, the number of classes, the background included.
     """
     metrics = compare_masks("", predicted, expected, spacing)
-    agreements: dict[str, Agreement] = {"": metrics}
+    agreements = {"": metrics.foreground}
     if num_classes > 2:
         agreements |= {f" of {value}": metrics.in_class(value) for value in range(1, num_classes)}
     dice = {f"Dice{name}": 100 * agreement.dice for name, agreement in agreements.items()}

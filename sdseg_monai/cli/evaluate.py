@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdseg_monai.cli.arguments import length, path
-from sdseg_monai.cli.outputs import check_output, note, report
-from sdseg_monai.errors import InputError
+from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
+from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 from sdseg_monai.io.files import check_is_folder, check_outputs
 
+if TYPE_CHECKING:
+    from sdseg_monai.evaluation import Evaluation
+
+MOST_NAMES = 10  # of cases in a note
 HELP = "compare masks with labels: 3-D Dice, IoU, HD95, surface Dice and volumes, on the labels' grid"
 NOTE = (
-    "Dice is 1 where mask and label are both empty and 0 where only one is; with --protocol official it is 0 for both."
+    "Of several classes the scores of a case are the mean over those that its mask or label has; the union of all is "
+    "the foreground. Dice is 1 where mask and label are both empty and 0 where only one is; with --protocol official "
+    "it is 0 for both, and the scores are those of the foreground."
 )
 
 
@@ -21,7 +30,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("--predictions", type=Path, required=True, metavar="DIR", help="folder of masks")
     command.add_argument(
-        "--labels", type=Path, required=True, metavar="DIR", help="folder of labels, named as the masks are"
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of labels, named as the masks are; endings such as _seg, -label or _0000 do not count",
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="table to write")
     command.add_argument(
@@ -52,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     for folder in folders:
         check_is_folder(folder)
 
-    from sdseg_monai.evaluation import evaluate_folders, match_images, summarise, write_csv
+    from sdseg_monai.evaluation import evaluate_pairs, match_cases, match_images, summarise, write_csv
     from sdseg_monai.io.pictures import list_images
     from sdseg_monai.report.runs import report_evaluation
 
@@ -65,27 +78,65 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, ".csv", "table")
     if options.report is not None:
         check_output(options.report, ".html", "page")
-    match_images([Path(path) for path in list_images(options.predictions)], options.images)  # before hours are spent
-    cases = evaluate_folders(
-        options.predictions,
-        options.labels,
-        progress=not options.quiet,
-        tolerance=options.tolerance,
-        protocol=options.protocol,
+    pairs = match_cases(options.predictions, options.labels)
+    match_images([prediction for prediction, _ in pairs], options.images)  # raises before hours are spent
+    evaluation = evaluate_pairs(
+        pairs, progress=not options.quiet, tolerance=options.tolerance, protocol=options.protocol
     )
-    write_csv(options.output, cases)
-    unmatched_count = len(list_images(options.labels)) - len(cases)
-    if unmatched_count:
-        note(f"note: {unmatched_count} labels have no prediction and are not in the mean", options)
-    settings = {
+    for error in evaluation.failed.values():
+        sys.stderr.write(f"error: {error}\n")
+    if not evaluation.cases:
+        return EXIT_BAD_INPUT
+    names = _class_names(evaluation, options)
+    write_csv(options.output, evaluation.cases, names)
+    unmatched_labels = sorted({Path(label) for label in list_images(options.labels)} - {label for _, label in pairs})
+    if unmatched_labels:
+        note(
+            f"note: {len(unmatched_labels)} labels have no prediction and are not in the mean: "
+            f"{_some([label.name for label in unmatched_labels])}",
+            options,
+        )
+    zero_cases = [
+        f"{case.case} ({_classes(case.zero_classes, names)})" for case in evaluation.cases if case.zero_classes
+    ]
+    if zero_cases:
+        note(f"note: Dice is 0 for a class of {len(zero_cases)} cases: {_some(zero_cases)}", options)
+    summary = {
+        **summarise(evaluation.cases, names),
+        **({"failed": evaluation.failed} if evaluation.failed else {}),
         "protocol": options.protocol,
         "tolerance": options.tolerance,
-        "labels_without_prediction": unmatched_count,
+        "labels_without_prediction": len(unmatched_labels),
         "table": str(options.output),
     }
-    summary = {**summarise(cases), **settings}
     if options.report is not None:
-        report_evaluation(options.report, cases, summary, options.predictions, options.labels, options.images)
+        report_evaluation(
+            options.report, evaluation, summary, names, options.predictions, options.labels, options.images
+        )
         summary["report"] = str(options.report)
     report(summary, options)
-    return 0
+    return EXIT_SOME_FAILED if evaluation.failed else 0
+
+
+def _class_names(evaluation: Evaluation, options: argparse.Namespace) -> dict[int, str]:
+    """Return the names of classes on which the masks agree; note the others."""
+    from sdseg_monai.io.class_names import names_by_value
+
+    names_of_value = names_by_value(file for case in evaluation.cases for file in evaluation.pairs[case.case])
+    for value, names in names_of_value.items():
+        if len(names) > 1:
+            note(
+                f"note: masks and labels call class {value} {_some(names)}: if these are not one structure, the scores "
+                "compare different ones",
+                options,
+            )
+    return {value: names[0] for value, names in names_of_value.items() if len(names) == 1}
+
+
+def _classes(values: Sequence[int], names: Mapping[int, str]) -> str:
+    return ", ".join(f"class {value} {names[value]}" if value in names else f"class {value}" for value in values)
+
+
+def _some(texts: Sequence[str]) -> str:
+    rest = f" and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
+    return f"{', '.join(texts[:MOST_NAMES])}{rest}"

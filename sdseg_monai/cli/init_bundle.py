@@ -26,7 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VALUE=NAME",
-        help="name of a value in the labels, such as 1=liver; may be repeated (default: the names in NIfTI labels)",
+        help="name of a value in the labels, such as 1=liver; may be repeated (default: the names in the labels)",
     )
     command.add_argument(
         "--modality", help="CT, MR, PT, US, OT, or RGB for photographs (default: a guess from the intensities)"

@@ -13,6 +13,8 @@ from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_folder
 
+EXIT_SOME_FAILED = 1
+
 
 def report(result: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Write ``result`` as one line of JSON to stdout, and the research notice to stderr."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, message_of, path, positive, seed
-from sdseg_monai.cli.outputs import check_output, note, report
+from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
 from sdseg_monai.io.files import check_exists
 from sdseg_monai.io.warnings import NOT_TRUSTED
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.io.sources import Source
 
-EXIT_SOME_FAILED = 1
 HELP = "segment a volume, a picture, a DICOM series, or a folder or list of them"
 NOTE = RESEARCH_ONLY
 

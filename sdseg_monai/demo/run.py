@@ -67,7 +67,7 @@ def run_demo(output: Path, data: Path | None = None, offline: bool = False) -> I
     write_atomically(output / "overlay.png", picture.save, ".png")
     yield f"drew image, label and mask side by side: {output / 'overlay.png'}"
     metrics = evaluate_case(output / "mask.nii.gz", label)
-    structures = [("together", result.labels > 0, metrics.dice)]
+    structures = [("together", result.labels > 0, metrics.foreground.dice)]
     for value, segment in result.segments.items():
         structures.append((segment.name, result.labels == value, metrics.in_class(value).dice))
     for name, voxels, dice in structures:

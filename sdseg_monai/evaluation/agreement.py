@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 from tqdm import tqdm
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation.pairs import case_name, match_cases
 from sdseg_monai.io.label_maps import check_label_map, read_mask
 from sdseg_monai.io.segments import UNSURE
-from sdseg_monai.io.volumes import check_same_grid
+from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.metrics import TransUNetDice
 
 Protocol = Literal["native", "official"]
@@ -53,21 +55,64 @@ OFFICIAL_EMPTY_PAIR = Agreement(dice=0.0, iou=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class CaseMetrics(Agreement):
-    """The metrics of one case: of its foreground, which is the union of all classes, and of each class.
+    """The metrics of one case: the mean over its classes, beside them those of the foreground and of each class.
+
+    The mean is over the classes that the prediction or the label of this case contains. So a class that is missed,
+    invented or taken for another one counts with Dice 0, and the many classes that a case does not have cannot hide
+    it; nnU-Net leaves these out too. A metric that is not defined for some of the classes, such as ``hd95`` of one that
+    is missed, is the mean over the others. By the official protocol the metrics are those of the foreground.
 
     Attributes:
         case: name of the case.
         classes: metrics of each class that the prediction or the label contains.
+        foreground: metrics of the foreground, the union of all classes. It does not tell one class from another: if two
+            classes are exchanged, its Dice is 1.
         empty: metrics of all other classes.
+        protocol: see :func:`evaluate_case`.
     """
 
     case: str
     classes: dict[int, Agreement]
+    foreground: Agreement
     empty: Agreement = EMPTY_PAIR
+    protocol: Protocol = "native"
 
     def in_class(self, value: int) -> Agreement:
         """Return the metrics of the class with this value."""
         return self.classes.get(value, self.empty)
+
+    @property
+    def zero_classes(self) -> list[int]:
+        """The classes whose Dice is 0, in the order of their values: missed, invented, or at another place."""
+        return [value for value, agreement in self.classes.items() if agreement.dice == 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Several cases, some of which could perhaps not be evaluated.
+
+    Attributes:
+        pairs: files of the prediction and the label of each case, by its name.
+        cases: metrics of the cases that could be evaluated, in the order of the pairs.
+        failed: why the others could not be, by their names.
+    """
+
+    pairs: dict[str, tuple[Path, Path]]
+    cases: list[CaseMetrics]
+    failed: dict[str, str]
+
+
+def mean_agreement(agreements: Sequence[Agreement]) -> Agreement:
+    """Return the mean of each metric over those of ``agreements`` for which it is defined; NaN if it is for none."""
+    values_of_metric = {name: defined_values(agreements, name) for name in METRICS}
+    return Agreement(
+        **{name: float(np.mean(values)) if values else UNDEFINED for name, values in values_of_metric.items()}
+    )
+
+
+def defined_values(agreements: Sequence[Agreement], name: str) -> list[float]:
+    """Return the values of a metric that are defined."""
+    return [value for agreement in agreements if not math.isnan(value := getattr(agreement, name))]
 
 
 def evaluate_folders(
@@ -100,8 +145,35 @@ def evaluate_folders(
         0.88
     """
     pairs = match_cases(predictions, labels)
-    bar = tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
-    return [evaluate_case(prediction, label, tolerance, protocol) for prediction, label in bar]
+    return [evaluate_case(prediction, label, tolerance, protocol) for prediction, label in _bar(pairs, progress)]
+
+
+def evaluate_pairs(
+    pairs: Sequence[tuple[Path, Path]],
+    progress: bool = True,
+    tolerance: float = NSD_TOLERANCE,
+    protocol: Protocol = "native",
+) -> Evaluation:
+    """Evaluate predictions with their labels; a pair that cannot be compared does not stop the others.
+
+    Args:
+        pairs: files of the prediction and the label of each case, as from
+            :func:`~sdseg_monai.evaluation.match_cases`.
+        progress: show a progress bar.
+        tolerance: of the surface Dice, in mm (of pictures in pixels).
+        protocol: see :func:`evaluate_case`.
+    """
+    evaluation = Evaluation(pairs={case_name(pair[0]): pair for pair in pairs}, cases=[], failed={})
+    for prediction, label in _bar(pairs, progress):
+        try:
+            evaluation.cases.append(evaluate_case(prediction, label, tolerance, protocol))
+        except InputError as error:
+            evaluation.failed[case_name(prediction)] = str(error)
+    return evaluation
+
+
+def _bar(pairs: Sequence[tuple[Path, Path]], progress: bool) -> tqdm[tuple[Path, Path]]:
+    return tqdm(pairs, desc="evaluating", disable=None if progress else True, leave=False)
 
 
 def evaluate_case(
@@ -111,7 +183,7 @@ def evaluate_case(
 
     Args:
         prediction: file of the mask.
-        label: file of the label, on the same grid.
+        label: file of the label, on the same grid; the order of the voxels in the two files may differ.
         tolerance: of the surface Dice, in mm (of a picture in pixels).
         protocol: ``native``, on the label's own grid, or ``official``, see :func:`compare_officially`.
 
@@ -125,21 +197,23 @@ def evaluate_case(
         >>> metrics.dice, metrics.in_class(1).hd95  # doctest: +SKIP
         (0.91, 1.0)
     """
-    volumes = read_mask(prediction), read_mask(label)
-    check_same_grid(label, volumes[1], prediction, volumes[0])
-    for path, volume in zip((prediction, label), volumes, strict=True):
-        check_label_map(path, volume.array, most_values=UNSURE, allow_unsure=False)
-    predicted_mask, label_mask = (torch.from_numpy(volume.array) for volume in volumes)  # [X, Y, Z]
+    predicted_volume, label_volume = read_mask(prediction), read_mask(label)
+    predicted_volume = on_same_grid(label, label_volume, prediction, predicted_volume)
+    predicted_mask, label_mask = (  # [X, Y, Z]
+        torch.from_numpy(check_label_map(path, volume.array, most_values=UNSURE, allow_unsure=False))
+        for path, volume in ((prediction, predicted_volume), (label, label_volume))
+    )
     if protocol == "official":
         return compare_officially(case_name(prediction), predicted_mask, label_mask)
-    spacing = np.linalg.norm(volumes[1].affine[:3, :3], axis=0).tolist()
+    spacing = np.linalg.norm(label_volume.affine[:3, :3], axis=0).tolist()
     return compare_masks(case_name(prediction), predicted_mask, label_mask, spacing, tolerance)
 
 
 def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tensor) -> CaseMetrics:
     """Compare two masks as the published code does: Dice and IoU of the slices, resized to 256 x 256 pixels.
 
-    Slices are taken across the third axis of the file and resized by nearest neighbour. The Dice of empty masks follows
+    The metrics are those of the foreground: the published code segments the union of the organs. Slices are taken
+    across the third axis of the file and resized by nearest neighbour. The Dice of empty masks follows
     the rule of :class:`~sdseg_monai.metrics.TransUNetDice`; the IoU of two empty masks is 0. ``hd95``, ``nsd`` and
     ``volume_difference`` are not defined. One difference remains: in the published code the score of the network is
     already on this grid and only the label is resized; here both are resized.
@@ -155,7 +229,9 @@ def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tenso
     values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
     classes = {value: _compare_officially(predicted == value, expected == value) for value in values}
     union = _compare_officially(predicted > 0, expected > 0)
-    return CaseMetrics(case=case, classes=classes, empty=OFFICIAL_EMPTY_PAIR, **vars(union))
+    return CaseMetrics(
+        case=case, classes=classes, foreground=union, empty=OFFICIAL_EMPTY_PAIR, protocol="official", **vars(union)
+    )
 
 
 def _official_grid(mask: torch.Tensor) -> torch.Tensor:
@@ -200,7 +276,8 @@ def compare_masks(
     values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
     classes = {value: _compare(predicted == value, expected == value, spacing, tolerance) for value in values}
     union = classes[values[0]] if len(values) == 1 else _compare(predicted > 0, expected > 0, spacing, tolerance)
-    return CaseMetrics(case=case, classes=classes, **vars(union))
+    mean = mean_agreement(list(classes.values())) if len(values) > 1 else union
+    return CaseMetrics(case=case, classes=classes, foreground=union, **vars(mean))
 
 
 def _compare(

@@ -16,7 +16,7 @@ from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import PICTURE_SUFFIX, SegmentationResult, mask_suffixes, sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series
 from sdseg_monai.io.sources import Source, is_photograph, source_name, source_stem, source_warnings
-from sdseg_monai.io.volumes import VOLUME_SUFFIXES, volume_suffix
+from sdseg_monai.io.volumes import SLICER_SUFFIX, VOLUME_SUFFIXES, volume_suffix
 
 MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # torch raises RuntimeError when memory runs out
 
@@ -67,6 +67,7 @@ def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
         raise InputError(f"{output}: expected a file ending in {', '.join(suffixes)}, or a folder")
     mask = output if is_mask_file else output / default_mask_name(source)
     suffix = volume_suffix(mask) if mask.name.lower().endswith(VOLUME_SUFFIXES) else MAP_SUFFIX
+    suffix = mask.suffix if suffix.lower() == SLICER_SUFFIX else suffix  # a map is no segmentation
     stem = sidecar(mask).stem
     return Job(source, mask, {name: mask.with_name(f"{stem}_{name}{suffix}") for name in maps})
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.class_names import sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, write_seg
 from sdseg_monai.io.files import check_outputs, write_atomically
 from sdseg_monai.io.nifti_labels import label_extension
@@ -219,12 +220,6 @@ def mask_suffixes(source: Source) -> tuple[str, ...]:
     if is_photograph(source):
         return (PICTURE_SUFFIX,)
     return (*VOLUME_SUFFIXES, DICOM_SUFFIX) if isinstance(source, Series) else VOLUME_SUFFIXES
-
-
-def sidecar(mask: Path) -> Path:
-    """Return the path of the JSON file beside a mask."""
-    stem = mask.name.removesuffix(".gz")
-    return mask.with_name(f"{stem[: -len(Path(stem).suffix)]}.json")
 
 
 def check_sidecar(path: Path) -> None:

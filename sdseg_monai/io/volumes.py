@@ -21,6 +21,7 @@ from sdseg_monai.io.itk import LPS_TO_RAS, check_itk_file, itk_affine, itk_reaso
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+SLICER_SUFFIX = ".seg.nrrd"  # of 3D Slicer's segmentations
 LARGEST_INTENSITY = 1e30  # float32 cannot scale larger ones
 PEAK_BYTES = 18  # of memory per voxel, measured while a volume is segmented
 GZIP_BEST_RATIO = 1032  # deflate cannot compress more than this
@@ -44,12 +45,12 @@ class Volume:
 
 
 def volume_suffix(path: Path) -> str:
-    """Return the suffix of a volume file, ``.nii.gz`` as one.
+    """Return the suffix of a volume file, ``.nii.gz`` and ``.seg.nrrd`` as one.
 
     Raises:
         InputError: the file has another suffix than :data:`VOLUME_SUFFIXES`.
     """
-    for suffix in VOLUME_SUFFIXES:
+    for suffix in (SLICER_SUFFIX, *VOLUME_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[-len(suffix) :]
     raise InputError(f"{path}: unknown kind of file, expected {', '.join(VOLUME_SUFFIXES)}")

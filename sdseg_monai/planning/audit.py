@@ -5,8 +5,6 @@ A model that learns these latents cannot do better. A model that learns through 
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +20,9 @@ from tqdm import tqdm
 from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.evaluation import case_name, compare_masks, list_cases
-from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.label_maps import check_label_map
 from sdseg_monai.io.pictures import is_picture
+from sdseg_monai.io.tables import write_table
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, classes_from_score, mask_to_image, score_from_mask_image
@@ -349,10 +347,5 @@ def write_audit(path: Path, reconstructions: Sequence[Reconstruction]) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "slice", "class", "size", "dice"])
-    writer.writerows(
-        [r.case, "" if r.slice is None else r.slice, r.label, r.size, f"{r.dice:.8f}"] for r in reconstructions
-    )
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
+    rows = [[r.case, r.slice, r.label, r.size, r.dice] for r in reconstructions]
+    write_table(path, [["case", "slice", "class", "size", "dice"], *rows])

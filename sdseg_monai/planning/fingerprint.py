@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.evaluation.pairs import FIRST_CHANNEL, case_name, check_same_kind, list_cases, pair_cases
-from sdseg_monai.io.files import hash_file
-from sdseg_monai.io.label_maps import check_label_map, read_mask
+from sdseg_monai.evaluation.pairs import ENDINGS, case_name, check_same_kind, list_cases, pair_cases
+from sdseg_monai.io.label_maps import UNSURE_MEANING, check_label_map, read_mask
 from sdseg_monai.io.pictures import is_picture, read_picture
-from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, voxel_millilitres
+from sdseg_monai.io.segments import UNSURE
+from sdseg_monai.io.volumes import Volume, read_volume, voxel_millilitres
+from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.networks.codes import MOST_CLASSES
 
+FURTHER_CHANNEL = re.compile(r"_(?!0000)\d{4}$")  # of nnU-Net's images
 MOST_FAULTS = 20  # number of faults that one error names
 LARGEST_VALUE = 65535  # in a label
 SAMPLE = 10_000  # number of foreground voxels of a case that the percentiles are computed from
@@ -43,7 +47,7 @@ class Case:
             mean of its channels.
         voxels: number of voxels by value of the label, the background (0) included; only values that occur.
         voxel_ml: volume of a voxel, in ml.
-        digest: SHA-256 of the image's file.
+        digest: SHA-256 of the image's shape and voxels; those of a volume in the order that is closest to RAS+.
     """
 
     name: str
@@ -135,13 +139,14 @@ class Fingerprint:
 def fingerprint_folders(images: Path, labels: Path, progress: bool = True) -> Fingerprint:
     """Match the images of a folder with the labels of another folder, check each pair, and measure it.
 
-    A label has the name of its image; or this name without nnU-Net's ``_0000`` at the end; or it is the only label that
-    ends in the same number.
+    They are matched by :func:`~sdseg_monai.evaluation.pair_cases`: by name, or by the only number of that kind at the
+    end of the name.
 
     Args:
         images: folder of volumes, or of pictures if it has no volume.
-        labels: folder of label maps on the same grids, 0 for the background, or of black and white pictures. The values
-            are 0 to K-1; if there is one value beside 0, such as 255, it is class 1.
+        labels: folder of label maps on the same grids (the order of the voxels may differ), 0 for the background, or of
+            black and white pictures. The values are 0 to K-1; if there is one value beside 0, such as 255, it is
+            class 1.
         progress: show a progress bar.
 
     Raises:
@@ -173,12 +178,15 @@ def pair_files(images: Path, labels: Path) -> tuple[list[tuple[str, Path, Path]]
     """
     if images.resolve() == labels.resolve():
         raise InputError(f"{labels}: the labels are the images, expected two folders")
-    pairing = pair_cases(list_cases(images), list_cases(labels), affix=FIRST_CHANNEL)
+    label_of_case = list_cases(labels)
+    pairing = pair_cases(list_cases(images), label_of_case)
     faults = []
     if pairing.files:
-        faults.append(f"{_some(pairing.files)} without a label of the same name in {labels}")
+        channels = [path for path in pairing.files if FURTHER_CHANNEL.sub("", case_name(path)) in label_of_case]
+        hint = f", and {channels[0].name} is a further channel of an image, expected one channel" if channels else ""
+        faults.append(f"{_some(pairing.files)} without a label of the same name in {labels} ({ENDINGS}){hint}")
     if pairing.labels:
-        faults.append(f"{_some(pairing.labels)} without an image of the same name in {images}")
+        faults.append(f"{_some(pairing.labels)} without an image of the same name in {images} ({ENDINGS})")
     return sorted((case_name(label), image, label) for image, label in pairing.pairs), faults
 
 
@@ -194,12 +202,10 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
         image = Volume(read_picture(image_path).mean(axis=0)[..., None], np.eye(4))
     else:
         image = read_volume(image_path)
-    label = read_mask(label_path)
-    check_same_grid(image_path, image, label_path, label)
+    label = on_same_grid(image_path, image, label_path, read_mask(label_path))
     if image.array.min() == image.array.max():
         raise InputError(f"{image_path}: every voxel is {image.array.min():g}, expected an image")
-    check_label_map(label_path, label.array, largest=LARGEST_VALUE, most_values=MOST_CLASSES)
-    classes = label.array.astype(np.int64)
+    classes = check_label_map(label_path, label.array, largest=LARGEST_VALUE, most_values=MOST_CLASSES).astype(np.int64)
     foreground = image.array[classes > 0]
     axes = np.arange(3) if is_picture(image_path) else nib.io_orientation(image.affine)[:, 0].astype(int)
     shape, spacing = np.empty(3, int), np.empty(3)
@@ -218,7 +224,7 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
         foreground=foreground[:: max(1, len(foreground) // SAMPLE)][:SAMPLE],
         voxels={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
         voxel_ml=voxel_millilitres(image.affine),
-        digest=hash_file(image_path),
+        digest=_digest(image),
     )
 
 
@@ -231,12 +237,24 @@ def _value_faults(labels: Path, cases: Sequence[Case]) -> list[str]:
         return [f"{labels}: hold the values {text}, expected 0 for the background"]
     if len(values) == 1:
         return [f"{labels}: hold nothing but 0, expected some foreground"]
+    if len(values) > 2 and UNSURE in values:
+        files = [case.label for case in cases if UNSURE in case.voxels]
+        return [
+            f"{labels}: hold the values {text}, {UNSURE} in {_some(files)}; {UNSURE_MEANING}; if it is a class, "
+            f"renumber it to {len(values) - 1}"
+        ]
     if len(values) > MOST_CLASSES:
         return [f"{labels}: hold {len(values)} different values, expected {MOST_CLASSES} classes or fewer"]
     if len(values) > 2 and values[-1] != len(values) - 1:
         moves = ", ".join(f"{value} to {index}" for index, value in enumerate(values) if index != value)
         return [f"{labels}: hold the values {text}, expected 0 to {len(values) - 1} without gaps: renumber {moves}"]
     return []
+
+
+def _digest(image: Volume) -> str:
+    """Return the SHA-256 of a volume's shape and voxels, whatever the order in which a file has them."""
+    array = np.ascontiguousarray(nib.apply_orientation(image.array, nib.io_orientation(image.affine)))
+    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
 
 
 def _some(paths: Sequence[Path]) -> str:

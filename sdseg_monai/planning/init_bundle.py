@@ -22,10 +22,9 @@ from sdseg_monai.bundle import bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.splits import split_by_seed
 from sdseg_monai.errors import ArgumentError, InputError
+from sdseg_monai.io.class_names import names_by_value
 from sdseg_monai.io.files import check_new_folder, write_folder
-from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.segments import PHOTOGRAPHS
-from sdseg_monai.io.volumes import NIFTI_SUFFIXES
 from sdseg_monai.planning.configs import (
     BATCH_SIZES,
     COPIED,
@@ -122,8 +121,8 @@ def init_bundle(
         labels: folder of their label maps with the values 0 to K-1, or of black and white pictures. If there is one
             value beside 0, it is class 1.
         output: folder of the new bundle.
-        names: names of the classes 1 to K-1. A class without a name here has the name in the headers of NIfTI labels,
-            if they agree, else ``class 1`` and so on.
+        names: names of the classes 1 to K-1. A class without a name here has the name in the labels, see
+            :func:`~sdseg_monai.io.class_names.read_class_names`, if they agree, else ``class 1`` and so on.
         modality: one of :data:`MODALITIES`; None to guess it.
         network: ``small`` or ``paper``; None to choose one by the number of slices and the hardware.
         minutes: time that the training may take on this computer, without that of an autoencoder.
@@ -198,7 +197,7 @@ def _check_options(modality: str | None, network: str | None, minutes: float) ->
 
 
 def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int, str]:
-    """Return a name for each class: from ``names``, from the headers of NIfTI labels, or ``class 1`` and so on."""
+    """Return a name for each class: from ``names``, from the labels, or ``class 1`` and so on."""
     last_class = fingerprint.num_classes - 1
     unknown_classes = [value for value in names if not 1 <= value <= last_class]
     if unknown_classes:
@@ -220,13 +219,12 @@ def _class_names(fingerprint: Fingerprint, names: Mapping[int, str]) -> dict[int
 
 
 def _names_in_files(fingerprint: Fingerprint) -> dict[int, str]:
-    """Return the names of classes in the headers of NIfTI labels, where they agree and can be used."""
-    files = [case.label for case in fingerprint.cases if case.label.name.lower().endswith(NIFTI_SUFFIXES)]
-    tables = [table for table in map(read_label_names, files) if table]
+    """Return the names of classes in the labels, where they agree and can be used."""
+    names_of_value = names_by_value(case.label for case in fingerprint.cases)
     names: dict[int, str] = {}
     for index, value in enumerate(fingerprint.values):
-        names_of_value = {table.get(value, "") for table in tables}
-        name = names_of_value.pop() if len(names_of_value) == 1 else ""
+        candidates = names_of_value.get(value, [])
+        name = candidates[0] if len(candidates) == 1 else ""
         if index > 0 and NAME.fullmatch(name) and name not in ("background", *names.values()):
             names[index] = name
     return names

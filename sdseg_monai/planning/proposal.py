@@ -208,7 +208,7 @@ def object_notes(fingerprint: Fingerprint, names: Mapping[int, str], grid: Grid)
 
 
 def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], names: Mapping[int, str]) -> list[str]:
-    """Return a line for each class that a split lacks, and for each image that is in two splits."""
+    """Return a line for each class that a split lacks, and for each image that is there under two names."""
     notes = []
     split_of_case = {name: split for split, members in splits.items() for name in members}
     if not splits["test"]:
@@ -222,12 +222,13 @@ def split_notes(cases: Sequence[Case], splits: Mapping[str, Sequence[str]], name
     first_by_digest: dict[str, Case] = {}
     for case in cases:
         first_case = first_by_digest.setdefault(case.digest, case)
+        if first_case is case:
+            continue
         split, first_split = split_of_case[case.name], split_of_case[first_case.name]
-        if split != first_split:
-            notes.append(
-                f"{case.image.name} in {split} is the image {first_case.image.name} in {first_split}: the "
-                "scores will flatter, remove one"
-            )
+        effect = "one case counts twice" if split == first_split else "the scores will flatter"
+        notes.append(
+            f"{case.image.name} in {split} is the image {first_case.image.name} in {first_split}: {effect}, remove one"
+        )
     return notes
 
 

@@ -40,7 +40,8 @@ class ReportCase:
         not_trusted: ``NOT TRUSTED: `` and why, for a mask that was made although its image contradicts the network's
             training; empty for others.
         metrics: metrics by the names in :data:`sdseg_monai.evaluation.METRICS`, those of class 2 as ``dice_2`` and so
-            on; NaN if a metric is not defined. Empty if the mask was not compared with a label.
+            on, and those of the foreground as ``dice_foreground``, if the former are means over the classes; NaN if a
+            metric is not defined. Empty if the mask was not compared with a label.
         load: returns the picture; called at most once, when the case is drawn. None if there is nothing to draw.
     """
 

@@ -9,6 +9,8 @@ from html import escape
 
 import numpy as np
 
+from sdseg_monai.report.text import safe
+
 WHISKER = 1.5  # interquartile ranges
 WIDTH, HEIGHT = 320, 104
 LEFT, RIGHT = 14, 306  # where the axis begins and ends
@@ -87,8 +89,6 @@ def box_plot(
     parts.append(f'<line class="median" x1="{median}" x2="{median}" y1="{top}" y2="{MIDDLE + HALF_BOX}"/>')
     for index, (name, address, value) in enumerate(points):
         y = MIDDLE + SPREAD * (2 * (index * GOLDEN % 1) - 1)
-        dot = (
-            f'<circle cx="{place(value)}" cy="{y:.1f}" r="3"><title>{escape(f"{name}: {show(value)}")}</title></circle>'
-        )
+        dot = f'<circle cx="{place(value)}" cy="{y:.1f}" r="3"><title>{safe(f"{name}: {show(value)}")}</title></circle>'
         parts.append(dot if address is None else f'<a href="{escape(address)}" tabindex="-1">{dot}</a>')
     return "".join([*parts, "</svg>"])

@@ -21,7 +21,9 @@ from sdseg_monai.report.charts import box_plot
 from sdseg_monai.report.sections import case_section
 from sdseg_monai.report.text import (
     DASH,
+    FOREGROUND,
     METRICS,
+    Metric,
     interval_of,
     mean_of,
     name_of,
@@ -29,6 +31,8 @@ from sdseg_monai.report.text import (
     rows_of,
     safe,
     state_of,
+    subject_metrics,
+    subject_name,
     swatch_of,
 )
 
@@ -93,7 +97,7 @@ def _page(
     yield _header(title, about, cases)
     if is_evaluation:
         yield _evaluation(sorted_cases, sections, segments, summary or {})
-    yield _table(sorted_cases, sections, is_evaluation, len(viewers))
+    yield _table(sorted_cases, sections, segments, is_evaluation, len(viewers))
     for index in sections:
         yield case_section(index, sorted_cases[index], segments, index in viewers)
     yield Template(after).substitute(parts)
@@ -122,12 +126,12 @@ def _evaluation(
     cases: Sequence[ReportCase], sections: Sequence[int], segments: Mapping[int, Segment], summary: Mapping[str, Any]
 ) -> str:
     cards = [_card(name, cases, sections, summary) for name in METRICS if _has(name, cases, summary)]
-    classes = summary.get("classes") or {}
-    metric_keys = {part for name in METRICS for part in (name, f"{name}_interval", f"{name}_cases")}
-    other_facts = {name: value for name, value in summary.items() if name not in {*metric_keys, "classes"}}
+    parts = ("", "_interval", "_cases", "_undefined")
+    shown_keys = {*(f"{name}{part}" for name in METRICS for part in parts), FOREGROUND, "classes"}
+    other_facts = {name: value for name, value in summary.items() if name not in shown_keys}
     return (
         f'<section class="panel" aria-labelledby="summary"><h2 id="summary">Agreement with the labels</h2>'
-        f'<div class="cards">{"".join(cards)}</div>{_classes(classes, segments)}{rows_of(other_facts)}</section>'
+        f'<div class="cards">{"".join(cards)}</div>{_classes(summary, segments)}{rows_of(other_facts)}</section>'
     )
 
 
@@ -151,40 +155,56 @@ def _card(name: str, cases: Sequence[ReportCase], sections: Sequence[int], summa
     if points:
         plot = box_plot(metric.label, points, metric.text, metric.tick)
     num_scored = sum(name in case.metrics for case in cases)
-    note = f"defined for {len(points)} of {num_scored} cases" if 0 < len(points) < num_scored else ""
-    footer = f'<p class="soft">{note}</p>' if note else ""
+    notes = [f"defined for {len(points)} of {num_scored} cases"] if 0 < len(points) < num_scored else []
+    if f"{name}_undefined" in summary:
+        notes.append(f"not defined for {summary[f'{name}_undefined']} classes of cases, which are left out")
+    footer = f'<p class="soft">{"; ".join(notes)}</p>' if notes else ""
+    of_classes = "; mean of the classes" if FOREGROUND in summary else ""
     return (
         f'<article class="card"><h3>{metric.label}</h3><p class="mean">{mean_of(metric, mean)} {interval}</p>'
-        f'<p class="soft">{metric.meaning}</p>{plot}{footer}</article>'
+        f'<p class="soft">{metric.meaning}{of_classes}</p>{plot}{footer}</article>'
     )
 
 
-def _classes(classes: Mapping[Any, Mapping[str, Any]], segments: Mapping[int, Segment]) -> str:
-    """Return a table with the means of each class."""
-    if not classes:
+def _classes(summary: Mapping[str, Any], segments: Mapping[int, Segment]) -> str:
+    """Return a table with the means of each class, and of the foreground if the cards show the means of the classes."""
+    all_means = [
+        (f"{swatch_of(int(value), segments)} {name_of(int(value), segments)}", means)
+        for value, means in (summary.get("classes") or {}).items()
+    ]
+    if not all_means:
         return ""
-    names = [name for name in METRICS if any(name in class_summary for class_summary in classes.values())]
+    if FOREGROUND in summary:
+        all_means.append((f"{FOREGROUND.capitalize()}, all classes together", summary[FOREGROUND]))
+    names = [name for name in METRICS if any(name in means for _, means in all_means)]
     head = "".join(f'<th scope="col" class="number">{METRICS[name].label}</th>' for name in names)
     rows = []
-    for value, class_summary in classes.items():
-        means = [(METRICS[name], class_summary.get(name), class_summary.get(f"{name}_interval")) for name in names]
-        cells = "".join(f'<td class="number">{mean_of(m, mean)} {interval_of(m, ends)}</td>' for m, mean, ends in means)
-        rows.append(
-            f'<tr><th scope="row">{swatch_of(int(value), segments)} {name_of(int(value), segments)}</th>{cells}</tr>'
+    for title, means in all_means:
+        triples = [(METRICS[name], means.get(name), means.get(f"{name}_interval")) for name in names]
+        cells = "".join(
+            f'<td class="number">{mean_of(metric, mean)} {interval_of(metric, ends)}</td>'
+            for metric, mean, ends in triples
         )
+        rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Means of each class"><table class="classes"><thead>'
         f'<tr><th scope="col">Class</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
-def _table(cases: Sequence[ReportCase], sections: Sequence[int], is_evaluation: bool, num_viewers: int) -> str:
+def _table(
+    cases: Sequence[ReportCase],
+    sections: Sequence[int],
+    segments: Mapping[int, Segment],
+    is_evaluation: bool,
+    num_viewers: int,
+) -> str:
     """Return a table with a row for each case; the value to sort a column by is an attribute of the cell."""
-    columns = [name for name in METRICS if is_evaluation and any(name in case.metrics for case in cases)]
+    columns = _columns(cases, segments) if is_evaluation else {}
     cases_done_first = sorted(cases, key=lambda case: case.failed)  # a failed case has few facts
     facts = list(dict.fromkeys(name for case in cases_done_first for name in case.facts))[:MOST_FACTS]
     has_flags = any(case.marks for case in cases)
-    heads = ["Case", "State", *(["Flags"] if has_flags else []), *(METRICS[name].label for name in columns)]
+    heads = ["Case", "State", *(["Flags"] if has_flags else []), *(label for label, _ in columns.values())]
     heads += [name.replace("_", " ") for name in facts]
     head = "".join(f'<th scope="col"><button type="button">{safe(name)}</button></th>' for name in heads)
     rows = []
@@ -195,9 +215,9 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], is_evaluation: 
         if has_flags:
             count = f" (and {len(case.marks) - 1} more)" if len(case.marks) > 1 else ""
             cells.append(f'<td class="flag"><span>{safe(case.marks[0]) if case.marks else ""}</span>{count}</td>')
-        for column in columns:
+        for column, (_, metric) in columns.items():
             value = case.metrics.get(column, math.nan)
-            cells.append(_cell(mean_of(METRICS[column], value), value))
+            cells.append(_cell(mean_of(metric, value), value))
         for fact in facts:
             content = case.facts.get(fact)
             cells.append(_cell(DASH if content is None else safe(content), _leading_number(content)))
@@ -212,6 +232,16 @@ def _table(cases: Sequence[ReportCase], sections: Sequence[int], is_evaluation: 
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of the cases"><table class="sortable"><thead>'
         f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note if num_without else ''}</section>"
     )
+
+
+def _columns(cases: Sequence[ReportCase], segments: Mapping[int, Segment]) -> dict[str, tuple[str, Metric]]:
+    """Return the metrics of the table, each with its label: those of the cases, then the Dice of each class."""
+    columns = {
+        name: (metric.label, metric) for name, metric in METRICS.items() if any(name in case.metrics for case in cases)
+    }
+    for subject in subject_metrics({name: value for case in cases for name, value in case.metrics.items()}):
+        columns[f"dice_{subject}"] = (f"Dice, {subject_name(subject, segments)}", METRICS["dice"])
+    return columns
 
 
 def _cell(content: str, order: float | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,19 @@ from typing import Any
 import numpy as np
 
 from sdseg_monai.about import __version__
-from sdseg_monai.evaluation import METRICS, CaseMetrics, match_cases, match_images
+from sdseg_monai.evaluation import METRICS, CaseMetrics, Evaluation, has_class_means, match_images
 from sdseg_monai.inference.batch import Job
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, read_seg
 from sdseg_monai.io.label_maps import check_label_map, read_mask
-from sdseg_monai.io.nifti_labels import read_label_names
 from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.io.sources import load_source
-from sdseg_monai.io.volumes import NIFTI_SUFFIXES, Volume
+from sdseg_monai.io.volumes import Volume, read_volume
+from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.report import Picture, ReportCase, write_report
-from sdseg_monai.report.drawing import colours_of
+from sdseg_monai.report.drawing import colours_of, segment_name
 from sdseg_monai.transforms import LoadVolumed
 
 
@@ -57,8 +58,9 @@ def report_segmentations(
 
 def report_evaluation(
     path: Path,
-    cases: Sequence[CaseMetrics],
+    evaluation: Evaluation,
     summary: Mapping[str, Any],
+    names: Mapping[int, str],
     predictions: Path,
     labels: Path,
     images: Path | None,
@@ -67,29 +69,35 @@ def report_evaluation(
 
     Args:
         path: HTML file.
-        cases: metrics of the cases, from :func:`~sdseg_monai.evaluation.evaluate_folders`.
+        evaluation: the cases, from :func:`~sdseg_monai.evaluation.evaluate_pairs`.
         summary: the dictionary from :func:`~sdseg_monai.evaluation.summarise`, with the settings of the evaluation.
+        names: names of the classes, by their values; some or all may be missing.
         predictions: folder of masks.
         labels: folder of labels.
-        images: folder of images with the names of the predictions; None to show the masks without images.
+        images: folder of the predictions' images; None to show the masks without images.
 
     Raises:
         InputError: the page cannot be written, or a prediction has no image.
     """
-    pairs = match_cases(predictions, labels)
-    pair_images = match_images([prediction for prediction, _ in pairs], images)
-    names: dict[int, str] = {}
-    for file in (file for pair in pairs for file in pair if file.name.lower().endswith(NIFTI_SUFFIXES)):
-        names |= {value: name for value, name in read_label_names(file).items() if value not in names}
-    report_cases = [
-        ReportCase(
-            name=case.case,
-            status="done",
-            metrics=_metrics(case),
-            load=partial(_load_pair, prediction, label, image),
+    pair_images = match_images([prediction for prediction, _ in evaluation.pairs.values()], images)
+    metrics = {case.case: case for case in evaluation.cases}
+    has_foreground = has_class_means(evaluation.cases)
+    segments = {value: Segment(names[value], colour, None) for value, colour in colours_of(list(names), {}).items()}
+    report_cases = []
+    for (name, (prediction, label)), image in zip(evaluation.pairs.items(), pair_images, strict=True):
+        if name in evaluation.failed:
+            report_cases.append(ReportCase(name, "failed", flags=[evaluation.failed[name]]))
+            continue
+        zero_names = [segment_name(value, segments) for value in metrics[name].zero_classes]
+        report_cases.append(
+            ReportCase(
+                name=name,
+                status="done",
+                flags=[f"Dice 0: {', '.join(zero_names)}"] if zero_names else [],
+                metrics=_metrics(metrics[name], has_foreground),
+                load=partial(_load_pair, prediction, label, image),
+            )
         )
-        for case, (prediction, label), image in zip(cases, pairs, pair_images, strict=True)
-    ]
     about = {"sdseg-monai": __version__, "predictions": str(predictions), "labels": str(labels)}
     about |= {name: summary[name] for name in ("protocol", "tolerance", "labels_without_prediction")}
     write_report(
@@ -97,8 +105,8 @@ def report_evaluation(
         title=f"Evaluation of {predictions.name}",
         about=about,
         cases=report_cases,
-        segments={value: Segment(names[value], colour, None) for value, colour in colours_of(list(names), {}).items()},
-        summary=summary,
+        segments=segments,
+        summary={name: value for name, value in summary.items() if name not in ("failed", "zero_dice")},  # flags
     )
 
 
@@ -140,16 +148,23 @@ def _load_segmented(job: Job, result: SegmentationResult | None, segments: Mappi
 
 def _load_pair(prediction: Path, label: Path, image: Path | None) -> Picture:
     masks = {name: _read_mask(path) for name, path in (("prediction", prediction), ("label", label))}
-    arrays = {name: mask.array.astype(np.uint8) for name, mask in masks.items()}
+    is_photograph = is_picture(label)
+    if image is not None and not is_photograph:
+        reference_path, reference = image, read_volume(image)
+    else:
+        reference_path, reference = label, masks["label"]
+    arrays = {
+        name: on_same_grid(reference_path, reference, path, masks[name]).array.astype(np.uint8)
+        for name, path in (("prediction", prediction), ("label", label))
+    }
     if image is not None:
-        return _picture(image, arrays)
-    return Picture(None, arrays, masks["label"].affine, photograph=is_picture(label))
+        return _picture(image if is_photograph else reference, arrays)
+    return Picture(None, arrays, reference.affine, photograph=is_photograph)
 
 
 def _read_mask(path: Path) -> Volume:
     mask = read_mask(path)
-    check_label_map(path, mask.array, largest=UNSURE)
-    return mask
+    return replace(mask, array=check_label_map(path, mask.array, largest=UNSURE))
 
 
 def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
@@ -157,9 +172,11 @@ def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
     return Picture(volume.numpy(), masks, volume.affine.numpy(), photograph=len(volume) == 3)
 
 
-def _metrics(case: CaseMetrics) -> dict[str, float]:
+def _metrics(case: CaseMetrics, has_foreground: bool) -> dict[str, float]:
     metrics = {name: getattr(case, name) for name in METRICS}
-    if len(case.classes) > 1:
+    if has_foreground:
+        metrics |= {f"{name}_foreground": getattr(case.foreground, name) for name in METRICS}
+    if has_foreground or len(case.classes) > 1:
         metrics |= {
             f"{name}_{value}": getattr(agreement, name) for value, agreement in case.classes.items() for name in METRICS
         }

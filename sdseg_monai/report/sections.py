@@ -10,7 +10,17 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.report.cases import ReportCase
 from sdseg_monai.report.drawing import AXES, Drawing, draw, segment_name
-from sdseg_monai.report.text import METRICS, mean_of, name_of, rows_of, safe, state_of, swatch_of
+from sdseg_monai.report.text import (
+    FOREGROUND,
+    METRICS,
+    mean_of,
+    rows_of,
+    safe,
+    state_of,
+    subject_metrics,
+    subject_name,
+    swatch_of,
+)
 
 # letters at the left, right, top and bottom edge of each plane
 EDGES = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))
@@ -46,22 +56,21 @@ def case_section(index: int, case: ReportCase, segments: Mapping[int, Segment], 
 
 
 def _metrics(metrics: Mapping[str, float], segments: Mapping[int, Segment]) -> str:
-    """Return the table of a case's metrics: a row for the foreground, and one for each class that has metrics."""
-    by_class: dict[int | None, dict[str, float]] = {}
-    for name, value in metrics.items():
-        base, _, suffix = name.rpartition("_")
-        if name in METRICS:
-            by_class.setdefault(None, {})[name] = value
-        elif base in METRICS and suffix.isdecimal():
-            by_class.setdefault(int(suffix), {})[base] = value
-    other_metrics = {n: v for n, v in metrics.items() if n not in METRICS and n.rpartition("_")[0] not in METRICS}
-    columns = [name for name in METRICS if any(name in values for values in by_class.values())]
+    """Return the table of a case's metrics: a row for their mean, the foreground and each class that has metrics."""
+    subjects = subject_metrics(metrics)
+    headline = {name: metrics[name] for name in METRICS if name in metrics}
+    shown_names = {*headline, *(f"{name}_{subject}" for subject, values in subjects.items() for name in values)}
+    other_metrics = {name: value for name, value in metrics.items() if name not in shown_names}
+    columns = [name for name in METRICS if any(name in values for values in (headline, *subjects.values()))]
     if not columns:
         return rows_of(other_metrics)
+    lines = [("Mean of the classes" if FOREGROUND in subjects else FOREGROUND.capitalize(), headline)]
+    for subject, values in subjects.items():
+        swatch = f"{swatch_of(subject, segments)} " if isinstance(subject, int) else ""
+        lines.append((f"{swatch}{safe(subject_name(subject, segments))}", values))
     head = "".join(f'<th scope="col" class="number">{METRICS[name].label}</th>' for name in columns)
     rows = []
-    for number, values in by_class.items():
-        title = "Foreground" if number is None else f"{swatch_of(number, segments)} {name_of(number, segments)}"
+    for title, values in lines:
         cells = "".join(f'<td class="number">{mean_of(METRICS[name], values.get(name))}</td>' for name in columns)
         rows.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
     return (

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from sdseg_monai.errors import printable
 from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.io.warnings import NOT_TRUSTED
 from sdseg_monai.report.cases import ReportCase
 from sdseg_monai.report.drawing import colours_of, segment_name
 
+FOREGROUND = "foreground"  # the end of the names of its metrics; that of a class is its value
 DASH = '<span class="none" title="not defined">–</span>'
 HASH = re.compile(r"[0-9a-f]{32,}")
 
@@ -55,9 +57,31 @@ METRICS = {
 }
 
 
+def subject_metrics(metrics: Mapping[str, float]) -> dict[int | str, dict[str, float]]:
+    """Return the metrics of the foreground and of the classes of one case, or of several, by their names.
+
+    Args:
+        metrics: as in :class:`~sdseg_monai.report.cases.ReportCase`.
+
+    Returns:
+        First those of :data:`FOREGROUND`, then those of each class by its value; only those that ``metrics`` has.
+    """
+    subjects: dict[int | str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        base, _, subject = name.rpartition("_")
+        if base in METRICS and (subject == FOREGROUND or subject.isdecimal()):
+            subjects.setdefault(int(subject) if subject.isdecimal() else subject, {})[base] = value
+    return dict(sorted(subjects.items(), key=lambda item: -1 if item[0] == FOREGROUND else int(item[0])))
+
+
+def subject_name(subject: int | str, segments: Mapping[int, Segment]) -> str:
+    """Return the name of a class or of the foreground as text."""
+    return segment_name(subject, segments) if isinstance(subject, int) else subject.capitalize()
+
+
 def safe(value: object) -> str:
-    """Return a value as text within HTML or an attribute."""
-    return escape(plain(value))
+    """Return a value as text within HTML or an attribute: escaped, and :func:`~sdseg_monai.errors.printable`."""
+    return escape(printable(plain(value)))
 
 
 def plain(value: object) -> str:

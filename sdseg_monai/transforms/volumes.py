@@ -14,9 +14,11 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.label_maps import stray_values
+from sdseg_monai.io.label_maps import UNSURE_MEANING, rounded_labels, stray_values, value_text
 from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask, write_picture_mask
-from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_volume
+from sdseg_monai.io.segments import UNSURE
+from sdseg_monai.io.volumes import Volume, read_volume, write_volume
+from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 
 
@@ -26,7 +28,7 @@ class LoadVolumed(MapTransform):
     A picture becomes a volume of one slice: [3, H, W, 1] with intensities from 0 to 255, or, under the key ``label``,
     [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses files that would fail or give wrong masks later: see
     :func:`sdseg_monai.io.volumes.read_volume` and :mod:`sdseg_monai.io.pictures`. All volumes of a case must have the
-    same grid.
+    same grid; where only the order of the voxels differs, they are brought into that of the first one.
 
     Args:
         keys: paths, or each a :class:`~sdseg_monai.io.volumes.Volume`.
@@ -51,7 +53,8 @@ class LoadVolumed(MapTransform):
             if first_volume is None:
                 first_volume = (path, volume)
             else:
-                check_same_grid(*first_volume, path, volume)
+                volume = on_same_grid(*first_volume, path, volume)
+                channels = channels if is_photograph else volume.array[None]
             affine = torch.from_numpy(volume.affine)
             meta = {
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
@@ -120,12 +123,16 @@ class SaveMaskd(MapTransform):
 class ClassLabelsd(MapTransform):
     """Check the values of label maps: with two classes all above 0.5 becomes 1; with more they must be 0 to K-1.
 
+    Values within 1e-3 of a whole number count as that number, see
+    :func:`~sdseg_monai.io.label_maps.rounded_labels`.
+
     Args:
         keys: label maps, each [1, X, Y, Z].
         num_classes: K, including the background.
 
     Raises:
-        InputError: K is more than 2, and a label map has a value that is not one of 0 to K-1.
+        InputError: K is more than 2, and a label map has a value that is not one of 0 to K-1; or K is 2, and a label
+            map has unsure voxels (255) beside its class.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int) -> None:
@@ -137,15 +144,22 @@ class ClassLabelsd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             label = item[key]
+            name = label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)
             if self.num_classes == 2:
+                # a map of 0 and 255 alone is one of black and white
+                if (label == UNSURE).any() and ((label > 0.5) & (label < UNSURE)).any():
+                    raise InputError(f"{name}: a label of {UNSURE} beside others; {UNSURE_MEANING}")
                 item[key] = (label > 0.5).float()
                 continue
-            strays = stray_values(torch.as_tensor(label).cpu().numpy(), largest=self.num_classes - 1)
+            array = rounded_labels(torch.as_tensor(label).cpu().numpy())
+            strays = stray_values(array, largest=self.num_classes - 1)
             if strays.size:
+                hint = f"; {UNSURE_MEANING}" if (strays == UNSURE).all() else ""
                 raise InputError(
-                    f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: a label of {strays[0]:g}, expected 0 to "
-                    f"{self.num_classes - 1} for num_classes={self.num_classes}"
+                    f"{name}: a label of {value_text(strays[0])}, expected 0 to {self.num_classes - 1} for "
+                    f"num_classes={self.num_classes}{hint}"
                 )
+            item[key] = label.clone().copy_(torch.from_numpy(array))
         return item
 
 

@@ -1,5 +1,6 @@
 """``sdseg evaluate``."""
 
+import csv
 import json
 import shutil
 
@@ -45,16 +46,21 @@ def test_evaluate(tmp_path, capsys):
     write_nifti(tmp_path / "label" / "not_predicted.nii.gz", mask)
     arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
     code, out, _ = run(capsys, "evaluate", *arguments)
-    rows = dict(line.split(",", 1) for line in (tmp_path / "m.csv").read_text().splitlines())
-    assert code == 0 and rows["case"].split(",")[:6] == [*METRICS, "dice_1"]
-    values = {k: [float(x) for x in v.split(",")[:2]] for k, v in rows.items() if k != "case"}
-    assert values["same"] == [1, 1] and values["both_empty"] == [1, 1] and values["missed"] == [0, 0]
-    assert values["half"] == pytest.approx([2 / 3, 0.5])
-    assert values["mean"] == pytest.approx([(2 + 2 / 3) / 4, 2.5 / 4])
+    rows = {row["case"]: row for row in csv.DictReader((tmp_path / "m.csv").read_text().splitlines())}
+    assert code == 0 and list(rows["same"])[:7] == ["case", *METRICS, "dice_1"]
+    union = {k: [float(row[f"{name}_foreground"]) for name in ("dice", "iou")] for k, row in rows.items()}
+    assert union["same"] == [1, 1] and union["both_empty"] == [1, 1] and union["missed"] == [0, 0]
+    assert union["half"] == pytest.approx([2 / 3, 0.5])
+    assert union["mean"] == pytest.approx([(2 + 2 / 3) / 4, 2.5 / 4])
+    values = {k: [float(row[name]) for name in ("dice", "iou")] for k, row in rows.items()}
+    assert values["same"] == [0, 0], "the same voxels, but of another class"
+    assert all(values[k] == union[k] for k in ("half", "both_empty", "missed"))
+    assert values["mean"] == pytest.approx([(1 + 2 / 3) / 4, 1.5 / 4])
     report = json.loads(out)
     assert report["cases"] == 4 and report["labels_without_prediction"] == 1
     assert report["dice"] == pytest.approx(values["mean"][0], abs=1e-6)
-    assert report["hd95_cases"] == 2 and set(report["classes"]) == {"1", "2"}
+    assert report["hd95_cases"] == 1 and report["foreground"]["hd95_cases"] == 2
+    assert set(report["classes"]) == {"1", "2"}
     low, high = report["dice_interval"]
     assert 0 <= low < report["dice"] < high <= 1 and report["tolerance"] == NSD_TOLERANCE
     _, strict, _ = run(capsys, "evaluate", *arguments, "--tolerance", 0)

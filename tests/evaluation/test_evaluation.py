@@ -45,7 +45,7 @@ MASKS = st.lists(st.integers(0, 3), min_size=27, max_size=27).map(lambda v: torc
 def test_classes_are_scored_alone_and_the_union_as_one(predicted, expected):
     metrics = compare_masks("case", predicted, expected, (1, 2, 3))
     assert set(metrics.classes) == set(torch.cat([predicted, expected]).unique().tolist()) - {0}
-    binary: list[tuple[Agreement, torch.Tensor, torch.Tensor]] = [(metrics, predicted > 0, expected > 0)]
+    binary: list[tuple[Agreement, torch.Tensor, torch.Tensor]] = [(metrics.foreground, predicted > 0, expected > 0)]
     binary += [(metrics.classes[k], predicted == k, expected == k) for k in metrics.classes]
     for scores, prediction, label in binary:
         both, either, sizes = (prediction & label).sum(), (prediction | label).sum(), prediction.sum() + label.sum()
@@ -67,7 +67,8 @@ def test_classes_are_scored_alone_and_the_union_as_one(predicted, expected):
 def test_a_binary_prediction_keeps_its_foreground_against_a_label_of_several_classes():
     label = torch.from_numpy(box((2, 6), (2, 6), (2, 6)) + box((6, 10), (2, 6), (2, 6), value=2))
     metrics = compare_masks("", label > 0, label)
-    assert metrics.dice == metrics.iou == 1
+    assert metrics.foreground.dice == metrics.foreground.iou == 1
+    assert metrics.dice == pytest.approx(1 / 3), "class 2 is missed"
     assert metrics.classes[1].dice == pytest.approx(2 / 3) and metrics.classes[2].dice == 0
 
 
@@ -105,7 +106,7 @@ def test_a_distance_that_does_not_exist_is_counted_and_left_out(tmp_path):
     assert "hd95_cases" not in summary, "defined for all"
     write_csv(tmp_path / "table.csv", cases)
     head, *rows = [line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines()]
-    assert head == ["case", *(f"{m}{k}" for k in ("", "_1", "_2") for m in METRICS)]
+    assert head == ["case", *(f"{m}{k}" for k in ("", "_1", "_2", "_foreground") for m in METRICS)]
     assert [row[0] for row in rows] == ["a", "b", "c", "mean"]
     table = {row[0]: dict(zip(head[1:], map(float, row[1:]), strict=True)) for row in rows}
     assert math.isnan(table["c"]["hd95_2"]) and table["c"]["dice_2"] == 0 and table["c"]["dice_1"] == 1
@@ -122,7 +123,7 @@ def test_no_distance_at_all_is_null(tmp_path):
 def test_a_class_that_a_case_does_not_have_is_found_missing_rightly():
     ones, twos = torch.ones(2, 2, 2), torch.full((2, 2, 2), 2.0)
     mean = mean_metrics([compare_masks("a", ones, ones), compare_masks("b", twos, ones)])
-    assert mean.dice == 1
+    assert mean.foreground.dice == 1 and mean.dice == 0.5
     assert {k: v.dice for k, v in mean.classes.items()} == {1: 0.5, 2: 0.5}
 
 

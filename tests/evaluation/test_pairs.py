@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import list_cases, match_cases, match_images, pair_cases
-from sdseg_monai.evaluation.pairs import FIRST_CHANNEL
 
-names = st.lists(st.from_regex(r"[ab]{0,2}[0-9]{0,2}(_0000)?", fullmatch=True), max_size=8, unique=True)
+# a name at most once with and without the ending that does not count
+names = st.lists(
+    st.tuples(st.from_regex(r"[ab]{1,2}[0-9]{0,2}", fullmatch=True), st.sampled_from(["", "_0000"])),
+    max_size=8,
+    unique_by=lambda parts: parts[0],
+).map(lambda pairs: ["".join(parts) for parts in pairs])
 
 
 def files_of(folder, stems):
@@ -24,38 +28,37 @@ def touch(folder, *stems, suffix=".nii.gz"):
     return folder
 
 
-def pairs_of(files, labels, affix=""):
-    pairing = pair_cases(files_of("files", files), files_of("labels", labels), affix)
+def pairs_of(files, labels):
+    pairing = pair_cases(files_of("files", files), files_of("labels", labels))
     return [tuple(path.name.removesuffix(".nii.gz") for path in pair) for pair in pairing.pairs]
 
 
-@given(names, names, st.sampled_from(["", FIRST_CHANNEL]))
+@given(names, names, st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_every_file_is_in_one_pair_or_left_over(file_names, label_names, affix):
+def test_every_file_is_in_one_pair_or_left_over(file_names, label_names, numbers):
     files, labels = files_of("files", file_names), files_of("labels", label_names)
-    pairing = pair_cases(files, labels, affix)
+    pairing = pair_cases(files, labels, numbers)
     assert sorted([*(file for file, _ in pairing.pairs), *pairing.files]) == sorted(files.values())
     assert sorted([*(label for _, label in pairing.pairs), *pairing.labels]) == sorted(labels.values())
     paired = {file.name: label.name for file, label in pairing.pairs}
-    if not affix:
-        assert all(paired[file.name] == file.name for name, file in files.items() if name in labels)
+    assert all(paired[file.name] == file.name for name, file in files.items() if name in labels)
+    bare_labels = {name.removesuffix("_0000") for name in labels}
+    assert all(file.name in paired for name, file in files.items() if name.removesuffix("_0000") in bare_labels)
 
 
 @pytest.mark.parametrize(
-    ("files", "labels", "affix", "pairs"),
+    ("files", "labels", "pairs"),
     [
-        (["img0001", "b"], ["b", "label0001"], "", [("img0001", "label0001"), ("b", "b")]),
-        (["img1", "x1"], ["label1"], "", []),  # two files of one number
-        (["img1"], ["label1", "other1"], "", []),  # two labels
-        (["a1", "b1"], ["a1", "c1"], "", [("a1", "a1")]),  # whether b1 belongs to c1 cannot be told: a1 ends so too
-        (["a_0000"], ["a"], FIRST_CHANNEL, [("a_0000", "a")]),
-        (["a_0000"], ["a"], "", []),
-        (["a", "a_0000"], ["a"], FIRST_CHANNEL, [("a", "a")]),
-        (["a01"], ["b1"], "", []),  # 01 is not 1
+        (["img0001", "b"], ["b", "label0001"], [("img0001", "label0001"), ("b", "b")]),
+        (["img1", "x1"], ["label1"], []),  # two files of one number
+        (["img1"], ["label1", "other1"], []),  # two labels
+        (["a1", "b1"], ["a1", "c1"], [("a1", "a1")]),  # whether b1 belongs to c1 cannot be told: a1 ends so too
+        (["a_0000"], ["a"], [("a_0000", "a")]),
+        (["a01"], ["b1"], []),  # 01 is not 1
     ],
 )
-def test_the_same_name_counts_then_a_number_that_is_the_only_one(files, labels, affix, pairs):
-    assert pairs_of(files, labels, affix) == pairs
+def test_the_same_name_counts_then_a_number_that_is_the_only_one(files, labels, pairs):
+    assert pairs_of(files, labels) == pairs
 
 
 def test_predictions_need_labels_and_labels_no_predictions(tmp_path):

@@ -110,6 +110,7 @@ def test_the_reported_test_dice_is_reproduced(pipeline, hippocampus, tmp_path):
     mean = mean_metrics(evaluate_folders(tmp_path, hippocampus / "labels", progress=False))
     reported = json.loads((root / "models" / "metrics.json").read_text())["test"]
     assert mean.dice == pytest.approx(reported["dice"], abs=1e-3)
+    assert mean.foreground.dice == pytest.approx(reported["foreground"]["dice"], abs=1e-3)
     assert mean.iou == pytest.approx(reported["iou"], abs=1e-3)
     assert mean.hd95 == pytest.approx(reported["hd95"], abs=1e-2)
     for value, agreement in mean.classes.items():

@@ -104,3 +104,35 @@ def bad_files(folder):
     (folder / "truncated.mha").write_bytes((folder / "good.mha").read_bytes()[:-100])
     yield folder / "truncated.mha", "truncated or damaged"
     yield folder / "image.png", "unknown kind of file"
+
+
+def write_seg_nrrd(
+    path: Path, array: np.ndarray, affine: np.ndarray, names: dict[int, str], layers: dict[int, int] | None = None
+) -> Path:
+    """Write label map [X, Y, Z] with the fields of 3D Slicer's segments, by the values of the classes; return the path.
+
+    Args:
+        path: file to write, which ends in ``.seg.nrrd``.
+        array: voxels.
+        affine: to RAS+ millimetres.
+        names: names of the segments, by their values.
+        layers: layer of a segment, by its value; 0 where it is not given.
+    """
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.astype(np.uint8).T))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    for number, (value, name) in enumerate(names.items()):
+        fields = {
+            "ID": f"Segment_{number + 1}",
+            "LabelValue": value,
+            "Layer": (layers or {}).get(value, 0),
+            "Name": name,
+        }
+        for field, content in fields.items():
+            image.SetMetaData(f"Segment{number}_{field}", str(content))
+    image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
+    sitk.WriteImage(image, str(path), True)
+    return path

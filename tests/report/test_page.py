@@ -97,7 +97,8 @@ def evaluated(count):
         agreement = compare_masks(f"case {n}", torch.from_numpy(prediction), torch.from_numpy(label), (1, 1, 1))
         agreements.append(agreement)
         metrics = {name: getattr(agreement, name) for name in METRICS}
-        metrics |= {f"{name}_{k}": getattr(a, name) for k, a in agreement.classes.items() for name in METRICS}
+        aside = {"foreground": agreement.foreground, **agreement.classes}
+        metrics |= {f"{name}_{subject}": getattr(a, name) for subject, a in aside.items() for name in METRICS}
         masks = {"prediction": prediction, "label": label}
         cases.append(case_of(Picture(volume(n).image, masks, np.eye(4)), agreement.case, metrics=metrics))
     return cases, summarise(agreements)
@@ -136,7 +137,8 @@ def test_an_evaluation(show, driver):
     assert column(1) == [f"case {n}" for n in range(4)]
     assert "Nothing is segmented in the prediction." in page.find(".notes").text
     metrics = page.find("table.metrics").text
-    assert "Foreground 0.000" in metrics and "front 0.000" in metrics
+    assert "Mean of the classes 0.000" in metrics and "Foreground 0.000" in metrics and "front 0.000" in metrics
+    assert [header.text for header in headers][7:] == ["Dice, Foreground", "Dice, front", "Dice, back"]
 
 
 @needs_browser
