@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, root_cause
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -32,32 +32,22 @@ WHOLE_NUMBERS: dict[str, tuple[int, int | None]] = {
 def check_run() -> None:
     """Refuse a run whose names or values can only be mistakes; for the ``initialize`` of a config.
 
-    The run is looked for among the calls that lead here, because MONAI gives an expression no access to it. Overrides
-    are known where ``monai.bundle run`` or ``create_workflow`` was called, and not where only a ``ConfigWorkflow`` was
-    made.
+    Overrides are known where ``monai.bundle run`` or ``create_workflow`` was called, and not where only a
+    ``ConfigWorkflow`` was made.
 
     Raises:
-        InputError: the config cannot run the id that is to run; an override has an unknown name, a value of another
-            kind than the config's, or None, which MONAI leaves out; or a number is out of its range.
+        InputError: the config cannot run the id that is to run; its device is an error; an override has an unknown
+            name, a value of another kind than the config's, or None, which MONAI leaves out; a number is out of range.
     """
-    from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+    from monai.bundle import ConfigParser, ConfigWorkflow
 
-    workflow: ConfigWorkflow | None = None
-    call: Mapping[str, Any] = {}
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if workflow is None and isinstance(caller, ConfigWorkflow):
-            workflow = caller
-        if frame.f_code is create_workflow.__code__:
-            call = frame.f_locals
-            break
-        frame = frame.f_back
+    workflow, call = _find_run()
     if workflow is None:
         return
     _check_ids(workflow)
+    _check_device(workflow)
     if call.get("config_file") is not None:
-        arguments = {*inspect.signature(ConfigWorkflow).parameters, "run_id", "args_file"}
+        arguments = {*inspect.signature(ConfigWorkflow).parameters, "args_file"}
         files = ConfigParser(ConfigParser.load_config_files(call["config_file"]))
         given = {**call["kwargs"], **call["_args"]}
         overrides = {name: value for name, value in given.items() if name not in arguments}
@@ -65,8 +55,26 @@ def check_run() -> None:
             _check_names(overrides, {*files.config, *_references(workflow.parser.config)}, arguments)
         for name, value in overrides.items():
             _check_kind(name, value, files)
-    for name in workflow.parser.config:
-        _check_number(name, workflow.parser[name])
+    for name, value in workflow.parser.config.items():
+        _check_number(name, value)
+
+
+def _find_run() -> tuple[ConfigWorkflow | None, Mapping[str, Any]]:
+    """Return the workflow that is being initialized, and the variables of the ``create_workflow`` that makes it.
+
+    They are looked for among the calls that lead here, because MONAI gives an expression no access to them.
+    """
+    from monai.bundle import ConfigWorkflow, create_workflow
+
+    workflow, frame = None, inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if workflow is None and isinstance(caller, ConfigWorkflow):
+            workflow = caller
+        if frame.f_code is create_workflow.__code__:
+            return workflow, frame.f_locals
+        frame = frame.f_back
+    return workflow, {}
 
 
 def _check_ids(workflow: ConfigWorkflow) -> None:
@@ -77,6 +85,16 @@ def _check_ids(workflow: ConfigWorkflow) -> None:
         raise InputError(f"cannot run {workflow.run_id!r}, {_expected(workflow.run_id, runnable)}")
     if workflow.final_id != "finalize" and workflow.final_id not in config:
         raise InputError(f"final_id={workflow.final_id}: the config has nothing of that name")
+
+
+def _check_device(workflow: ConfigWorkflow) -> None:
+    """Refuse an expression that gives no device; whether the device can be used is for torch to say."""
+    if "device" in workflow.parser:
+        try:
+            workflow.parser.get_parsed_content("device")
+        except RuntimeError as error:
+            text, cause = workflow.parser["device"], root_cause(error)
+            raise InputError(f"device={text!r} cannot be used ({type(cause).__name__}: {cause})") from error
 
 
 def _is_runnable(value: Any) -> bool:

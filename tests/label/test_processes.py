@@ -34,7 +34,13 @@ TRAINING = (
     "file.write_text(str(processes.server_runs()))\n"
 )
 OBEDIENT = "try:\n    time.sleep(600)\nfinally:\n    file.unlink()\n"
-STUBBORN = "while True:\n    try:\n        time.sleep(600)\n    except KeyboardInterrupt:\n        file.write_text('interrupted')\n"
+STUBBORN = (
+    "while True:\n"
+    "    try:\n"
+    "        time.sleep(600)\n"
+    "    except KeyboardInterrupt:\n"
+    "        file.write_text('interrupted')\n"
+)
 
 
 def ends(pid, seconds):
