@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine
@@ -71,16 +72,16 @@ def _case_names(dataset: Any) -> list[str] | None:
     if not isinstance(cases, Sequence) or not all(isinstance(case, Mapping) for case in cases):
         return None
     paths = [[str(case[key]) for key in sorted(case)] for case in cases]
-    folders = {os.path.dirname(os.path.abspath(path)) for case in paths for path in case}
+    folders = {Path(path).absolute().parent for case in paths for path in case}
     if not folders:
         return None
     common_folder = os.path.commonpath(folders)
     return [" ".join(os.path.relpath(path, common_folder) for path in case) for case in paths]
 
 
-def _new_cases(name: str, saved: Sequence[str], cases: Sequence[str]) -> str:
-    added, missing = ([case for case in a if case not in set(b)] for a, b in ((cases, saved), (saved, cases)))
+def _new_cases(old: Sequence[str], new: Sequence[str]) -> str:
+    added, missing = ([case for case in a if case not in set(b)] for a, b in ((new, old), (old, new)))
     if not added and not missing:
-        return f"{name}: in another order"
+        return "in another order"
     parts = [f"{len(a)} {text}, {a[0]}" for a, text in ((added, "added"), (missing, "missing")) if a]
-    return f"{name}: {len(saved)}, now {len(cases)} ({'; '.join(parts)})"
+    return f"{len(old)}, now {len(new)} ({'; '.join(parts)})"

@@ -20,10 +20,12 @@ from monailabel.utils.async_tasks.utils import processes
 
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError, report_input_errors
+from sdseg_monai.io.temporary import owned_prefix
 from sdseg_monai.io.volumes import volume_suffix
 from sdseg_monai.label.infer import SegmentTask
 from sdseg_monai.label.models import open_models
 from sdseg_monai.label.options import read_option
+from sdseg_monai.label.processes import TEMPORARY_PREFIX, end_with_server
 from sdseg_monai.label.scoring import DisagreementScoring, HighestScore
 from sdseg_monai.label.stores import open_datastore
 from sdseg_monai.label.train import FineTuneTask
@@ -45,6 +47,8 @@ class SDSegApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         report_input_errors()  # MONAI Label also runs the app in processes for training and scoring
+        end_with_server()
+        tempfile.template = owned_prefix(TEMPORARY_PREFIX)  # a killed process leaves the files of patients
         self.work_dir = Path(app_dir)
         bundles = [bundle.strip() for bundle in conf.get("bundles", "").split(",") if bundle.strip()]
         self.models = open_models(bundles, self.work_dir / "model")

@@ -14,6 +14,8 @@ from pathlib import Path
 from sdseg_monai.bundle import Bundle, config_errors
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.files import check_folder
+from sdseg_monai.io.temporary import remove_abandoned
+from sdseg_monai.label.processes import TEMPORARY_PREFIX
 
 SHUTDOWN_SECONDS = 10  # for answers that are not finished
 
@@ -54,6 +56,7 @@ def prepare_server(
         Bundle.open(bundle)  # raises before MONAI Label is imported, which takes seconds
     work_dir = work_dir.resolve()
     check_folder(work_dir)
+    _remove_leftovers(work_dir, studies)
     listener = _listen(host, port)
     try:
         port = listener.getsockname()[1]
@@ -137,6 +140,15 @@ def _listen(host: str, port: int) -> socket.socket:
             f"{host}:{port}: cannot listen there ({error}), name another host=ADDRESS or port=NUMBER"
         ) from error
     return listener
+
+
+def _remove_leftovers(work_dir: Path, studies: str) -> None:
+    """Remove what servers and trainings that were killed were writing: weights, labels, uploads."""
+    remove_abandoned(work_dir / "uploads", TEMPORARY_PREFIX)
+    remove_abandoned(Path(studies))
+    for root in (work_dir, Path(studies) / "labels"):
+        for folder, _, _ in os.walk(root):
+            remove_abandoned(Path(folder))
 
 
 def _set_environment(work_dir: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,9 +19,11 @@ from sdseg_monai.bundle import config_errors, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
+from sdseg_monai.io.temporary import remove_abandoned
 from sdseg_monai.label.models import ServedModel
 from sdseg_monai.label.names import check_labels
 from sdseg_monai.label.options import WEIGHTS, read_option
+from sdseg_monai.label.processes import server_runs
 from sdseg_monai.label.splits import split_cases
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class FineTuneTask(TrainTask):
             InputError: an option cannot be used, there are fewer than two labelled cases, one cannot be read, or its
                 label has other classes than the model.
         """
-        start_time, server_pid = time.time(), os.getppid()
+        start_time = time.time()
         options = self.read_options(request)
         with config_errors(self.train_config):
             self.model.bundle.config("train", imports_modules=True)  # refuses code that is not trusted
@@ -127,14 +128,15 @@ class FineTuneTask(TrainTask):
                 "path": str(options.weights),
             },
         }
-        for checkpoint in run.parent.glob("*/checkpoint.pt"):
-            checkpoint.unlink()  # left by a run that was stopped; it is for resuming, but each run here is a new one
+        for folder in run.parent.glob("*/"):  # left by runs that were stopped
+            (folder / "checkpoint.pt").unlink(missing_ok=True)  # it is for resuming, but each run here is a new one
+            remove_abandoned(folder)
         try:
             with config_errors(self.train_config):
                 metrics = _train(self.train_config, overrides)
         finally:
             (run / "checkpoint.pt").unlink(missing_ok=True)
-        if os.getppid() != server_pid:  # the server was killed, and nobody would notice new weights in service
+        if not server_runs():  # it was killed, and nobody would notice new weights in service
             raise InputError(f"the server that started this training is gone; its weights stay in {run}")
         stats = {
             **metrics,

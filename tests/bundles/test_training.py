@@ -289,7 +289,7 @@ def test_the_small_network_overfits_two_volumes(tmp_path):
         *("--datalist", tmp_path / "datalist.json", "--ckpt_dir", tmp_path / "models"),
         *("--log_dir", tmp_path / "logs", "--autoencoder_weights", root / "models" / "autoencoder.pt"),
         *("--epochs", 100, "--val_interval", 50, "--batch_size", 12, "--warmup_steps", 20, "--ema_warmup_steps", 100),
-        *("--ema_decay", 0.95, "--train#dataset#augmentation", "None"),
+        *("--ema_decay", 0.95, "--train#dataset#augmentation", "$None"),
     )
     assert process.returncode == 0, process.stderr[-3000:]
     assert read(tmp_path / "models" / "checkpoint.pt")["best_metric"] >= 0.95, time.monotonic() - start

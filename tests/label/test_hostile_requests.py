@@ -72,6 +72,7 @@ PARAMS = {  # of an inference
     '{"batch_size": {"a": 1}}': "expected a number",
     '{"device": "cpu; rm"}': "expected cpu, or cuda",
     '{"device": "meta"}': "expected cpu, or cuda",
+    '{"device": "cuda:99"}': "expected cpu, or cuda",
     '{"device": 5}': "expected a device's name",
     '{"device": {"a": 1}}': "expected a device's name",
     '{"weights": "../../x"}': "expected latest or original",
