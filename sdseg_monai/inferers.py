@@ -13,7 +13,7 @@ from monai.utils import convert_to_dst_type
 from torch import nn
 from tqdm import tqdm
 
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, printable
 from sdseg_monai.networks.sdseg import SDSeg
 from sdseg_monai.seeding import seed_from, seeded_normal
 from sdseg_monai.transforms.slices import (
@@ -156,7 +156,7 @@ class SliceWiseInferer(Inferer):
         depth = volume.shape[self.slice_axis + 1]
         in_plane_size = [length for axis, length in enumerate(volume.shape[1:]) if axis != self.slice_axis]
         starts = range(0, depth, self.batch_size)
-        for start in tqdm(starts, desc=case or "slices", delay=2, leave=False, disable=not self.progress):
+        for start in tqdm(starts, desc=printable(case) or "slices", delay=2, leave=False, disable=not self.progress):
             stop = min(start + self.batch_size, depth)
             image = self._image(volume, start, stop, offset)  # [N, 3, H, W]
             yield torch.stack(

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TextIO
 from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
 from sdseg_monai.cli.arguments import message_of
-from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+from sdseg_monai.errors import EXIT_BAD_INPUT, InputError, PrintableFormatter, printable
 
 COMMANDS = {
     "segment": segment,
@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where a process starts without
     options = make_parser().parse_args(arguments)
+    with _libraries_off_stderr(options):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     _set_logging(options)
     warnings.filterwarnings("ignore", category=UserWarning)  # MONAI's hints for developers
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -55,11 +60,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {message_of(error, options)}\n")
         return EXIT_BAD_INPUT
     except OSError as error:  # a name that is too long, no permission for a folder, a closed pipe
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept\n")
         return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _libraries_off_stderr(options: argparse.Namespace) -> Iterator[None]:
+    """Keep off stderr what C++ libraries (ITK, GDCM, libtiff, HDF5) write there past Python, unless ``--verbose``.
+
+    What went wrong they also tell Python. Their lines would pass ``--quiet``, and hold names of files as they are.
+    """
+    if options.verbose:
+        yield
+        return
+    try:
+        descriptor, python_stderr = os.dup(2), sys.stderr
+    except OSError:  # the process was started without stderr
+        yield
+        return
+    try:
+        is_same = python_stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):  # a stream in memory
+        is_same = False
+    try:
+        python_stderr.flush()
+        if is_same:
+            errors = python_stderr.errors or "backslashreplace"
+            sys.stderr = open(descriptor, "w", 1, python_stderr.encoding, errors, closefd=False)  # noqa: SIM115
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = python_stderr
+        os.dup2(descriptor, 2)
+        if not is_same:  # else a handler of the log may go on writing to it
+            os.close(descriptor)
 
 
 @contextmanager
@@ -101,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
         return action
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_BAD_INPUT, f"error: {printable(message)}; see {self.prog} --help\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -120,14 +160,17 @@ def make_parser() -> argparse.ArgumentParser:
         verbosity = command.add_mutually_exclusive_group()
         verbosity.add_argument("-q", "--quiet", action="store_true", help="write only errors to stderr")
         verbosity.add_argument(
-            "-v", "--verbose", action="store_true", help="also write details and tracebacks to stderr"
+            "-v",
+            "--verbose",
+            action="store_true",
+            help="also write details, tracebacks and the lines of C++ libraries to stderr",
         )
     return parser
 
 
 def _set_logging(options: argparse.Namespace) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.ERROR if options.quiet else logging.DEBUG)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if options.verbose:

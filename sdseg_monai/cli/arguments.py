@@ -33,7 +33,7 @@ def add_bundle(command: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="config to chain after the bundle's own; may be repeated, the last one wins; a config is code, see --trust",
+        help="config to chain after the bundle's own; may be repeated, the last one wins; it is code too, see --trust",
     )
     add_trust(command)
 

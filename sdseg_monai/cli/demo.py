@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sdseg_monai.about import RESEARCH_ONLY
+from sdseg_monai.errors import printable
 from sdseg_monai.io.files import check_exists
 
 HELP = "segment a volume with the embedded bundle and draw the result"
@@ -32,6 +33,6 @@ def run(options: argparse.Namespace) -> int:
     from sdseg_monai.demo.run import run_demo
 
     for line in run_demo(options.output, data=options.data, offline=options.offline):
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(printable(line) + "\n")
     sys.stdout.write(RESEARCH_ONLY + "\n")
     return 0

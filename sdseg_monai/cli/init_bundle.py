@@ -7,7 +7,7 @@ import sys
 
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import length, path, seed
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, printable
 from sdseg_monai.io.files import check_is_folder, check_new_folder
 
 HELP = "analyse images with labels and write a bundle that trains on them"
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     for line in plan.lines:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(printable(line) + "\n")
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import add_trust
+from sdseg_monai.errors import printable
 
 HELP = "start a MONAI Label server: segment, correct and fine-tune from the viewer"
 NOTE = RESEARCH_ONLY
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         work_dir=options.work_dir,
         trust=options.trust,
     )
-    sys.stdout.write(f"serving {options.studies} at {url}, OHIF at {url}/ohif/; {RESEARCH_ONLY}\n")
+    sys.stdout.write(f"serving {printable(options.studies)} at {url}, OHIF at {url}/ohif/; {RESEARCH_ONLY}\n")
     sys.stdout.flush()
     serve()
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdseg_monai.about import RESEARCH_ONLY
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import InputError, printable
 from sdseg_monai.io.files import check_folder
 
 EXIT_SOME_FAILED = 1
@@ -25,7 +25,7 @@ def report(result: Mapping[str, Any], options: argparse.Namespace) -> None:
 def note(text: str, options: argparse.Namespace) -> None:
     """Write a line to stderr, unless ``--quiet`` is given."""
     if not options.quiet:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
 
 
 def check_output(path: Path, suffix: str, kind: str) -> None:

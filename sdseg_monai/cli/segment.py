@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, message_of, path, positive, seed
 from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
-from sdseg_monai.errors import EXIT_BAD_INPUT, InputError
+from sdseg_monai.errors import EXIT_BAD_INPUT, InputError, printable
 from sdseg_monai.io.files import check_exists
 from sdseg_monai.io.warnings import NOT_TRUSTED
 
@@ -211,7 +211,7 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
         cases[job] = case
         if case["status"] == "failed":
-            tqdm.write(f"error: {case['error']}", file=sys.stderr)
+            tqdm.write(f"error: {printable(case['error'])}", file=sys.stderr)
     by_name = {job.name: case for job, case in cases.items()}
     _write_table(by_name, options)
     failure_count = sum(case["status"] == "failed" for case in cases.values())

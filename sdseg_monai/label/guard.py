@@ -7,15 +7,26 @@ import re
 from collections.abc import Callable, Collection
 from urllib.parse import parse_qsl, unquote
 
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sdseg_monai.errors import printable
 
 logger = logging.getLogger(__name__)
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 LONGEST_NAME = 200  # bytes; file systems allow 255, suffixes included
 LONGEST_REASON = 500
+
+# What a browser may load for a page of this server: nothing, but OHIF, a program, its own files. Its bundled code needs
+# inline scripts, eval and workers made of blobs; it also names fonts of another site, which are left out.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+OHIF_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
 
 
 def is_plain_name(text: str) -> bool:
@@ -40,6 +51,9 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
 
 class Guard:
     """ASGI middleware that refuses harmful requests with a 4xx status, one line in JSON and one in the log.
+
+    All answers carry a content security policy: a page loads nothing from elsewhere, and a file that a client has sent is
+    no page with scripts when another client opens it.
 
     Harmful are bodies that are too large; paths in place of names, since MONAI Label joins ids, tags and session ids to
     folders unchecked; and requests that a page of another site makes the user's browser send (``Origin``), also where a
@@ -71,7 +85,7 @@ class Guard:
             _check_path(scope["path"])
             _check_query(scope["query_string"])
         except HTTPException as error:
-            await refuse(scope, error.status_code, error.detail)(scope, receive, send)
+            await refuse(scope, error.status_code, error.detail)(scope, receive, _with_policy(scope["path"], send))
             return
         body_bytes = 0
 
@@ -83,7 +97,7 @@ class Guard:
                 raise HTTPException(413, f"body: expected at most {limit} bytes")
             return message
 
-        await self.app(scope, receive_and_count, send)
+        await self.app(scope, receive_and_count, _with_policy(scope["path"], send))
 
     def _check_headers(self, headers: dict[bytes, str], limit: int) -> None:
         if int(headers.get(b"content-length", "0")) > limit:
@@ -106,10 +120,21 @@ def refuse(scope: Scope, status: int, reason: str) -> JSONResponse:
         status: HTTP status of the answer.
         reason: for the client; it becomes one line of at most ``LONGEST_REASON`` characters.
     """
-    reason = " ".join(reason.split())[:LONGEST_REASON]
+    reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
     if status != 404 or scope["method"] not in ("GET", "HEAD"):
         logger.warning("refused %s %r: %s", scope["method"], scope["path"][:LONGEST_REASON], reason)
     return JSONResponse({"detail": reason}, status)
+
+
+def _with_policy(path: str, send: Send) -> Send:
+    async def send_with_policy(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["Content-Security-Policy"] = OHIF_POLICY if path.startswith("/ohif") else POLICY
+            headers["X-Content-Type-Options"] = "nosniff"
+        await send(message)
+
+    return send_with_policy
 
 
 def _check_path(path: str) -> None:

@@ -13,7 +13,7 @@ import monailabel.app
 import requests
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
 from monailabel.endpoints import (
@@ -35,6 +35,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.volumes import volume_stem
@@ -44,6 +45,12 @@ from sdseg_monai.label.guard import LOCAL_HOSTS, Guard, refuse
 MAX_FORM = 2 << 30  # bytes
 MAX_BODY = 16 << 20
 FORM_LIMITS = {"max_files": 1, "max_fields": 16}  # fields are kept in memory
+FASTEST_REFRESH = 3  # seconds
+# in place of FastAPI's pages, which load scripts of other sites
+START_PAGE = """<!doctype html><html lang="en"><title>SDSeg</title><h1>SDSeg: MONAI Label server</h1>
+<ul><li><a href="ohif/">OHIF, a viewer</a><li><a href="info/">what is served</a><li><a href="logs/">log</a>
+<li><a href="openapi.json">requests that the server takes</a></ul></html>
+"""
 MAX_INFERENCES = 32  # running or waiting; each occupies one of the server's 40 threads
 STATUS: dict[type[Exception], int] = {  # for exceptions that would else give a 500 with a traceback
     InputError: 422,
@@ -113,6 +120,29 @@ def download_dataset(background_tasks: BackgroundTasks, limit_cases: int | None 
     return response
 
 
+@sdseg_router.get("/", include_in_schema=False)
+def start_page() -> HTMLResponse:
+    """Return a page with the addresses of this server that people open."""
+    return HTMLResponse(START_PAGE)
+
+
+@sdseg_router.get("/logs/", dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))])
+def log(lines: int = 300, html: bool = True, text: bool = False, refresh: int = 0) -> Response:
+    """Return the last lines of the log as plain text; MONAI Label's page would load scripts of other sites.
+
+    Args:
+        lines: number of lines; 0 for the whole log.
+        html: for clients that send it; the answer is plain text also then.
+        text: as ``html``.
+        refresh: seconds after which a browser asks again; 0 for never.
+    """
+    file = Path(settings.MONAI_LABEL_APP_DIR, "logs", "app.log")
+    response = logs.get_logs(str(file), lines, html=False, text=True, refresh=0)
+    if refresh > 0:
+        response.headers["Refresh"] = str(max(refresh, FASTEST_REFRESH))
+    return response
+
+
 def _in_threads(monailabel_router: Any) -> APIRouter:
     """Return MONAI Label's routes, run in threads: in the event loop each would make all other requests wait."""
     router = APIRouter()
@@ -144,11 +174,15 @@ def _answer_invalid(request: Request, error: Any) -> Response:
     return refuse(request.scope, 422, "; ".join(reasons))
 
 
+def _answer_nobody(request: Request, error: Any) -> Response:
+    return refuse(request.scope, 400, "the client hung up before it had sent all of the request")
+
+
 app = FastAPI(
     title=settings.MONAI_LABEL_PROJECT_NAME,
     lifespan=monailabel.app.lifespan,
-    docs_url="/",
-    redoc_url="/docs",
+    docs_url=None,
+    redoc_url=None,
     form_limits=FORM_LIMITS,
 )
 dependencies = [Depends(check_request)]
@@ -163,6 +197,7 @@ app.add_api_route("/favicon.ico", monailabel.app.favicon, include_in_schema=Fals
 app.mount("/static", StaticFiles(directory=monailabel.app.static_dir))
 for kind, status in STATUS.items():
     app.add_exception_handler(kind, _answer(status))
+app.add_exception_handler(ClientDisconnect, _answer_nobody)
 app.add_exception_handler(HTTPException, _answer_http)
 app.add_exception_handler(RequestValidationError, _answer_invalid)
 app.add_middleware(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdseg_monai.bundle import Bundle, config_errors
-from sdseg_monai.errors import ArgumentError, InputError
+from sdseg_monai.errors import ArgumentError, InputError, make_logs_printable
 from sdseg_monai.io.files import check_folder
 from sdseg_monai.io.temporary import remove_abandoned
 from sdseg_monai.label.processes import TEMPORARY_PREFIX
@@ -101,6 +101,7 @@ def _server(
         "sdseg_monai.label.server:app", log_config=log_config, timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )
     Path(log_config).unlink()
+    make_logs_printable()
     server = uvicorn.Server(config)
 
     def serve() -> None:

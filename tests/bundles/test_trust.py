@@ -1,4 +1,4 @@
-"""Code of a bundle that does not come with this package runs only if the user trusts it; data runs without a question."""
+"""Code that does not come with this package runs only if the user trusts it; data runs without a question."""
 
 import json
 import shutil
