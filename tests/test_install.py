@@ -174,13 +174,16 @@ def test_the_clinicians_page_opens_without_a_fault(programs, test_split, tmp_pat
         assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def test_a_clinicians_compressed_ct_is_segmented_with_a_warning(programs_with_dicom, tmp_path):
-    """A real JPEG 2000 series of another modality: the mask lies on its grid, and is said not to be trusted."""
+def test_a_clinicians_compressed_ct_is_refused_or_marked(programs_with_dicom, tmp_path):
+    """A real JPEG 2000 series of another modality: refused; forced, its mask lies on its grid and says NOT TRUSTED."""
     series = SHARED / "data" / "totalsegmentator-example" / "ct_dicom"
     if not series.is_dir():
         pytest.skip(f"no data at {series}; set SDSEG_SHARED")
-    _, err = run(programs_with_dicom / "sdseg", "segment", series, "-o", tmp_path / "out", cwd=tmp_path)
-    assert "CT, but the network knows MR: the mask is not to be trusted" in err
+    command = (programs_with_dicom / "sdseg", "segment", series, "-o", tmp_path / "out")
+    _, err = run(*command, cwd=tmp_path, code=2)
+    assert "CT, but the network knows MR" in err and "--force" in err and not list(tmp_path.glob("out/*"))
+    _, err = run(*command, "--force", cwd=tmp_path)
+    assert "NOT TRUSTED: CT, but the network knows MR" in err
     (seg,) = (tmp_path / "out").glob("*.dcm")
     assert hd.seg.segread(seg).get_volume(combine_segments=True).spatial_shape[1:] == (512, 512)
 

@@ -279,6 +279,6 @@ def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Names
         text = ", ".join(
             [f"{key} {ml:.2f} ml" for key, ml in sizes]
             + [f"{key} {count} pixels" for key, count in case.get("pixels", {}).items()]
-            + [case["not_trusted"]] * _is_flagged(case)
+            + ([case["not_trusted"]] if _is_flagged(case) else [])
         )
         note(f"{name:{width}}  {case['status']:7}  {case['seconds']:7.1f} s  {case.get('error', text)}", options)

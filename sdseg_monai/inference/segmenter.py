@@ -26,6 +26,7 @@ from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
 
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "postprocessing")
+OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
 MASK_FROM_SCORE, SAVE_MASK = "mask_from_score", "save_mask"
 
@@ -144,7 +145,8 @@ class Segmenter:
         if not self.modality or modality == self.modality:
             return []
         if modality:
-            return [ImageWarning("modality", f"{modality}, but the network knows {self.modality}", contradiction=True)]
+            text, is_known = f"{modality}, but the network knows {self.modality}", self.modality != OTHER_MODALITY
+            return [ImageWarning("modality", text, contradiction=is_known)]
         if is_photograph(source) != (self.modality == PHOTOGRAPHS):
             kind = "a picture" if is_photograph(source) else "a volume"
             return [ImageWarning("modality", f"{kind}, but the network knows {self.modality}", contradiction=True)]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
@@ -15,6 +15,7 @@ from sdseg_monai.io.volumes import VOLUME_SUFFIXES, list_volumes, volume_stem
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # given to PIL, which would run Ghostscript on an EPS file of any name
+PHONE_FORMAT = "MPO"  # what PIL calls a JPEG with more pictures behind it (CIPA DC-007): a phone's preview or depth map
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of at most 8 bits per channel
 WHITE = 255
 FOREGROUND_ABOVE = 127  # of 255; JPEG blurs the two values of a mask
@@ -62,9 +63,13 @@ def list_images(folder: str | Path) -> list[str]:
 def read_picture(path: Path) -> np.ndarray:
     """Read a photograph as [3, H, W], float32, 0 to 255; a grey one gets three equal channels, alpha is dropped.
 
+    Of a phone's JPEG with several pictures (MPO) the first one is read, which is the photograph. Pixels of more than 8
+    bits per channel are refused and not scaled: a file does not say which part of its range it uses, and the 12 bits of
+    an X-ray, taken for the upper end of 16, would be nearly black.
+
     Raises:
-        InputError: the file is missing, damaged or not a picture, has more than 8 bits per channel or several pages,
-            or its EXIF orientation turns or mirrors it.
+        InputError: the file is missing, damaged or not a picture, has more than 8 bits per channel, other colours than
+            grey and RGB (as CMYK) or several pages, or its EXIF orientation turns or mirrors it.
     """
     return np.asarray(_open(path).convert("RGB"), dtype=np.float32).transpose(2, 0, 1)
 
@@ -120,16 +125,25 @@ def _open(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(path, formats=FORMATS)
-            page_count = getattr(picture, "n_frames", 1)
+            page_count = 1 if picture.format == PHONE_FORMAT else getattr(picture, "n_frames", 1)
             is_deep = any(_is_deep(_raw_mode(tile[3])) for tile in picture.tile)
             orientation = picture.getexif().get(ORIENTATION_TAG, 1)
             picture.load()
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: not a readable picture: its content is none of {', '.join(FORMATS)}; save it as one of these"
+        ) from error
     except Exception as error:  # each of PIL's decoders has exceptions of its own for a damaged file
         raise InputError(f"{path}: not a readable picture ({error})") from error
     if page_count != 1:
-        raise InputError(f"{path}: {page_count} pages, expected one picture")
+        raise InputError(f"{path}: {page_count} pages, expected one picture: save the page to use as a file of its own")
+    if picture.mode == "CMYK":
+        raise InputError(f"{path}: colours for printing (CMYK), expected grey or RGB: convert it to RGB first")
     if picture.mode not in MODES or is_deep:
-        raise InputError(f"{path}: pixels of more than 8 bits or of mode {picture.mode}, expected 8-bit grey or RGB")
+        raise InputError(
+            f"{path}: pixels of more than 8 bits or of mode {picture.mode}, expected 8-bit grey or RGB: scale the "
+            "part of the range that it uses to 0 to 255 first, as for the training's pictures"
+        )
     if orientation != 1:
         raise InputError(
             f"{path}: its EXIF orientation is {orientation}, so masks would not fit: rotate its pixels first"

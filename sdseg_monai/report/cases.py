@@ -37,21 +37,21 @@ class ReportCase:
         status: ``done`` or ``failed``.
         facts: further values to show, by name; a value that has the name of a segment is shown in the legend.
         flags: the warnings, or the error.
-        not_trusted: ``NOT TRUSTED: `` and why, for a mask that was made although its image contradicts the network's
-            training; empty for others.
         metrics: metrics by the names in :data:`sdseg_monai.evaluation.METRICS`, those of class 2 as ``dice_2`` and so
             on, and those of the foreground as ``dice_foreground``, if the former are means over the classes; NaN if a
             metric is not defined. Empty if the mask was not compared with a label.
         load: returns the picture; called at most once, when the case is drawn. None if there is nothing to draw.
+        not_trusted: ``NOT TRUSTED: `` and why, for a mask that was made although its image contradicts the network's
+            training; empty for others.
     """
 
     name: str
     status: str
     facts: Mapping[str, object] = field(default_factory=dict)
     flags: Sequence[str] = ()
-    not_trusted: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     load: Callable[[], Picture] | None = None
+    not_trusted: str = ""
 
     @property
     def failed(self) -> bool:

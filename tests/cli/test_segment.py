@@ -226,12 +226,14 @@ def test_bad_batch_size_is_a_usage_error(volume, tmp_path, capsys, value):
     assert "--batch-size" in capsys.readouterr().err
 
 
-def test_another_field_of_view_or_modality_warns(tmp_path, caplog, capsys):
+def test_another_field_of_view_or_modality_is_refused(tmp_path, caplog, capsys):
     rng = np.random.default_rng(0)
     ct = rng.normal(-300, 400, (40, 40, 40)).astype(np.float32)
     write_nifti(tmp_path / "ct.nii.gz", ct, np.diag([5.0, 5, 5, 1]))
-    assert run(capsys, "segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "mask.nii.gz")[0] == 0
-    assert "field of view 200 x 200 x 200 mm" in caplog.text and "another modality" in caplog.text
+    code, _, err = run(capsys, "segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "mask.nii.gz")
+    assert code == 2 and "field of view 200 x 200 x 200 mm" in err and "another modality" in err and "--force" in err
+    assert run(capsys, "segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "mask.nii.gz", "--force")[0] == 0
+    assert "NOT TRUSTED: field of view 200 x 200 x 200 mm" in caplog.text and "another modality" in caplog.text
     caplog.clear()
     write_phantom(tmp_path / "mr.nii.gz", tmp_path / "label.nii.gz")
     assert run(capsys, "segment", tmp_path / "mr.nii.gz", "-o", tmp_path / "mask.nii.gz")[0] == 0

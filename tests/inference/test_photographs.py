@@ -1,7 +1,6 @@
 """Photographs give pictures of masks."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import main
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.pictures import read_picture_mask
 from tests.makers.bundles import write_random_weights
 
@@ -74,13 +73,16 @@ def test_one_photograph(picture_bundle, photographs, tmp_path, capsys):
     assert main([*command, str(photographs / "c.png")]) == 0, "another name than any picture there"
 
 
-def test_another_kind_of_image_than_the_bundles_warns(picture_bundle, photographs, volume, caplog):
-    with caplog.at_level(logging.WARNING), pytest.raises(InputError, match="expected a grey-value volume"):
+def test_another_kind_of_image_than_the_bundles_is_refused(picture_bundle, photographs, volume, caplog):
+    with pytest.raises(ArgumentError, match=r"a\.png: a picture, but the network knows MR; .* force=True"):
         segment(photographs / "a.png", device="cpu")
-    assert "a.png: a picture, but the network knows MR" in caplog.text
-    result = segment(volume, bundle=picture_bundle, device="cpu")
-    assert result.warnings[0].text.startswith("a volume, but the network knows RGB")
-    assert "the network knows RGB" in caplog.text
+    with pytest.raises(InputError, match="expected a grey-value volume"):  # three colours are not one grey value
+        segment(photographs / "a.png", device="cpu", force=True)
+    with pytest.raises(ArgumentError, match="a volume, but the network knows RGB; "):
+        segment(volume, bundle=picture_bundle, device="cpu")
+    result = segment(volume, bundle=picture_bundle, device="cpu", force=True)
+    assert result.not_trusted == "NOT TRUSTED: a volume, but the network knows RGB"
+    assert "NOT TRUSTED: a volume, but the network knows RGB" in caplog.text
     caplog.clear()
     segment(photographs / "a.png", bundle=picture_bundle, device="cpu")
     assert not caplog.records

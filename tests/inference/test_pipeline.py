@@ -244,7 +244,7 @@ def test_threads_keep_their_warnings(volume, tmp_path):
     paths = []
     for index in range(6):
         paths.append(tmp_path / f"{index}.nii.gz")
-        write_nifti(paths[-1], image.get_fdata(), (1 + 3 * (index % 2)) * image.affine)
+        write_nifti(paths[-1], image.get_fdata(), (1 + 0.6 * (index % 2)) * image.affine)
     pipeline = Pipeline(device="cpu")
     with ThreadPoolExecutor(3) as threads:
         results = list(threads.map(pipeline.segment, paths))
