@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,20 @@ from typing import Any
 
 EXIT_BAD_INPUT = 2
 BAD_CONFIG = "Failed to instantiate component"  # how MONAI's message begins where a component refused a config's values
+
+# what a terminal obeys, or what makes a reader see another text: control characters, line separators, marks that change
+# the direction of writing, and halves of characters, which stand for bytes of a file's name
+UNPRINTABLE = re.compile(r"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` for a terminal, a table or a log: a file's name in it can give no commands and hide nothing.
+
+    Example:
+        >>> print(printable(f"scan{chr(27)}[2J.nii.gz") == f"scan{chr(92)}x1b[2J.nii.gz")
+        True
+    """
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class InputError(ValueError):
