@@ -141,7 +141,12 @@ def list_sources(
         )
     if not has_volumes and (has_slices or (not has_pictures and has_dicom(path))):
         return [choose_series(path)]  # preview pictures beside the slices do not count
-    return [Path(image) for image in list_images(path)]
+    try:
+        return [Path(image) for image in list_images(path)]
+    except InputError as error:
+        if has_volumes or has_pictures:
+            raise
+        raise InputError("; ".join([str(error), *left_out_lines(left_out_of(path, []))])) from error
 
 
 def left_out_of(folder: Path, sources: Sequence[Source]) -> dict[str, str]:

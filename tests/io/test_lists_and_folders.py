@@ -59,6 +59,13 @@ def test_what_of_a_folder_was_left_out(folder):
     ]
 
 
+def test_a_folder_without_images_says_what_is_there(tmp_path):
+    for name in ("a.mhd", "a.raw", "README.txt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=r"no volumes or pictures there.*; left out: a.mhd, a.raw: images of a kind"):
+        list_sources(tmp_path)
+
+
 def test_of_pictures_too(tmp_path):
     for name in ("a.png", "b.gif", "b.dcm"):
         Image.new("L", (3, 3)).save(tmp_path / name, format="PNG")
