@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _is_datalist(source: Path) -> bool:
-    from sdseg_monai.io.sources import DATALIST_SUFFIXES
+    from sdseg_monai.io.datalists import DATALIST_SUFFIXES
 
     return source.suffix.lower() in DATALIST_SUFFIXES and source.is_file()
 
@@ -199,11 +199,13 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
 
     from sdseg_monai.inference.batch import segment_many
     from sdseg_monai.inference.manifest import Manifest
+    from sdseg_monai.io.sources import left_out_lines, left_out_of
     from sdseg_monai.report.runs import report_segmentations
 
     settings = {**pipeline.settings, "maps": sorted(jobs[0].maps)}
     start = Manifest.resume if options.resume else Manifest
     manifest = start(_manifest(options), pipeline.about, settings)
+    manifest.left_out = left_out_of(options.input, [job.source for job in jobs])
     cases: dict[Job, dict[str, Any]] = {}
     run = segment_many(
         pipeline, jobs, manifest, options.resume, _SliceBar(options), partial(message_of, options=options)
@@ -214,6 +216,8 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
             tqdm.write(f"error: {printable(case['error'])}", file=sys.stderr)
     by_name = {job.name: case for job, case in cases.items()}
     _write_table(by_name, options)
+    for line in left_out_lines(manifest.left_out):
+        note(line, options)
     failure_count = sum(case["status"] == "failed" for case in cases.values())
     flagged_count = sum(_is_flagged(case) for case in cases.values())
     if flagged_count:
@@ -221,6 +225,8 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     summary: dict[str, Any] = {"masks": str(options.output), "labels": _labels(pipeline)}
     summary |= {"done": len(cases) - failure_count, "failed": failure_count, "flagged": flagged_count}
     summary["manifest"] = str(manifest.path)
+    if manifest.left_out:
+        summary["left_out"] = manifest.left_out
     if options.resume:
         summary["skipped"] = sum(case["status"] == "skipped" for case in cases.values())
     if options.report is not None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from monai.data import load_decathlon_datalist
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.datalists import SPLITS, read_json
 from sdseg_monai.io.files import write_atomically
-from sdseg_monai.io.sources import SPLITS
 
 KEYS = ("image", "label")
 
@@ -50,12 +50,12 @@ def read_datalist(datalist: str | Path, split: str, dataset_dir: str | Path, how
 def _read_splits(datalist: str | Path) -> dict[str, list[dict[str, str]]]:
     """Return the content of ``datalist``; raise :class:`InputError` if it is malformed or names an image twice."""
     try:
-        content = json.loads(Path(datalist).read_text())
+        content = read_json(Path(datalist))
         items = [item for split in SPLITS for item in content.get(split, [])]
         images = [os.path.normpath(item["image"]) for item in items]
         for item in items:
             os.path.normpath(item["label"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{datalist}: not a datalist ({error!r}), expected lists of {{image, label}}, each a path"
         ) from error

@@ -17,7 +17,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.sources import SPLITS
+from sdseg_monai.io.datalists import SPLITS
 from sdseg_monai.seeding import seed_from
 
 VALIDATION_SHARE = TEST_SHARE = 0.15

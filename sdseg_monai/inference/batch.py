@@ -15,7 +15,7 @@ from sdseg_monai.inference.options import Progress
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import PICTURE_SUFFIX, SegmentationResult, mask_suffixes, sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series
-from sdseg_monai.io.sources import Source, is_photograph, source_name, source_stem, source_warnings
+from sdseg_monai.io.sources import Source, UnusableImage, is_photograph, source_name, source_stem, source_warnings
 from sdseg_monai.io.volumes import SLICER_SUFFIX, VOLUME_SUFFIXES, volume_suffix
 
 MACHINE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError)  # torch raises RuntimeError when memory runs out
@@ -97,7 +97,8 @@ def default_mask_name(source: Source) -> str:
     """Return the name of a mask in a folder: that of its image, so that predictions and labels match by name."""
     if is_photograph(source):
         return source_stem(source) + PICTURE_SUFFIX
-    return source_name(source) + (DICOM_SUFFIX if isinstance(source, Series) else "")
+    # no file is written for an unusable image; with a suffix its name is that of a file in any case
+    return source_name(source) + (DICOM_SUFFIX if isinstance(source, Series | UnusableImage) else "")
 
 
 def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) -> SegmentationResult:

@@ -24,6 +24,7 @@ class Manifest:
         path: the file.
         about: versions and device, which do not change a mask.
         settings: everything that the masks depend on: bundle, hashes of weights and overlays, seed, options.
+        left_out: the files and folders beside the images that were left out, each with the reason.
         cases: the entry of each image by the image's name, see :func:`~sdseg_monai.inference.batch.segment_many`.
     """
 
@@ -31,6 +32,7 @@ class Manifest:
         self.path = path
         self.about = dict(about)
         self.settings = dict(settings)
+        self.left_out: dict[str, str] = {}
         self.cases: dict[str, dict[str, Any]] = {}
 
     @classmethod
@@ -74,7 +76,8 @@ class Manifest:
             InputError: the folder cannot be written.
         """
         self.cases[source_name(source)] = case
-        content = {"about": self.about, "settings": self.settings, "cases": self.cases}
+        names = ("about", "settings", "left_out", "cases")
+        content = {name: getattr(self, name) for name in names}
         write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
 
 

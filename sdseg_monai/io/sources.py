@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from sdseg_monai.errors import ArgumentError, InputError
+from sdseg_monai.errors import ArgumentError, InputError, printable
+from sdseg_monai.io.datalists import DATALIST_SUFFIXES, read_datalist
 from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, read_series
+from sdseg_monai.io.dicom.instances import SUFFIXES
 from sdseg_monai.io.files import check_exists, hash_file
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
-from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_suffix
+from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_stem, volume_suffix
 from sdseg_monai.io.warnings import ImageWarning
 
-Source = Path | Series | Volume  # one image
+
+@dataclass(frozen=True)
+class UnusableImage:
+    """An image of a datalist that cannot be opened; the others are segmented, and a run records it as failed.
+
+    Attributes:
+        name: of its file.
+        reason: why it cannot be opened, in one line with its path.
+    """
+
+    name: str
+    reason: str
+
+
+Source = Path | Series | Volume | UnusableImage  # one image
 ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]
-DATALIST_SUFFIXES = (".csv", ".json")
-SPLITS = ("training", "validation", "test")
-DICOM_SUFFIXES = (".dcm", ".ima")
+
+FIRST_CHANNEL = "_0000"  # nnU-Net's end of the name of an image's first or only channel
+# fmt: off
+OTHER_IMAGES = (
+    ".mhd", ".raw", ".zraw", ".img", ".hdr", ".img.gz", ".hdr.gz", ".nhdr", ".nii.bz2", ".nii.xz", ".nii.zip",
+    ".nii.zst", ".nrrd.gz", ".mha.gz", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".vtk", ".vti", ".gipl", ".gipl.gz",
+    ".npy", ".npz", ".h5", ".hdf5", ".mat", ".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".7z",
+)
+# fmt: on
+NAMES_SHOWN = 5  # of the files that were left out for one reason
 
 
 def open_source(image: ImageLike, series: str | None = None) -> Source:
@@ -36,7 +59,7 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
 
     Raises:
         InputError: it is none of these, there are several series, or the image in memory is not a volume, see
-            :func:`~sdseg_monai.io.volumes.checked_volume`.
+            :func:`~sdseg_monai.io.volumes.checked_volume`; or it is an :class:`UnusableImage`.
 
     Example:
         >>> import numpy as np
@@ -51,12 +74,19 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
         if len(image) != 2:
             raise InputError(f"a tuple of {len(image)}, expected voxels [X, Y, Z] and their affine [4, 4]")
         return _copy_array(*image)
+    if isinstance(image, UnusableImage):
+        raise InputError(image.reason)
     if isinstance(image, Series | Volume):
         return image
     if not isinstance(image, str | Path):
         raise InputError(f"{type(image).__name__}: expected a path, a nibabel image, or (voxels, affine)")
+    if "\0" in str(image):
+        raise InputError(f"{printable(str(image))}: a path with a NUL byte, expected the name of a file or folder")
     path = Path(image)
-    check_exists(path)
+    try:
+        check_exists(path)
+    except InputError as error:
+        raise InputError(f"{error}{_hint(path)}") from error
     if path.is_dir() or _names_dicom(path):
         return choose_series(path, series)
     if series is not None:
@@ -73,6 +103,9 @@ def list_sources(
 ) -> list[Source]:
     """Return the images of a folder (volumes, else pictures, else one DICOM series), a datalist or a single file.
 
+    An image of a datalist that cannot be opened is an :class:`UnusableImage`. :func:`left_out_of` says what of a folder
+    is not among the images.
+
     Args:
         path: a folder; a JSON datalist in MONAI's form; a CSV file with a column ``image``; or a path that
             :func:`open_source` takes.
@@ -81,7 +114,8 @@ def list_sources(
         split: which list of a JSON datalist, such as ``test``.
 
     Raises:
-        InputError: there is no image, there are several series, or two images whose masks would have the same name.
+        InputError: there is no image, none that a datalist names can be opened, there are several series, or two images
+            whose masks would have the same name.
 
     Example:
         >>> from pathlib import Path
@@ -94,7 +128,7 @@ def list_sources(
         suffixes = ", ".join(DATALIST_SUFFIXES)
         raise ArgumentError(f"{path}: dataset_dir=FOLDER and split=NAME are for a datalist ({suffixes})")
     if is_datalist:
-        return _read_datalist(path, path.parent if dataset_dir is None else dataset_dir, split)
+        return _open_all(path, read_datalist(path, path.parent if dataset_dir is None else dataset_dir, split))
     if not path.is_dir() or series is not None:
         return [open_source(path, series)]
     files = [file for file in path.iterdir() if file.name[0] != "."]
@@ -107,15 +141,53 @@ def list_sources(
         )
     if not has_volumes and (has_slices or (not has_pictures and has_dicom(path))):
         return [choose_series(path)]  # preview pictures beside the slices do not count
-    return [Path(image) for image in list_images(path)]
+    try:
+        return [Path(image) for image in list_images(path)]
+    except InputError as error:
+        if has_volumes or has_pictures:
+            raise
+        raise InputError("; ".join([str(error), *left_out_lines(left_out_of(path, []))])) from error
+
+
+def left_out_of(folder: Path, sources: Sequence[Source]) -> dict[str, str]:
+    """Return the visible files and folders in a folder of images that are not among its images, each with the reason.
+
+    A DICOM series has warnings about such files itself.
+
+    Args:
+        folder: given to :func:`list_sources`.
+        sources: what that returned; empty where it is no folder.
+    """
+    if not folder.is_dir() or not all(isinstance(source, Path) for source in sources):
+        return {}
+    kind = "volumes" if any(not is_photograph(source) for source in sources) else "pictures"
+    reasons = {}
+    for path in sorted(folder.iterdir()):
+        if path.name[0] != "." and path not in sources:
+            reasons[printable(path.name)] = _reason(path, kind)
+    return reasons
+
+
+def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
+    """Return one line for each reason for which files were left out, see :func:`left_out_of`; of many, some names."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        lines.append(f"left out: {', '.join(names[:NAMES_SHOWN])}{more}: {reason}")
+    return lines
 
 
 def load_source(source: Source) -> Path | Volume:
     """Return what :class:`~sdseg_monai.transforms.LoadVolumed` reads: the file, or the volume; a series is read here.
 
     Raises:
-        InputError: the slices of a series cannot be read or do not form a volume.
+        InputError: the slices of a series cannot be read or do not form a volume, or the image is unusable.
     """
+    if isinstance(source, UnusableImage):
+        raise InputError(source.reason)
     return read_series(source) if isinstance(source, Series) else source
 
 
@@ -141,6 +213,9 @@ def source_warnings(source: Source) -> Sequence[ImageWarning]:
 
 def source_stem(source: Source) -> str:
     """Return the name of an image's mask without a suffix."""
+    if isinstance(source, UnusableImage):
+        with suppress(InputError):  # it has another suffix than images have
+            return image_stem(Path(source.name))
     return image_stem(source) if isinstance(source, Path) else source_name(source)
 
 
@@ -148,6 +223,8 @@ def source_files(source: Source) -> Sequence[Path]:
     """Return the files that an image is read from."""
     if isinstance(source, Path):
         return [source]
+    if isinstance(source, UnusableImage):
+        return []
     return source.files if isinstance(source, Series) else [Path(source.name)]  # the name of a nibabel image's file
 
 
@@ -157,7 +234,13 @@ def is_photograph(source: Source) -> bool:
 
 
 def hash_source(source: Source) -> str:
-    """Return the SHA-256 of an image's file, or of the hashes of its files, or of its voxels and affine."""
+    """Return the SHA-256 of an image's file, or of the hashes of its files, or of its voxels and affine.
+
+    Raises:
+        InputError: the image is unusable.
+    """
+    if isinstance(source, UnusableImage):
+        raise InputError(source.reason)
     if isinstance(source, Path):
         return hash_file(source)
     if isinstance(source, Volume):
@@ -167,7 +250,7 @@ def hash_source(source: Source) -> str:
 
 def _names_dicom(path: Path) -> bool:
     """Tell whether a file is to be read as DICOM, by its suffix or, where that is unknown, by its content."""
-    has_dicom_suffix = path.name.lower().endswith(DICOM_SUFFIXES)
+    has_dicom_suffix = path.name.lower().endswith(SUFFIXES)
     return has_dicom_suffix or (_has_unknown_name(path) and path.is_file() and is_dicom(path))
 
 
@@ -191,52 +274,54 @@ def _voxels(image: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{image.get_filename()}: the voxels cannot be read ({error})") from error
 
 
-def _read_datalist(path: Path, dataset_dir: Path, split: str | None) -> list[Source]:
-    try:
-        if path.suffix.lower() == ".csv":
-            images = [str(dataset_dir / image) if image else "" for image in _csv_images(path, split)]
-        else:
-            images = _json_images(path, split, dataset_dir)
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error) as error:
-        raise InputError(
-            f"{path}: not a datalist ({error!r:.200}), expected JSON lists of {{image}} or CSV with a column image"
-        ) from error
-    if not images:
-        raise InputError(f"{path}: names no image, expected at least one")
-    if not all(images):
-        raise InputError(f"{path}: an image without a name, expected a path in each row")
-    sources = [open_source(image) for image in images]
+def _open_all(datalist: Path, images: Sequence[str]) -> list[Source]:
+    """Open the images of a datalist, given by their paths.
+
+    Raises:
+        InputError: none can be opened, or two of them have the same name.
+    """
+    sources: list[Source] = []
+    for image in images:
+        try:
+            sources.append(open_source(image))
+        except InputError as error:
+            sources.append(UnusableImage(printable(Path(image).name), str(error)))
+    first = sources[0]
+    if all(isinstance(source, UnusableImage) for source in sources) and isinstance(first, UnusableImage):
+        others = f" (and {len(sources) - 1} more images of {datalist} cannot be opened)" if len(sources) > 1 else ""
+        raise InputError(f"{first.reason}{others}")
     stems: dict[str, str] = {}
     for source, image in zip(sources, images, strict=True):
         if stems.setdefault(source_stem(source), image) != image or images.count(image) > 1:
             raise InputError(
-                f"{path}: {image} and {stems[source_stem(source)]} have the same name, so their masks would be one file"
+                f"{datalist}: {image} and {stems[source_stem(source)]} have the same name, so their masks would be one "
+                "file"
             )
     return sources
 
 
-def _csv_images(path: Path, split: str | None) -> list[str]:
-    if split is not None:
-        raise ArgumentError(f"{path}: split={split!r}: a CSV file has no splits, expected a JSON datalist")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if rows and "image" not in rows[0]:
-        raise InputError(f"{path}: columns {', '.join(map(str, rows[0]))}, expected one called image")
-    return [row["image"] or "" for row in rows]
+def _hint(path: Path) -> str:
+    """Return what may be meant by the name of a file that is missing, empty where nothing is known."""
+    if path.name.lower().endswith(VOLUME_SUFFIXES):
+        numbered = path.with_name(f"{volume_stem(path)}{FIRST_CHANNEL}{volume_suffix(path)}")
+        if numbered.is_file():
+            return f"; {numbered.name} is there: name it so, as nnU-Net names files by their channels"
+    if "\\" in path.name:
+        return "; its name has backslashes, expected / between folders"
+    return ""
 
 
-def _json_images(path: Path, split: str | None, dataset_dir: Path) -> list[str]:
-    content = json.loads(path.read_text("utf-8-sig"))
-    lists = {name: items for name, items in content.items() if isinstance(items, list) and name in (*SPLITS, split)}
-    if split is None and len(lists) > 1:
-        raise ArgumentError(f"{path}: has the lists {', '.join(lists)}: choose one with split=NAME")
-    name = next(iter(lists), "") if split is None else split
-    if name not in lists:
-        raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists or SPLITS)}")
-    # a test list of the Medical Segmentation Decathlon holds bare paths
-    items = [item if isinstance(item, dict) else {"image": item} for item in lists[name]]
-    if not all(isinstance(item["image"], str) for item in items):
-        raise TypeError("an image that is not a path")
-    return [str(dataset_dir / item["image"]) if item["image"] else "" for item in items]
+def _reason(path: Path, kind: str) -> str:
+    """Return why something in a folder of ``kind``, volumes or pictures, was left out."""
+    name = path.name.lower()
+    if path.is_dir():
+        return "folders, only the files of this folder itself are segmented"
+    if not path.exists():
+        return "links that lead nowhere"
+    if name.endswith(SUFFIXES):
+        return f"DICOM files beside {kind}: put them into a folder of their own"
+    if name.endswith(OTHER_IMAGES):
+        return f"images of a kind that is not read, expected {', '.join(VOLUME_SUFFIXES)}"
+    if is_picture(path):
+        return "pictures beside volumes"
+    return "other files"

@@ -97,7 +97,7 @@ def grid_fault(
 def some(names: Sequence[str], chosen: np.ndarray | None = None) -> str:
     """Return a text with the ``names``, or those that are ``chosen``, [N], bool; of many only the first ones."""
     if chosen is not None:
-        names = [names[index] for index in np.flatnonzero(chosen)]
+        names = [names[index] for index in np.flatnonzero(chosen).tolist()]
     count = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {count} more" if count > 0 else "")
 

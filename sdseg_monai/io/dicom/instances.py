@@ -227,9 +227,9 @@ def slice_thickness(header: Dataset) -> float | None:
 
 def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     """Return whether a dataset was read as implicit VR, and whether as little endian."""
-    if hasattr(dataset, "original_encoding"):  # pydicom 3
-        return dataset.original_encoding
-    return dataset.read_implicit_vr, dataset.read_little_endian
+    pydicom_2 = (getattr(dataset, "read_implicit_vr", None), getattr(dataset, "read_little_endian", None))
+    is_implicit, is_little = getattr(dataset, "original_encoding", pydicom_2)
+    return bool(is_implicit), bool(is_little)
 
 
 def _is_dicom(head: bytes) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -178,7 +178,7 @@ def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="sdseg_slices_") as folder:
         try:
             files = [_file_for_itk(item, Path(folder, f"{index}.dcm")) for index, item in enumerate(slices)]
-            image = _reader(files).Execute()
+            image = _read_image(files)
             volume = sitk.GetArrayViewFromImage(image).reshape(len(slices), *slices[0].size[::-1]).T.copy()
         except Exception as error:  # ITK raises RuntimeError, pydicom whatever a damaged element leads to
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rpartition("): ")[
@@ -201,22 +201,16 @@ def _file_for_itk(item: _Slice, copy: Path) -> Path:
     return copy
 
 
-def _reader(files: Sequence[Path]) -> Any:
-    reader = sitk.ImageSeriesReader() if len(files) > 1 else sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    if len(files) > 1:
-        reader.SetFileNames([str(file) for file in files])
-    else:
-        reader.SetFileName(str(files[0]))
-    reader.SetOutputPixelType(sitk.sitkFloat32)  # each slice may have its own RescaleSlope
-    return reader
+def _read_image(files: Sequence[Path]) -> sitk.Image:
+    """Read one slice or several by ITK, each with its own RescaleSlope, as float32."""
+    return sitk.ReadImage([str(file) for file in files], sitk.sitkFloat32, "GDCMImageIO")
 
 
 def _first_unreadable(slices: Sequence[_Slice]) -> str:
     """Return the name of the first slice that ITK cannot read by itself, with a colon; empty where it reads each."""
     for item in slices:
         try:
-            _reader([item.path]).Execute()
+            _read_image([item.path])
         except RuntimeError:
             return f"{item.name}: "
     return ""

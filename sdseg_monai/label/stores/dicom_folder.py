@@ -54,8 +54,8 @@ class DicomFolder:
     """The series of the DICOM files anywhere below ``folder``: all those that ``sdseg segment`` finds there, and more.
 
     :func:`~sdseg_monai.io.dicom.series.group_series` says what a series is and which UIDs it has. Warnings about series
-    and about files that were left out are logged, since no client could show them. The methods have the names, arguments and results of those of
-    dicomweb-client's ``DICOMwebClient``.
+    and about files that were left out are logged, since no client could show them. The methods have the names,
+    arguments and results of those of dicomweb-client's ``DICOMwebClient``.
 
     Args:
         folder: with the files.

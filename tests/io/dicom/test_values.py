@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -56,7 +57,7 @@ def store(files: list[Path], allocated: int, stored: int, signed: bool, overlays
     return voxels
 
 
-def recode(file: Path, syntax: str) -> None:
+def recode(file: Path, syntax: UID) -> None:
     dataset = pydicom.dcmread(file)
     if syntax in (RLELossless, JPEGLSLossless):
         dataset.compress(syntax, generate_instance_uid=False)
