@@ -1,7 +1,8 @@
-"""The exceptions for what a user can correct, and how a process ends on them."""
+"""The exceptions for what a user can correct, how a process ends on them, and texts that a terminal can show."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -28,10 +29,32 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+class PrintableFormatter(logging.Formatter):
+    """A formatter of log records that passes their texts through :func:`printable`; only tracebacks have lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback in its lines."""
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+
+
+def make_logs_printable() -> None:
+    """Give a :class:`PrintableFormatter` to all handlers of this process that have a plain formatter."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for logger in loggers:
+        for handler in getattr(logger, "handlers", ()):  # the dictionary also has placeholders
+            if type(handler.formatter) is logging.Formatter:
+                handler.setFormatter(PrintableFormatter(handler.formatter._fmt, handler.formatter.datefmt))
+
+
 class InputError(ValueError):
     """A file, folder or option that the user can correct; its message says what was found and what was expected.
 
-    The message is one line: line breaks from a library's message or a file name become spaces.
+    The message is one line: line breaks from a library's message or a file name become spaces, and it is
+    :func:`printable`.
 
     Attributes:
         warnings: what was known of the image before it could not be used, as
@@ -39,7 +62,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
         self.warnings: list[Any] = []
 
 
@@ -101,7 +124,9 @@ def report_input_errors() -> None:
 
     The same holds where a component refuses a config's values; the line then names the component. This is for other
     programs that run this package, above all ``python -m monai.bundle run``; every other exception keeps its traceback.
+    Their logs become :func:`printable` too.
     """
+    make_logs_printable()
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         reason = find_input_error(error) or _refused_value(error)
