@@ -83,15 +83,17 @@ def pair_cases(files: Mapping[str, Path], labels: Mapping[str, Path], numbers: b
     label_of = {name: name for name in files if name in labels}  # by the file's name
     label_of |= _match(files, labels, label_of, _without_label_ending)
     files_left = {name: file for name, file in files.items() if name not in label_of}
-    labels_left = {name: label for name, label in labels.items() if name not in label_of.values()}
+    matched_labels = set(label_of.values())
+    labels_left = {name: label for name, label in labels.items() if name not in matched_labels}
     label_of |= _match(files_left, labels_left, {}, _without_endings)
+    matched_labels = set(label_of.values())
     if numbers:
         labels_by_number = _by_number(labels)
         for number, name in _by_number(name for name in files if name not in label_of).items():
             label = labels_by_number.get(number)
-            if label is not None and label not in label_of.values():
+            if label is not None and label not in matched_labels:
                 label_of[name] = label
-    matched_labels = set(label_of.values())
+                matched_labels.add(label)
     return Pairing(
         pairs=[(file, labels[label_of[name]]) for name, file in files.items() if name in label_of],
         files=[file for name, file in files.items() if name not in label_of],
@@ -161,7 +163,7 @@ def _match(
     files_of, labels_of = (_group(names, bare_name) for names in (files, labels))
     matched_labels = set(label_of.values())
     matches = {}
-    for name in files_of.keys() & labels_of.keys():
+    for name in sorted(files_of.keys() & labels_of.keys()):
         if set(files_of[name]) <= label_of.keys() and set(labels_of[name]) <= matched_labels:
             continue
         for group, paths in ((files_of[name], files), (labels_of[name], labels)):

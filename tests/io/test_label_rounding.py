@@ -21,7 +21,7 @@ def test_a_value_within_a_thousandth_is_its_whole_number(value, whole, dtype):
     assert array.ravel().tolist() == [0, 1, 2, whole] and not np.signbit(array).any()
     label = MetaTensor(torch.from_numpy(label_map(value, dtype))[None].float(), meta={"filename_or_obj": "a.nii.gz"})
     result = ClassLabelsd("label", 3)({"label": label})["label"]
-    assert result.flatten().tolist() == [0, 1, 2, whole] and result.meta == label.meta
+    assert result.flatten().tolist() == [0, 1, 2, whole] and result.meta["filename_or_obj"] == "a.nii.gz"
     assert label.flatten()[3] == pytest.approx(value, abs=1e-6), "the input is not changed"
 
 

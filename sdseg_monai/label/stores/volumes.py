@@ -26,12 +26,12 @@ from sdseg_monai.io.label_maps import check_label_map
 from sdseg_monai.io.volumes import (
     VOLUME_SUFFIXES,
     Volume,
-    check_same_grid,
     read_volume,
     volume_stem,
     volume_suffix,
     write_volume,
 )
+from sdseg_monai.io.voxel_order import on_same_grid
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class VolumeDatastore(LocalDatastore):
         file = Path(label_filename)
         with _as_volume(file, Path(image_path), image, name) as path, _errors_with_name(path, name):
             label = read_volume(path)
-            check_same_grid(Path(image_path), image, path, label)
+            on_same_grid(Path(image_path), image, path, label)  # the training brings the voxels into the image's order
             check_label_map(path, label.array)
             self._store_label(image_id, path, label_tag, _fields(label_info))
         return image_id
