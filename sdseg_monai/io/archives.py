@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.temporary import owned_prefix, remove_abandoned
 
+PREFIX = "sdseg_bundle_"
 _folders: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 
 
@@ -26,7 +28,8 @@ def unpack_bundle(path: Path) -> Path:
 
 @cache
 def _unpack(path: Path, mtime_ns: int, size: int) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="sdseg_bundle_")
+    remove_abandoned(Path(tempfile.gettempdir()), PREFIX)
+    folder = tempfile.TemporaryDirectory(prefix=owned_prefix(PREFIX))
     try:
         with zipfile.ZipFile(path) as archive:
             size_bytes = sum(member.file_size for member in archive.infolist())
