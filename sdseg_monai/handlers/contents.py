@@ -56,11 +56,9 @@ def check_position(epoch: int, iteration: int, engine: Engine) -> None:
 def check_contents(saved: Mapping[str, Any], contents: Mapping[str, Any]) -> None:
     """Raise ValueError if an epoch is made of other things than the ``saved`` ones; its text names old and new."""
     changes = [
-        _new_cases(name, saved[name], contents[name])
-        if name in CASES
-        else f"{name}: {saved[name]}, now {contents[name]}"
-        for name in saved
-        if name in contents and saved[name] != contents[name]
+        f"{name}: {_new_cases(old, contents[name]) if name in CASES else f'{old}, now {contents[name]}'}"
+        for name, old in saved.items()
+        if name in contents and old != contents[name]
     ]
     if changes:
         raise ValueError("; ".join(changes))
@@ -80,7 +78,8 @@ def _case_names(dataset: Any) -> list[str] | None:
 
 
 def _new_cases(old: Sequence[str], new: Sequence[str]) -> str:
-    added, missing = ([case for case in a if case not in set(b)] for a, b in ((new, old), (old, new)))
+    old_set, new_set = set(old), set(new)
+    added, missing = [case for case in new if case not in old_set], [case for case in old if case not in new_set]
     if not added and not missing:
         return "in another order"
     parts = [f"{len(a)} {text}, {a[0]}" for a, text in ((added, "added"), (missing, "missing")) if a]

@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.temporary import owned_prefix, remove_abandoned
 
+PREFIX = "sdseg_bundle_"
 MAX_MEMBERS = 10_000  # the largest bundle here has 70 files
 MAX_BYTES = 16 << 30  # unpacked; weights of the largest network here take 1 GB
 # Weights hardly shrink in a zip, texts about ten times; only a small bundle of texts may shrink more.
@@ -35,7 +37,8 @@ def unpack_bundle(path: Path) -> Path:
 
 @cache
 def _unpack(path: Path, mtime_ns: int, size: int) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="sdseg_bundle_")
+    remove_abandoned(Path(tempfile.gettempdir()), PREFIX)
+    folder = tempfile.TemporaryDirectory(prefix=owned_prefix(PREFIX))
     try:
         with zipfile.ZipFile(path) as archive:
             _check_size(path, archive, size, shutil.disk_usage(folder.name).free)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import threading
@@ -36,7 +35,7 @@ def server_runs() -> bool:
 def _watch(server: int) -> None:
     while _runs(server):
         time.sleep(CHECK_SECONDS)
-    _thread.interrupt_main()
+    os.kill(os.getpid(), signal.SIGINT)  # unlike interrupt_main, it wakes a thread that sleeps
     time.sleep(END_SECONDS)
     os._exit(1)
 

@@ -10,7 +10,10 @@ from sdseg_monai.errors import find_input_error
 from tests.makers.places import ROOT
 from tests.makers.processes import run_process
 
-pytestmark = pytest.mark.usefixtures("keep_global_state")
+pytestmark = [
+    pytest.mark.usefixtures("keep_global_state"),
+    pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),
+]
 
 BUNDLE = ROOT / "bundles" / "hippocampus_sdseg"
 TRAIN = BUNDLE / "configs" / "train.json"
@@ -57,7 +60,7 @@ def test_what_the_config_cannot_run(chain, run_id, expected):
 
 OVERRIDES = {
     "epoch": (1, "--epoch: the config has no such value, did you mean --epochs?"),
-    "batchsize": (1, "did you mean --batch_size?"),
+    "batchsize": (1, "did you mean --batch_size"),
     "learningrate": (0.1, "did you mean --learning_rate"),
     "metafile": ("x.json", "did you mean --meta_file"),
     "xyzzy": (1, "--xyzzy: the config has no such value, see the names at its top"),

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_it_goes_on_with_whole_epochs_wherever_the_data_lie(path):
     assert rest.steps == whole.steps[4:] and [epoch for epoch, _, _ in rest.steps] == [2] * 4 + [3] * 4
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "more of a batch": ({"batch_size": 8}, r"batches an epoch: 4, now 2; samples a batch: 4, now 8"),
     "fewer of a batch": ({"batch_size": 2}, r"batches an epoch: 4, now 8; samples a batch: 4, now 2"),
     "as many batches of fewer": ({"batch_size": 2, "replicas": 2, "data": Cases(CASES[:6])}, r"samples: 16, now 12"),
@@ -148,7 +149,7 @@ def test_a_checkpoint_that_names_no_epoch_goes_on_where_its_batches_agree(path):
 
 
 def test_masks_that_are_drawn_have_settings(path):
-    masks = {"data": ProceduralMasks(16, 8), "validation": []}
+    masks: dict[str, Any] = {"data": ProceduralMasks(16, 8), "validation": []}
     Training(path, **masks)
     with pytest.raises(InputError, match="seed: 0, now 1"):
         Training(path, epochs=2, **{**masks, "data": ProceduralMasks(16, 8, seed=1)})

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from sdseg_monai.io.archives import unpack_bundle
 from sdseg_monai.io.files import check_folder, write_atomically, write_folder
 from sdseg_monai.io.temporary import owned_prefix, remove_abandoned
 from tests.makers.places import ROOT
@@ -83,6 +85,18 @@ def test_only_those_of_gone_processes_of_this_host_go(tmp_path):
     check_folder(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(stay) and target.exists()
     remove_abandoned(tmp_path / "missing")
+
+
+def test_an_unpacked_bundle_of_a_killed_process_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
+        archive.writestr("configs/inference.json", "{}")
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    left = tmp_path / owned_prefix("sdseg_bundle_").replace(str(os.getpid()), str(ended.pid))
+    (left / "configs").mkdir(parents=True)
+    assert unpack_bundle(tmp_path / "bundle.zip").parent == tmp_path
+    assert not left.exists() and len(list(tmp_path.iterdir())) == 2
 
 
 def test_another_prefix_separates_its_parts_with_its_own_character(tmp_path):
