@@ -56,8 +56,9 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from sdseg_monai import segment
+force = {"force": True} if sys.argv[1:] == ["--force"] else {}
 for image, bundle, mask in json.load(sys.stdin):
-    result, mask = segment(image, bundle=bundle), Path(mask)
+    result, mask = segment(image, bundle=bundle, **force), Path(mask)
     for folder, array in ("", result.labels), ("scores", result.scores), ("confidence", result.confidence):
         path = mask.parent / folder / mask.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,12 @@ class Commit:
     def environment(self) -> dict[str, str]:
         """The variables under which this code runs, whatever else is installed."""
         return {**os.environ, **ONE_THREAD_ON_CPU, "PYTHONPATH": str(self.code)}
+
+    @property
+    def force(self) -> tuple[str, ...]:
+        """The option for images that contradict the training, as the CT does; empty where the code refuses none."""
+        command = self.code / "sdseg_monai" / "cli" / "segment.py"
+        return ("--force",) if '"--force"' in command.read_text() else ()
 
     def run(self, *arguments: str | Path, python: Path = Path(sys.executable), text: str = "") -> str:
         """Run ``python`` with ``arguments`` in the code's folder and ``text`` as its input; return what it writes.
@@ -285,9 +292,9 @@ def pass_doors(commit: Commit, doors: Sequence[Door], output: Path) -> None:
 
 def by_command(inputs: Inputs, commit: Commit, folder: Path) -> None:
     """Segment with ``sdseg segment``."""
-    commit.run(*SEGMENT, inputs.root / VOLUMES, "-o", folder / VOLUMES, *MAPS)
+    commit.run(*SEGMENT, inputs.root / VOLUMES, "-o", folder / VOLUMES, *MAPS, *commit.force)
     (folder / SERIES).mkdir()
-    commit.run(*SEGMENT, inputs.root / SERIES, "-o", folder / SERIES / f"{DICOM}.nii", *MAPS)
+    commit.run(*SEGMENT, inputs.root / SERIES, "-o", folder / SERIES / f"{DICOM}.nii", *MAPS, *commit.force)
     commit.run(*SEGMENT, inputs.root / PICTURES, "-o", folder / PICTURES, *MAPS, "--bundle", inputs.bundle)
 
 
@@ -307,14 +314,16 @@ def by_python(inputs: Inputs, commit: Commit, folder: Path) -> None:
         for group, cases in inputs.cases.items()
         for case in cases
     ]
-    commit.run("-c", PYTHON_PROGRAM, text=json.dumps(tasks))
+    commit.run("-c", PYTHON_PROGRAM, *commit.force, text=json.dumps(tasks))
 
 
 def by_bundle(inputs: Inputs, commit: Commit, folder: Path) -> None:
     """Segment with the bundles' own ``inference.json``."""
     for group, bundle in {VOLUMES: commit.code / "bundles" / BUNDLE, PICTURES: inputs.bundle}.items():
         config = ("--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle)
-        commit.run(*RUN, "inference", *config, "--dataset_dir", inputs.root / group, "--output_dir", folder / group)
+        force = ("--preprocessing#transforms#1#force", "true") if commit.force and group == VOLUMES else ()
+        folders = ("--dataset_dir", inputs.root / group, "--output_dir", folder / group)
+        commit.run(*RUN, "inference", *config, *folders, *force)
 
 
 def by_label_server(inputs: Inputs, python: Path, commit: Commit, folder: Path) -> None:

@@ -33,7 +33,7 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def infer(url: str, image: str) -> bytes:
     """Return the file of a mask, requested as a viewer does."""
-    form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz"}))}
+    form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz", "force": True}))}
     answer = requests.post(url, params={"image": image, "output": "image"}, files=form, timeout=ANSWER_SECONDS)
     return read_answer(answer).content
 

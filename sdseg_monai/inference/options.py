@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from sdseg_monai.errors import ArgumentError
+from sdseg_monai.io.files import check_name
 
 Uncertainty = Literal["flips", "seeds", "ensemble"]
 Progress = Callable[[int, int], bool | None]
@@ -110,10 +111,13 @@ def as_paths(name: str, value: object) -> list[Path]:
 
     Raises:
         ArgumentError: ``value`` is neither.
+        InputError: a path holds a NUL character.
     """
     paths = [value] if isinstance(value, str | Path) else value
     if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
         raise ArgumentError(f"{name}={value!r}: expected a path, or several")
+    for path in paths:
+        check_name(Path(path))
     return [Path(path) for path in paths]
 
 

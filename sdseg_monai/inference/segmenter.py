@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,7 +27,9 @@ from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
 
-CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", "preprocessing", "postprocessing")
+PREPROCESSING = "preprocessing"
+CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", PREPROCESSING, "postprocessing")
+REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")  # to another value of a config
 OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
 MASK_FROM_SCORE, SAVE_MASK = "mask_from_score", "save_mask"
@@ -79,9 +83,10 @@ class Segmenter:
                 raise InputError(f"{self.config}: no {', '.join(missing_keys)}, expected a bundle of this kind")
             self._load_network(parser, files.root, weights)
             self.inferer = parser.get_parsed_content("inferer")
-            self.preprocessing: Compose = parser.get_parsed_content("preprocessing")
+            self.preprocessing: Compose = parser.get_parsed_content(PREPROCESSING)
             self._inverse, self._classify = split_postprocessing(parser, self.config)
-        self.segments, self.modality = _read_metadata(files, self.num_classes, has_overlays=bool(overlays))
+        are_images_known = _values_of(parser, PREPROCESSING) == _values_of(files.config("inference"), PREPROCESSING)
+        self.segments, self.modality = _read_metadata(files, self.num_classes, are_images_known)
         self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=options.get("seed"), batch_size=options.get("batch_size"))
 
@@ -220,9 +225,21 @@ def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, C
     )
 
 
-def _read_metadata(bundle: Bundle, num_classes: int, has_overlays: bool) -> tuple[dict[int, Segment], str]:
-    """Return segments and modality of the metadata; with overlays the images may be others, so no modality then."""
+def _values_of(parser: ConfigParser, name: str) -> dict[str, Any]:
+    """Return what a config holds under ``name``, and under all names that this refers to, not evaluated."""
+    values: dict[str, Any] = {}
+    names = [name]
+    while names:
+        name = names.pop()
+        if name not in values and name in parser:
+            values[name] = parser[name]
+            names += REFERENCE.findall(json.dumps(values[name], default=str))
+    return values
+
+
+def _read_metadata(bundle: Bundle, num_classes: int, are_images_known: bool) -> tuple[dict[int, Segment], str]:
+    """Return segments and modality of the metadata; no modality where overlays change how images are prepared."""
     if not bundle.config_file("metadata").is_file():
         return {}, ""
-    segments, modality = bundle.segments, "" if has_overlays else bundle.modality
+    segments, modality = bundle.segments, bundle.modality if are_images_known else ""
     return segments if len(segments) == num_classes - 1 else {}, modality

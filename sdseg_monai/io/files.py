@@ -20,6 +20,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], suffix: str = 
     Raises:
         InputError: the folder cannot be made or written, or ``path`` is a folder or a device.
     """
+    check_name(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no ordinary file, expected the name of one")
     temporary = _make_temporary(path.parent, suffix)
@@ -41,8 +42,15 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_name(path: Path) -> None:
+    """Raise :class:`InputError` where a path holds a NUL character, on which the functions of the system fail."""
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r}: a path with a NUL character, expected one without")
+
+
 def check_exists(path: Path) -> None:
     """Raise :class:`InputError` unless there is a file or folder at ``path`` that can be accessed."""
+    check_name(path)
     try:
         path.stat()
     except FileNotFoundError:
@@ -63,6 +71,7 @@ def check_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
     input_paths = {os.path.realpath(path) for path in inputs}
     output_paths: set[str] = set()
     for path in outputs:
+        check_name(path)
         real_path = os.path.realpath(path)
         if real_path in input_paths:
             raise InputError(f"{path}: is an input and would be replaced, name another output")

@@ -110,6 +110,19 @@ def test_a_modality_that_only_the_caller_knows_counts(pipeline, forced, volume):
     assert forced(volume, modality="CT").not_trusted == "NOT TRUSTED: CT, but the network knows MR"
 
 
+@pytest.mark.parametrize(
+    ("overlay", "modality"),
+    [
+        ({"mask_cleaning": [], "batch_size": 2}, "MR"),
+        ({"preprocessing#transforms#1#lowest": -2000}, ""),
+        ({"size": [64, 64]}, "MR"),
+    ],
+)
+def test_an_overlay_keeps_the_modality_unless_it_changes_the_images(tmp_path, overlay, modality):
+    (tmp_path / "o.json").write_text(json.dumps(overlay))
+    assert Segmenter(device="cpu", overlays=[tmp_path / "o.json"]).modality == modality
+
+
 def test_headers_without_a_modality_are_a_warning(pipeline, volume, tmp_path):
     write_mr_series(volume, tmp_path / "study", Modality="")
     result = pipeline(tmp_path / "study")

@@ -8,7 +8,7 @@ import pytest
 
 import sdseg_monai
 from sdseg_monai import Pipeline, segment
-from sdseg_monai.errors import ArgumentError, Cancelled
+from sdseg_monai.errors import ArgumentError, Cancelled, InputError
 from sdseg_monai.inference.options import NAMES
 from sdseg_monai.io.nifti_labels import read_label_names
 from tests.makers.volumes import OBLIQUE, load_nifti
@@ -77,3 +77,20 @@ def test_every_option_is_checked_where_it_is_given_and_documented():
         assert not set(inspect.signature(call).parameters) & set(NAMES)
     with pytest.raises(ArgumentError, match="seed=-1"):
         Pipeline(device="cpu").configure(seed=-1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda result: segment("a\0.nii.gz", device="cpu"),
+        lambda result: segment("folder\0", device="cpu"),
+        lambda result: Pipeline("bundle\0", device="cpu"),
+        lambda result: Pipeline(device="cpu", weights="w\0.pt"),
+        lambda result: Pipeline(device="cpu", overlays=["o\0.json"]),
+        lambda result: result.save("m\0.nii.gz"),
+    ],
+)
+def test_a_nul_character_in_a_path_is_one_line(result, call):
+    with pytest.raises(InputError) as caught:
+        call(result)
+    assert "\n" not in str(caught.value)
