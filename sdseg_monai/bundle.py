@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
 NO_CONFIGS = ("metadata.json", "datalist.json")  # of the files in configs
-# in the shipped configs of 0.4.0, and no longer in these
-CODE_OF_0_4_0 = {Code("handlers", TARGET, "sdseg_monai.handlers.Checkpoint"), Code("transforms", "argmax", "")}
+# what the package writes or has written, beside what is in the shipped configs: `sdseg convert`, then 0.4.0
+OWN_CODE = {
+    Code("schedule", TARGET, "sdseg_monai.schedule.NoiseSchedule"),
+    Code("handlers", TARGET, "sdseg_monai.handlers.Checkpoint"),
+    Code("transforms", "argmax", ""),
+}
 T = TypeVar("T")
 
 
@@ -226,10 +230,10 @@ class Bundle:
 
 @cache
 def shipped_code() -> set[Code]:
-    """Return all code in the configs of the shipped bundles, as they are and as they were in 0.4.0."""
+    """Return all code in the configs of the shipped bundles, and in those that this package and 0.4.0 write."""
     files = (file for name in shipped_bundles() for file in (bundles_dir() / name / "configs").rglob("*.json"))
     configs = [json.loads(file.read_text()) for file in files if file.name not in NO_CONFIGS]
-    return CODE_OF_0_4_0.union(*map(known_code, configs))
+    return OWN_CODE.union(*map(known_code, configs))
 
 
 def bundles_dir() -> Path:

@@ -85,6 +85,9 @@ class Segmenter:
             self.inferer = parser.get_parsed_content("inferer")
             self.preprocessing: Compose = parser.get_parsed_content(PREPROCESSING)
             self._inverse, self._classify = split_postprocessing(parser, self.config)
+            early_steps = Compose([self.preprocessing, self._inverse]).flatten().transforms
+            if any(isinstance(step, SaveMaskd) for step in early_steps):  # into a folder of the bundle's choice
+                raise InputError(f"{self.config}: writes a file before there is a mask, expected that step at the end")
         are_images_known = _values_of(parser, PREPROCESSING) == _values_of(files.config("inference"), PREPROCESSING)
         self.segments, self.modality = _read_metadata(files, self.num_classes, are_images_known)
         self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)

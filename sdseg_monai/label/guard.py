@@ -52,8 +52,8 @@ PARAMETERS: dict[str, tuple[Callable[[str], object], str]] = {
 class Guard:
     """ASGI middleware that refuses harmful requests with a 4xx status, one line in JSON and one in the log.
 
-    All answers carry a content security policy: a page loads nothing from elsewhere, and a file that a client has sent is
-    no page with scripts when another client opens it.
+    All answers carry a content security policy: a page loads nothing from elsewhere, and a file that a client has sent
+    runs no scripts when another client opens it.
 
     Harmful are bodies that are too large; paths in place of names, since MONAI Label joins ids, tags and session ids to
     folders unchecked; and requests that a page of another site makes the user's browser send (``Origin``), also where a

@@ -366,7 +366,7 @@ def test_a_bundle_of_another_kind_is_refused(tmp_path):
     for text in ("", "[1]", "{", '{"device": "$nonsense()", "checkpoint": null}'):
         (tmp_path / "configs" / "inference.json").write_text(text)
         with pytest.raises(InputError, match=r"inference\.json"):
-            Segmenter(tmp_path)
+            Segmenter(tmp_path, trust=True)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.trust import trust_folder
+from sdseg_monai.weights.convert import network_config
 from tests.makers.places import ROOT
 
 TRAP = "$__import__('pathlib').Path('trapped').touch()"
@@ -125,6 +126,14 @@ def test_bundles_of_0_4_0_need_no_trust(name):
         bundle.config(config, imports_modules=True)
 
 
+@pytest.mark.parametrize("overlay", [None, "taesd", "ablations/cross_attention"])
+def test_converted_networks_need_no_trust(root, overlay):
+    overlays = [] if overlay is None else [bundles_dir() / "sdseg" / "configs" / f"{overlay}.json"]
+    network = Bundle.open("sdseg").config("inference", overlays).get_parsed_content("network_def")
+    change(root, network_def=network_config(network))
+    Bundle.open(root).config("inference")
+
+
 @pytest.mark.parametrize("name", ["hippocampus_sdseg", "sdseg"])
 def test_shipped_overlays_need_no_trust(name):
     files = sorted((bundles_dir() / name / "configs").rglob("*.json"))
@@ -212,6 +221,15 @@ def test_modules_in_the_folder_are_code_where_it_is_imported_from(root):
     (root / "nibabel.py").write_text("1")
     with pytest.raises(ArgumentError):
         bundle.config("train", imports_modules=True)
+
+
+@pytest.mark.parametrize("place", ["preprocessing", "postprocessing"])
+def test_data_cannot_write_where_it_likes(root, here, place):
+    transforms = json.loads((root / "configs" / "inference.json").read_text())[place]["transforms"]
+    step = {"_target_": "sdseg_monai.transforms.SaveMaskd", "keys": "image", "output_dir": "trapped"}
+    edit(root, f"{place}/transforms", [step, *transforms])
+    with pytest.raises(InputError, match=r"inference\.json: writes a file before there is a mask"):
+        Pipeline(root, device="cpu")
 
 
 def test_no_command_runs_it(root, here, capsys):

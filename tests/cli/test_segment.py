@@ -105,7 +105,8 @@ def test_bad_overlays_end_with_one_line(volume, tmp_path, capsys):
     write_overlay(tmp_path / "broken.json", network_def="$nonsense()")
     for name in (*files, "elsewhere.json", "missing.json", "broken.json"):
         overlay = tmp_path / name
-        code, out, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--overlay", overlay)
+        arguments = ("-o", tmp_path / "m.nii.gz", "--overlay", overlay, *(["--trust"] if name == "broken.json" else []))
+        code, out, err = run(capsys, "segment", volume, *arguments)
         assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, err
         assert (str(overlay) in err) == (name != "broken.json"), err
     assert not (tmp_path / "m.nii.gz").exists()
