@@ -6,16 +6,24 @@ TORCH_INDEX_URL ?=
 DATASET_DIR ?= data/Task04_Hippocampus
 DATALIST ?= bundles/hippocampus_sdseg/configs/datalist.json
 
+# Where the hashed lock files fit, packages are installed by them; else, and with HASHES=no, by their versions alone.
+# See docs/development.md.
+HASHES ?= $(shell $(PYTHON) -c "import platform, sys; \
+	here = (sys.implementation.name, sys.version_info[:2], platform.system(), platform.machine()); \
+	print('yes' if here == ('cpython', (3, 11), 'Linux', 'x86_64') else 'no')")
+
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # sdists are built with the same torch: older pips take the first for that, newer ones the second
 LABEL_PIP = PIP_CONSTRAINT=constraints-label.txt PIP_BUILD_CONSTRAINT=constraints-label.txt \
 	.venv-label/bin/python -m pip --quiet --disable-pip-version-check
+# by hashes all that it needs, setuptools too, is there already: anything else is an error
+OURS = $(if $(filter yes,$(HASHES)),--no-index --no-build-isolation) -e .
 RUN = $(BIN)/python -m monai.bundle run training --config_file
 HIPPOCAMPUS = bundles/hippocampus_sdseg/configs
 SDSEG = bundles/sdseg/configs
 
-.PHONY: demo test test-all check fix docs hippocampus label-env clean
+.PHONY: demo test test-all torture check fix docs hippocampus label-env lock licences clean
 
 demo: .venv/installed
 	$(BIN)/sdseg demo
@@ -25,6 +33,10 @@ test: check
 
 test-all: check label-env
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
+
+# About 20 minutes on two cores; writes docs/reliability.md.
+torture: .venv/installed-dev label-env
+	$(BIN)/python benchmarks/torture.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check -q .
@@ -51,22 +63,39 @@ hippocampus: .venv/installed
 # a CPU build, pip's torchvision does not fit it: it then goes again, since diffusers would stumble over it.
 label-env: .venv-label/installed
 
-.venv-label/installed: setup.cfg pyproject.toml constraints-label.txt
+.venv-label/installed: setup.cfg pyproject.toml constraints-label.txt locks/label-env.txt
 	$(PYTHON) -m venv .venv-label
+ifeq ($(HASHES),yes)
+	$(LABEL_PIP) install --require-hashes --no-deps -r locks/label-env.txt
+endif
 	$(LABEL_PIP) install torch==2.13.0 torchvision==0.28.0 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
-	$(LABEL_PIP) install -e .[label]
+	$(LABEL_PIP) install $(OURS)[label]
 	.venv-label/bin/python -c "import torchvision" 2> /dev/null || $(LABEL_PIP) uninstall --yes torchvision
 	touch $@
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/installed: setup.cfg pyproject.toml constraints.txt locks/demo.txt
 	$(PYTHON) -m venv .venv
+ifeq ($(HASHES),yes)
+	$(PIP) --require-hashes --no-deps -r locks/demo.txt
+endif
 	$(PIP) torch==2.13.0 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
-	$(PIP) -e .
+	$(PIP) $(OURS)
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(PIP) -e .[dev]
+.venv/installed-dev: .venv/installed locks/test.txt
+ifeq ($(HASHES),yes)
+	$(PIP) --require-hashes --no-deps -r locks/test.txt
+endif
+	$(PIP) $(OURS)[dev]
 	touch $@
+
+# After a change of setup.cfg or of the constraints, on the platform of the lock files.
+lock: .venv/installed
+	$(BIN)/python locks/lock.py
+
+# After make lock: the licences of what the lock files name, as installed here.
+licences: .venv/installed-dev label-env
+	$(BIN)/python locks/licences.py
 
 clean:
 	rm -rf .venv .venv-label build dist *.egg-info demo_output site

@@ -88,9 +88,9 @@ def attempt(setting: Setting, index: int) -> Try:
 GROUP = Group(
     name="equality",
     title="Equal masks however they are computed",
-    about=f"{len(IMAGES)} volumes are segmented with the shipped weights in batches of other sizes, with several threads, "
-    "in another order, in two runs of which the second resumes the first, and each alone. Right is that the files of the "
-    "masks are equal byte by byte.",
+    about=f"{len(IMAGES)} volumes are segmented with the shipped weights in batches of other sizes, with several "
+    "threads, in another order, in two runs of which the second resumes the first, and each alone. Right is "
+    "that the files of the masks are equal byte by byte.",
     number=len(WAYS),
     quick=2,
     attempt=attempt,

@@ -109,11 +109,11 @@ def difference(whole: Path, output: Path) -> str:
 GROUP = Group(
     name="folder_runs",
     title="Folder runs that are killed",
-    about=f"`sdseg segment` of a folder of {len(IMAGES)} volumes (NIfTI, NRRD, MHA) is killed with SIGKILL: while a mask, "
-    "a map, its JSON file or the manifest is written, when one of them has appeared, or at a random moment. The command "
-    "is then given again with `--resume`. Right is that no file under its own name is incomplete after the kill, that "
-    "all masks and maps are in the end equal, byte by byte, to those of a run that was not stopped, and that no temporary "
-    "file and no process is left.",
+    about=f"`sdseg segment` of a folder of {len(IMAGES)} volumes (NIfTI, NRRD, MHA) is killed with SIGKILL: while a "
+    "mask, a map, its JSON file or the manifest is written, when one of them has appeared, or at a random "
+    "moment. The command is then given again with `--resume`. Right is that no file under its own name is "
+    "incomplete after the kill, that all masks and maps are in the end equal, byte by byte, to those of a run"
+    " that was not stopped, and that no temporary file and no process is left.",
     number=NUMBER,
     quick=QUICK,
     attempt=attempt,

@@ -541,12 +541,13 @@ def _act(case: Case, place: Path) -> tuple[str, str]:
 GROUP = Group(
     name="hostile",
     title="Hostile files",
-    about="Files that are made to harm: headers of NIfTI, NRRD and MHA that name another file for the voxels (by tricks "
-    "with upper case, colons and line ends that one reader takes for a field and another does not); weights, checkpoints "
-    "and bundles with code in them; zip files with paths and links that lead out of their folder; a few megabytes that "
-    "unpack to gigabytes; lists that name devices and pipes. Right is that no other file's content is read as voxels, "
-    f"that no code runs, that nothing is written elsewhere, and that each try ends within {SECONDS} seconds and "
-    f"{MEGABYTES} MiB, with one line where the file is refused.",
+    about="Files that are made to harm: headers of NIfTI, NRRD and MHA that name another file for the voxels (by "
+    "tricks with upper case, colons and line ends that one reader takes for a field and another does not); "
+    "weights, checkpoints and bundles with code in them; zip files with paths and links that lead out of "
+    "their folder; a few megabytes that unpack to gigabytes; lists that name devices and pipes. Right is that"
+    " no other file's content is read as voxels, that no code runs, that nothing is written elsewhere, and "
+    f"that each try ends within {SECONDS} seconds and {MEGABYTES} MiB, with one line where the file is "
+    "refused.",
     number=len(CASES),
     quick=40,
     attempt=attempt,

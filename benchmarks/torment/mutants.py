@@ -93,12 +93,12 @@ def _read(kind: str, path: Path, mutant: Mutant, expected: str) -> str:
 GROUP = Group(
     name="mutants",
     title="Mutated files",
-    about=f"A good file of one kind is changed: bits flipped, bytes inserted, removed, repeated or overwritten, the end "
-    f"cut off, a field of its header given an odd value, a line of its header removed or moved. Right is to read it or "
-    f"to refuse it with one line, within {SECONDS} seconds and {MEGABYTES} MiB of memory; what is read is finite, and a "
-    "mask that is written on the grid of a volume reads back on that grid. Where only a note was changed, such as a "
-    "name or a comment, the voxels and their places must stay as they were. A changed voxel cannot be told from another "
-    "image, so that reading it is right.",
+    about="A good file of one kind is changed: bits flipped, bytes inserted, removed, repeated or overwritten, the "
+    "end cut off, a field of its header given an odd value, a line of its header removed or moved. Right is "
+    f"to read it or to refuse it with one line, within {SECONDS} seconds and {MEGABYTES} MiB of memory; what "
+    "is read is finite, and a mask that is written on the grid of a volume reads back on that grid. Where "
+    "only a note was changed, such as a name or a comment, the voxels and their places must stay as they "
+    "were. A changed voxel cannot be told from another image, so that reading it is right.",
     number=NUMBER,
     quick=QUICK,
     attempt=attempt,

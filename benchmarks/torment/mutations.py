@@ -127,8 +127,7 @@ def mutate_bytes(content: bytes, random: Random) -> Mutant:
 
 
 def _mutate_nifti(content: bytes, random: Random) -> Mutant:
-    fields = header_dtype.fields
-    assert fields is not None
+    fields = dict(header_dtype.fields or {})
     name = random.choice(sorted(fields))
     dtype, offset = fields[name][:2]
     base, shape = (dtype.subdtype[0], dtype.subdtype[1]) if dtype.subdtype else (dtype, ())

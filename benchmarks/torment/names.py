@@ -225,11 +225,12 @@ def attempt(setting: Setting, index: int) -> Try:
 GROUP = Group(
     name="names",
     title="Names of files",
-    about=f"{len(NAMES)} images have names that would do something where they are shown: formulas of a table, characters "
-    "that a terminal obeys or that turn the direction of a text, parts of HTML, commands of a shell, expressions of a "
-    "config, bytes that are no UTF-8. There is a damaged file for each as well, so that error lines name them. Right is "
-    "that the images are segmented and evaluated, that no such character reaches terminal, table, page or manifest as it "
-    "is, that no cell begins as a formula, and that a page has no part that a name made.",
+    about=f"{len(NAMES)} images have names that would do something where they are shown: formulas of a table, "
+    "characters that a terminal obeys or that turn the direction of a text, parts of HTML, commands of a "
+    "shell, expressions of a config, bytes that are no UTF-8. There is a damaged file for each as well, so "
+    "that error lines name them. Right is that the images are segmented and evaluated, that no such character"
+    " reaches terminal, table, page or manifest as it is, that no cell begins as a formula, and that a page "
+    "has no part that a name made.",
     number=len(TRIES),
     quick=len(TRIES),
     attempt=attempt,

@@ -88,9 +88,9 @@ def attempt(setting: Setting, index: int) -> Try:
 GROUP = Group(
     name="offline",
     title="Without a network",
-    about="A segmentation with its page, a training and the demo run in a network namespace in which there is no network, "
-    "or, where none may be made, in an interpreter that refuses to connect. Right is that they end as with a network, "
-    "with equal masks and weights.",
+    about="A segmentation with its page, a training and the demo run in a network namespace in which there is no "
+    "network, or, where none may be made, in an interpreter that refuses to connect. Right is that they end "
+    "as with a network, with equal masks and weights.",
     number=len(KINDS),
     quick=1,
     attempt=attempt,

@@ -234,9 +234,10 @@ def _start_again(
 KILLS = Group(
     name="server",
     title="The label server, killed",
-    about="`sdseg label` is killed with SIGKILL while a client stores labels, or while it trains. Right is that what it "
-    "started ends with it, that it starts again, that the label of each image is one that was stored and complete, that "
-    "an image has the same mask as before, and that no temporary file is left once it has started again.",
+    about="`sdseg label` is killed with SIGKILL while a client stores labels, or while it trains. Right is that "
+    "what it started ends with it, that it starts again, that the label of each image is one that was stored "
+    "and complete, that an image has the same mask as before, and that no temporary file is left once it has "
+    "started again.",
     number=len(KINDS),
     quick=2,
     attempt=attempt,
@@ -319,7 +320,7 @@ HOSTILE_REQUESTS: dict[str, Callable[[Server], requests.Response]] = {
     "an empty upload": lambda server: _infer_upload(server, f"x{SUFFIX}", b""),
     "an upload of text": lambda server: _infer_upload(server, f"x{SUFFIX}", b"hello" * 100),
     "an upload that names another file": lambda server: _infer_upload(server, "x.mha", MHA_OF_ANOTHER_FILE),
-    "an image called as a path": partial(_put_image, name="../../x.nii.gz"),
+    "an image called as a path": partial(_put_image, name=".."),
     "an image with a control character": partial(_put_image, name="\x1b[31m.nii.gz"),
     "a damaged image": partial(_put_image, name=f"damaged{SUFFIX}", content=b"\x1f\x8b" + bytes(100)),
     "a label of another grid": lambda server: server.put_label(IMAGES[0], _small_label()),
@@ -401,11 +402,11 @@ def _uploads(server: Server) -> tuple[str, ...]:
 REQUESTS = Group(
     name="requests",
     title="Many requests to the label server",
-    about=f"{CLIENTS} clients at the same time send requests: what a viewer asks for (information, segmentations, images "
-    "and labels to store) and hostile ones (paths, options that are none, damaged files, other hosts). Right is that each "
-    "is answered with what it asked for or refused with a status from 400 on and one line, that a segmentation is the "
-    f"same as alone, and that the server then still segments, has grown by less than {MEGABYTES} MiB, has no traceback in "
-    "its log and no file of a request left.",
+    about=f"{CLIENTS} clients at the same time send requests: what a viewer asks for (information, segmentations, "
+    "images and labels to store) and hostile ones (paths, options that are none, damaged files, other hosts)."
+    " Right is that each is answered with what it asked for or refused with a status from 400 on and one "
+    "line, that a segmentation is the same as alone, and that the server then still segments, has grown by "
+    f"less than {MEGABYTES} MiB, has no traceback in its log and no file of a request left.",
     number=200,
     quick=40,
     attempt=attempt,

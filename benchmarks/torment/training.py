@@ -130,10 +130,10 @@ def is_same(first: Any, second: Any) -> bool:
 GROUP = Group(
     name="training",
     title="Trainings that are killed",
-    about="A training of a tiny network is killed with SIGKILL: while its checkpoint or its weights are written, during "
-    "a validation, or at a random moment. The same command is then given again. Right is that it ends with the same "
-    "checkpoint and the same weights, bit by bit, as a training that was not stopped, and that no temporary file and no "
-    "process is left.",
+    about="A training of a tiny network is killed with SIGKILL: while its checkpoint or its weights are written, "
+    "during a validation, or at a random moment. The same command is then given again. Right is that it ends "
+    "with the same checkpoint and the same weights, bit by bit, as a training that was not stopped, and that "
+    "no temporary file and no process is left.",
     number=NUMBER,
     quick=QUICK,
     attempt=attempt,
