@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class LoadVolumed(MapTransform):
     A picture becomes a volume of one slice: [3, H, W, 1] with intensities from 0 to 255, or, under the key ``label``,
     [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses files that would fail or give wrong masks later: see
     :func:`sdseg_monai.io.volumes.read_volume` and :mod:`sdseg_monai.io.pictures`. All volumes of a case must have the
-    same grid.
+    same grid, and get the affine of the first one. Warnings about the place of a volume go where
+    :class:`WarnFieldOfViewd` puts its own.
 
     Args:
         keys: paths, or each a :class:`~sdseg_monai.io.volumes.Volume`.
@@ -51,11 +52,12 @@ class LoadVolumed(MapTransform):
             else:
                 volume = source if isinstance(source, Volume) else read_volume(path)
                 channels = volume.array[None]
+            report_warnings(item, path, volume.warnings)
             if first_volume is None:
                 first_volume = (path, volume)
             else:
                 check_same_grid(*first_volume, path, volume)
-            affine = torch.from_numpy(volume.affine)
+            affine = torch.from_numpy(first_volume[1].affine)  # one for all: a label may be placed by other programs
             meta = {
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 MetaKeys.ORIGINAL_AFFINE: affine.clone(),
@@ -152,6 +154,15 @@ class ClassLabelsd(MapTransform):
         return item
 
 
+def report_warnings(data: Mapping[Hashable, Any], name: str | Path, warnings: Iterable[ImageWarning]) -> None:
+    """Append warnings about an image to the list under the key ``warnings`` of ``data``; without one, log them."""
+    for warning in warnings:
+        if "warnings" in data:
+            data["warnings"].append(warning)
+        else:
+            logger.warning("%s: %s", name, warning.text)
+
+
 def _has_file_name(value: Any) -> bool:
     return isinstance(value, MetaTensor) and ImageMetaKey.FILENAME_OR_OBJ in value.meta
 
@@ -182,11 +193,8 @@ class WarnFieldOfViewd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check each volume; return the data unchanged."""
         for key in self.key_iterator(data):
-            for warning in self._check(data[key]):
-                if "warnings" in data:
-                    data["warnings"].append(warning)
-                else:
-                    logger.warning("%s: %s", data[key].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume"), warning.text)
+            name = data[key].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume")
+            report_warnings(data, name, self._check(data[key]))
         return dict(data)
 
     def _check(self, image: MetaTensor) -> Iterator[ImageWarning]:

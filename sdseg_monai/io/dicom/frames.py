@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
-from sdseg_monai.io.dicom.stack import check_memory, check_regular_grid, is_plane, slice_order
-from sdseg_monai.io.itk import LPS_TO_RAS
+from sdseg_monai.io.dicom.stack import check_regular_grid, is_plane, slice_order
+from sdseg_monai.io.geometry import LPS_TO_RAS
+from sdseg_monai.io.memory import check_memory
 from sdseg_monai.io.volumes import Volume, checked_volume
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
     with config.disable_value_validation():
         image = open_multi_frame(files, name)
         grid = frame_grid(image, name)
-        check_memory(math.prod(grid.shape), name)
+        check_memory(grid.shape, name)
         try:
             frames = image.pixel_array
             if frames.ndim != 3:

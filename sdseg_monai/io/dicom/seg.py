@@ -18,7 +18,7 @@ from sdseg_monai.io.dicom.series import Series, is_multi_frame
 from sdseg_monai.io.dicom.stack import slice_order
 from sdseg_monai.io.dicom.terms import ANATOMY, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.files import write_atomically
-from sdseg_monai.io.itk import LPS_TO_RAS
+from sdseg_monai.io.geometry import LPS_TO_RAS
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment, class_colour
 from sdseg_monai.io.volumes import Volume
 

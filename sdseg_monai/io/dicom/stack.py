@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import PEAK_BYTES
+from sdseg_monai.io.memory import check_memory
 
 LARGEST_OFFSET = 0.05  # of a slice from its evenly spaced position, in spacings
 LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between the normal and the direction of the stack
@@ -106,12 +105,6 @@ def check_regular_grid(cosines: np.ndarray, positions: np.ndarray, edges: np.nda
         raise InputError(f"{name}: its slices are sheared (tilted gantry), expected a stack along their normal")
 
 
-def check_memory(voxels: int, name: str) -> None:
-    """Raise :class:`InputError` if this machine has too little memory to segment so many voxels."""
-    if voxels * PEAK_BYTES > psutil.virtual_memory().total:
-        raise InputError(f"{name}: its headers claim {voxels} voxels, more than this machine's memory can hold")
-
-
 def _read_header(file: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -131,7 +124,7 @@ def _check_sizes(headers: Sequence[sitk.ImageFileReader], name: str) -> None:
         raise InputError(f"{name}: {len(headers)} multi-frame files, expected one of them")
     if headers[0].GetNumberOfComponents() != 1:
         raise InputError(f"{name}: {headers[0].GetNumberOfComponents()} values per voxel, expected one")
-    check_memory(math.prod(headers[0].GetSize()) * len(headers), name)
+    check_memory((*headers[0].GetSize(), len(headers)), name)
 
 
 def _check_geometry(header: sitk.ImageFileReader, name: str) -> None:

@@ -1,0 +1,213 @@
+"""NIfTI files: read by nibabel from a stream of bounded length, and written so that each viewer lays them on the image.
+
+The standard has two places for the position of an image, sform and qform, and programs choose between them, and guess
+where there is none, in different ways. nibabel's choice is the one here; ITK's is asked too.
+
+Source: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import SpatialImage
+
+from sdseg_monai.errors import InputError
+from sdseg_monai.io.content import START_BYTES, content_name
+from sdseg_monai.io.geometry import Geometry, agree, disagreement, scaled
+from sdseg_monai.io.itk import itk_nifti_affine
+from sdseg_monai.io.streams import GZIP_MAGIC, Encoding, check_end, open_stream
+from sdseg_monai.io.warnings import ImageWarning
+
+# by the standard: bytes of the header with the flag of its extensions, and where and how the voxels' first byte stands
+KINDS = {b"n+1\0": (nib.Nifti1Image, 352, 344, 108, "f"), b"n+2\0": (nib.Nifti2Image, 544, 4, 168, "q")}
+PAIRS = (b"ni1\0", b"ni2\0")
+LARGEST_START = 1 << 26  # bytes of header extensions; those of AFNI and dcmstack have a few megabytes
+MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # by the code of the unit; others say nothing, and are taken for mm
+# what places an image for any viewer
+PLACE_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclass(frozen=True)
+class NiftiFile:
+    """A NIfTI file of which the header was read.
+
+    Attributes:
+        path: of the file.
+        encoding: ``gzip`` or ``raw``, by its content and not its name.
+        image_class: nibabel's class of NIfTI-1 or NIfTI-2.
+        header: nibabel's, with the extensions; negative lengths of voxels are positive in it.
+        stored_header: the header as it is in the file.
+    """
+
+    path: Path
+    encoding: Encoding
+    image_class: type[nib.Nifti1Image]
+    header: nib.Nifti1Header
+    stored_header: nib.Nifti1Header
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels along each axis, without axes of 1 after the third."""
+        shape = tuple(int(n) for n in self.header.get_data_shape())
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        return shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the stored voxels."""
+        return self.header.get_data_dtype()
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the voxels lie, in millimetres whatever the unit of the file is."""
+        return nifti_geometry(self.stored_header, self.header.get_best_affine(), self.shape)
+
+
+def open_nifti(path: Path) -> NiftiFile:
+    """Read and check the header of a NIfTI file; no voxel is read.
+
+    Raises:
+        InputError: the file is not NIfTI, or is one of a pair of files, or its header is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            encoding: Encoding = "gzip" if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else "raw"
+        with open_stream(path, encoding) as stream:
+            head = stream.read(START_BYTES)
+            kind = _find_kind(head)
+            image_class, header_end, _, start_at, start_form = kind
+            head += stream.read(max(0, header_end - len(head)))
+            byte_order = "<" if head[0] else ">"  # the header begins with its own size, 348 or 540, as four bytes
+            (start,) = struct.unpack_from(byte_order + start_form, head, start_at)
+            if not header_end <= start <= LARGEST_START:
+                raise ValueError(
+                    f"the voxels would start at byte {start:.0f}, within the header"
+                    if start < header_end
+                    else f"the voxels would start at byte {start:.0f}, expected {LARGEST_START} at most"
+                )
+            head += stream.read(int(start) - len(head))
+        header = image_class.header_class.from_fileobj(io.BytesIO(head))
+        stored_header = image_class.header_class(head[: header_end - 4], check=False)
+        header.get_best_affine()  # raises for quaternions that are none
+    except Exception as error:  # gzip, zlib and nibabel each have exceptions of their own
+        raise InputError(f"{path}: not a readable NIfTI file ({error})") from error
+    return NiftiFile(path, encoding, image_class, header, stored_header)
+
+
+def _find_kind(head: bytes) -> tuple[type[nib.Nifti1Image], int, int, int, str]:
+    for magic, kind in KINDS.items():
+        if head[kind[2] :][:4] == magic:
+            return kind
+    if head[344:348] in PAIRS or head[4:8] in PAIRS:
+        raise ValueError("the header is one of a pair of files, expected header and voxels in one file")
+    reason = content_name(head)
+    raise ValueError(f"it is {reason}" if reason else "its header is no NIfTI header")
+
+
+def read_nifti_voxels(file: NiftiFile) -> np.ndarray:
+    """Return the voxels of a file as real values, by its slope and intercept, [X, Y, Z], float32.
+
+    Raises:
+        InputError: the file is truncated or damaged, or holds more voxels than its header says.
+    """
+    try:
+        with open_stream(file.path, file.encoding) as stream, np.errstate(all="ignore"):
+            # values that float32 cannot hold become infinite and are reported as such
+            array = np.asarray(ArrayProxy(stream, file.header, mmap=False), dtype=np.float32)
+            check_end(stream)
+    except MemoryError:
+        raise
+    except Exception as error:  # gzip, zlib and nibabel each have exceptions of their own
+        raise InputError(
+            f"{file.path}: the voxels cannot be read, the file is truncated or damaged ({error})"
+        ) from error
+    return array.reshape(file.shape, order="F")
+
+
+def nifti_geometry(header: nib.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    """Return where nibabel and ITK place the voxels of a NIfTI image, with a warning where they do not agree.
+
+    Args:
+        header: as it is in the file, for ITK.
+        affine: nibabel's, [4, 4], in the unit of the header.
+        shape: of the voxels; only of three axes is ITK asked.
+    """
+    affine = scaled(np.asarray(affine, dtype=np.float64), MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0))
+    if len(shape) != 3 or not np.isfinite(affine).all():
+        return Geometry(affine)
+    itk_affine = itk_nifti_affine(_header_of_place(header))
+    if itk_affine is not None and agree(shape, affine, itk_affine):
+        itk_affine = None
+    texts = []
+    if header["qform_code"] <= 0 and header["sform_code"] <= 0:
+        texts.append("neither sform nor qform in the header: the orientation is a guess, left and right may be swapped")
+    if itk_affine is not None:
+        texts.append(
+            "by sform, qform and pixdim in the header, nibabel (FSL, MONAI) and ITK (Slicer, ITK-SNAP) place the image "
+            f"{disagreement(shape, affine, itk_affine)}: check the orientation"
+        )
+    return Geometry(affine, itk_affine, tuple(ImageWarning("geometry", text) for text in texts))
+
+
+def image_geometry(image: SpatialImage, affine: np.ndarray) -> Geometry:
+    """Return where the voxels of a nibabel image lie, whose ``affine`` [4, 4] is in the unit of its header."""
+    is_nifti = isinstance(image, nib.Nifti1Pair) and image.header.get_best_affine().shape == np.shape(affine)
+    if not is_nifti or not np.allclose(image.header.get_best_affine(), affine):
+        return Geometry(affine)  # such as of an image whose affine was changed: its header follows when it is saved
+    return nifti_geometry(image.header, affine, image.shape)
+
+
+def _header_of_place(header: nib.Nifti1Header) -> bytes:
+    """Return a file of 2 x 2 x 2 bytes with the fields of ``header`` that place the voxels."""
+    place = type(header)(endianness=header.endianness, check=False)
+    place.set_data_dtype(np.uint8)
+    place.set_data_shape((2, 2, 2))
+    for name in PLACE_FIELDS:
+        place[name] = header[name]
+    place["vox_offset"] = place.single_vox_offset
+    place["magic"] = place.single_magic
+    return place.binaryblock + bytes(4 + 8)
+
+
+def nifti_like(array: np.ndarray, file: NiftiFile) -> nib.Nifti1Image:
+    """Return ``array`` [X, Y, Z] as an image that each viewer places as it places ``file``.
+
+    It has the file's sform, qform, their codes and its unit, and nothing else of the header: intents, descriptions and
+    extensions are the image's own, and may be about the patient.
+    """
+    header = type(file.header)(endianness=file.header.endianness)
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape)
+    for name in PLACE_FIELDS:
+        header[name] = file.header[name]
+    return file.image_class(array, file.header.get_best_affine(), header)
+
+
+def write_nifti(path: Path, image: nib.Nifti1Image, reference: NiftiFile | None) -> None:
+    """Write an image as one file, compressed where its name ends in ``.gz``.
+
+    Args:
+        path: file to write.
+        image: to write, such as from :func:`nifti_like`.
+        reference: the file whose place it has; nibabel does not write lengths of voxels that are negative, as they are
+            in some files, and by which ITK places these.
+    """
+    if reference is None or np.array_equal(reference.stored_header["pixdim"], image.header["pixdim"]):
+        nib.save(image, path)
+        return
+    content = bytearray(image.to_bytes())
+    field, at = reference.stored_header.template_dtype.fields["pixdim"][:2]
+    content[at : at + field.itemsize] = reference.stored_header["pixdim"].tobytes()
+    path.write_bytes(gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)
