@@ -34,8 +34,16 @@ class Geometry:
         return self.affine if self.itk_affine is None else self.itk_affine
 
 
-def scaled(affine: np.ndarray, scale: float | Sequence[float]) -> np.ndarray:
-    """Return ``affine`` [4, 4] with its millimetres multiplied by ``scale``, one number or one for each axis."""
+def volume_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without the axes of 1 after the third: many programs store a volume as X x Y x Z x 1."""
+    count = len(shape)
+    while count > 3 and shape[count - 1] == 1:
+        count -= 1
+    return tuple(int(n) for n in shape[:count])
+
+
+def scaled(affine: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Return ``affine`` [4, 4] with its millimetres multiplied by ``scale``, one number or one for each axis, [3]."""
     factors = np.ones(4)
     factors[:3] = scale
     return factors[:, None] * affine
@@ -58,3 +66,11 @@ def disagreement(shape: Sequence[int], affine: np.ndarray, itk_affine: np.ndarra
     text = f"up to {offset_mm(shape, affine, itk_affine):.3g} mm apart"
     is_mirrored = np.linalg.det(affine[:3, :3]) * np.linalg.det(itk_affine[:3, :3]) < 0
     return f"{text} and as mirror images, so left and right may be swapped" if is_mirrored else text
+
+
+def ignored_unit(shape: Sequence[int], affine: np.ndarray, itk_affine: np.ndarray) -> str:
+    """Return the warning about a unit other than millimetres of a format of which ITK does not apply the unit."""
+    return (
+        "its unit is not mm, but ITK's viewers (Slicer, ITK-SNAP) take it for mm: there and here the image lies "
+        f"{disagreement(shape, affine, itk_affine)}"
+    )

@@ -57,6 +57,8 @@ def read_header(path: Path) -> bytes:
 def header_lines(head: bytes) -> Iterator[tuple[str, int]]:
     """Yield each line of a header without its end, a line feed with or without a return, and the position after it.
 
+    The iterator ends by an error only: its caller knows the header's last line.
+
     Raises:
         HeaderError: a line has a control character, or the lines have no end.
     """
@@ -123,7 +125,7 @@ def _decoded(stream: IO[bytes], layout: Layout) -> np.ndarray:
             raise ValueError(f"{len(content)} bytes, expected {size}")
     else:
         content = read_bytes(stream, size)
-        check_end(stream, padding_only=True)
+        check_end(stream)
     return np.frombuffer(content, dtype=layout.dtype).reshape(layout.shape, order="F")
 
 
@@ -134,7 +136,7 @@ def _rest(stream: IO[bytes], limit: int) -> bytes:
     return text.strip(b"\0 \t\r\n")
 
 
-def without_single_axes(shape: Sequence[int], spatial: Sequence[bool]) -> tuple[int, ...]:
+def spatial_shape(shape: Sequence[int], spatial: Sequence[bool]) -> tuple[int, ...]:
     """Return the shape without the axes that are not spatial.
 
     Raises:

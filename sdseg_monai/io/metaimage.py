@@ -12,7 +12,7 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.content import START_BYTES, content_name
-from sdseg_monai.io.geometry import LPS_TO_RAS, Geometry, disagreement, scaled
+from sdseg_monai.io.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
 from sdseg_monai.io.layouts import (
     NUMBER,
     HeaderError,
@@ -20,8 +20,8 @@ from sdseg_monai.io.layouts import (
     header_lines,
     read_header,
     real_numbers,
+    spatial_shape,
     whole_numbers,
-    without_single_axes,
 )
 from sdseg_monai.io.warnings import ImageWarning
 
@@ -79,18 +79,21 @@ def read_metaimage_header(path: Path) -> Layout:
         InputError: the file is no MHA file, or a field is missing, doubtful, or has a value that cannot be used.
     """
     head = read_header(path)
+    if b"=" not in head.partition(b"\n")[0]:
+        reason = content_name(head[:START_BYTES]) or "expected lines NAME = VALUE"
+        raise InputError(f"{path}: not a readable .mha file: {reason}")
     try:
-        fields, start = _fields(head)
-        return _layout(fields, start)
+        return _layout(*_fields(head))
     except HeaderError as error:
-        reason = content_name(head[:START_BYTES]) if b"=" not in head.partition(b"\n")[0] else ""
-        raise InputError(f"{path}: not a readable .mha file: {reason or error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def _fields(head: bytes) -> tuple[dict[str, str], int]:
     """Return the fields on which voxels and places depend, by their first names, and the voxels' first byte."""
     fields: dict[str, str] = {}
-    for line, position in header_lines(head):
+    lines = header_lines(head)
+    while True:
+        line, position = next(lines)
         key, separator, value = (part.strip() for part in line.partition("="))
         if not separator or ":" in key:
             raise HeaderError(f"the header is damaged: the line {line[:60]!r}, expected NAME = VALUE")
@@ -104,7 +107,6 @@ def _fields(head: bytes) -> tuple[dict[str, str], int]:
         fields[name] = value
         if name == "ElementDataFile":
             return fields, position
-    raise AssertionError("header_lines ends by an error")
 
 
 def _layout(fields: dict[str, str], start: int) -> Layout:
@@ -128,7 +130,7 @@ def _layout(fields: dict[str, str], start: int) -> Layout:
     if is_text and is_compressed:
         raise HeaderError("voxels as compressed text, expected one of the two")
     return Layout(
-        shape=without_single_axes(shape, [True] * 3 + [False] * (len(shape) - 3)) if len(shape) > 3 else shape,
+        shape=spatial_shape(shape, [axis < 3 for axis in range(len(shape))]),
         dtype=np.dtype(order + TYPES[fields["ElementType"]]),
         encoding="zlib" if is_compressed else "ascii" if is_text else "raw",
         start=start,
@@ -183,10 +185,7 @@ def _geometry(fields: dict[str, str], shape: tuple[int, ...]) -> Geometry:
         )
     affine = scaled(itk_affine, MILLIMETRES[unit])
     if MILLIMETRES[unit] != 1:
-        texts.append(
-            f"DistanceUnits {unit}, which ITK's viewers (Slicer, ITK-SNAP) take for mm: position and orientation there "
-            f"are {disagreement(shape[:3], affine, itk_affine)}"
-        )
+        texts.append(ignored_unit(shape[:3], affine, itk_affine))
     return Geometry(
         affine,
         itk_affine=None if MILLIMETRES[unit] == 1 else itk_affine,

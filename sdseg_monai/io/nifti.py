@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import gzip
 import io
-import struct
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,17 +21,18 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.content import START_BYTES, content_name
-from sdseg_monai.io.geometry import Geometry, agree, disagreement, scaled
+from sdseg_monai.io.content import content_name
+from sdseg_monai.io.geometry import Geometry, agree, disagreement, scaled, volume_shape
 from sdseg_monai.io.itk import itk_nifti_affine
 from sdseg_monai.io.streams import GZIP_MAGIC, Encoding, check_end, open_stream
 from sdseg_monai.io.warnings import ImageWarning
 
-# by the standard: bytes of the header with the flag of its extensions, and where and how the voxels' first byte stands
-KINDS = {b"n+1\0": (nib.Nifti1Image, 352, 344, 108, "f"), b"n+2\0": (nib.Nifti2Image, 544, 4, 168, "q")}
-PAIRS = (b"ni1\0", b"ni2\0")
+HEADER_BYTES = 544  # of NIfTI-2, with the flag of its extensions; those of NIfTI-1 are fewer
 LARGEST_START = 1 << 26  # bytes of header extensions; those of AFNI and dcmstack have a few megabytes
+SLACK = 1 << 16  # bytes after the voxels that are passed over, such as padding
 MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # by the code of the unit; others say nothing, and are taken for mm
+SILENT = logging.Logger("silent")  # nibabel would write what it mends to stderr, without the file's name
+SILENT.addHandler(logging.NullHandler())
 # what places an image for any viewer
 PLACE_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -59,10 +61,7 @@ class NiftiFile:
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of voxels along each axis, without axes of 1 after the third."""
-        shape = tuple(int(n) for n in self.header.get_data_shape())
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        return shape
+        return volume_shape(self.header.get_data_shape())
 
     @property
     def dtype(self) -> np.dtype:
@@ -85,39 +84,39 @@ def open_nifti(path: Path) -> NiftiFile:
         with path.open("rb") as file:
             encoding: Encoding = "gzip" if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC else "raw"
         with open_stream(path, encoding) as stream:
-            head = stream.read(START_BYTES)
-            kind = _find_kind(head)
-            image_class, header_end, _, start_at, start_form = kind
-            head += stream.read(max(0, header_end - len(head)))
-            byte_order = "<" if head[0] else ">"  # the header begins with its own size, 348 or 540, as four bytes
-            (start,) = struct.unpack_from(byte_order + start_form, head, start_at)
-            if not header_end <= start <= LARGEST_START:
-                raise ValueError(
-                    f"the voxels would start at byte {start:.0f}, within the header"
-                    if start < header_end
-                    else f"the voxels would start at byte {start:.0f}, expected {LARGEST_START} at most"
-                )
-            head += stream.read(int(start) - len(head))
-        header = image_class.header_class.from_fileobj(io.BytesIO(head))
-        stored_header = image_class.header_class(head[: header_end - 4], check=False)
+            head = stream.read(HEADER_BYTES)
+            image_class = _find_class(head)
+            header_class = image_class.header_class
+            stored_header = header_class(head[: header_class.template_dtype.itemsize], check=False)
+            start = float(stored_header["vox_offset"])
+            if start < header_class.single_vox_offset:
+                raise ValueError(f"the voxels would start at byte {start:.0f}, within the header")
+            if not start <= LARGEST_START:
+                raise ValueError(f"the voxels would start at byte {start:.0f}, expected {LARGEST_START} at most")
+            head += stream.read(max(0, int(start) - len(head)))
+        header = header_class.from_fileobj(io.BytesIO(head[: int(start)]), check=False)
+        header.check_fix(logger=SILENT)  # raises for what cannot be mended
         header.get_best_affine()  # raises for quaternions that are none
     except Exception as error:  # gzip, zlib and nibabel each have exceptions of their own
         raise InputError(f"{path}: not a readable NIfTI file ({error})") from error
     return NiftiFile(path, encoding, image_class, header, stored_header)
 
 
-def _find_kind(head: bytes) -> tuple[type[nib.Nifti1Image], int, int, int, str]:
-    for magic, kind in KINDS.items():
-        if head[kind[2] :][:4] == magic:
-            return kind
-    if head[344:348] in PAIRS or head[4:8] in PAIRS:
+def _find_class(head: bytes) -> type[nib.Nifti1Image]:
+    """Return nibabel's class of a file by the words that the standard puts into its header."""
+    words = head[344:348], head[4:8]  # of NIfTI-1 and NIfTI-2
+    if words[0] == b"n+1\0":
+        return nib.Nifti1Image
+    if words[1] == b"n+2\0":
+        return nib.Nifti2Image
+    if words[0] == b"ni1\0" or words[1] == b"ni2\0":
         raise ValueError("the header is one of a pair of files, expected header and voxels in one file")
     reason = content_name(head)
-    raise ValueError(f"it is {reason}" if reason else "its header is no NIfTI header")
+    raise ValueError(f"it is {reason}" if reason else "its header is none of NIfTI's")
 
 
 def read_nifti_voxels(file: NiftiFile) -> np.ndarray:
-    """Return the voxels of a file as real values, by its slope and intercept, [X, Y, Z], float32.
+    """Return the voxels of a file as real values, by its slope and intercept, in the shape of its header, float32.
 
     Raises:
         InputError: the file is truncated or damaged, or holds more voxels than its header says.
@@ -126,21 +125,21 @@ def read_nifti_voxels(file: NiftiFile) -> np.ndarray:
         with open_stream(file.path, file.encoding) as stream, np.errstate(all="ignore"):
             # values that float32 cannot hold become infinite and are reported as such
             array = np.asarray(ArrayProxy(stream, file.header, mmap=False), dtype=np.float32)
-            check_end(stream)
+            check_end(stream, SLACK)
     except MemoryError:
         raise
     except Exception as error:  # gzip, zlib and nibabel each have exceptions of their own
         raise InputError(
             f"{file.path}: the voxels cannot be read, the file is truncated or damaged ({error})"
         ) from error
-    return array.reshape(file.shape, order="F")
+    return array
 
 
-def nifti_geometry(header: nib.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+def nifti_geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
     """Return where nibabel and ITK place the voxels of a NIfTI image, with a warning where they do not agree.
 
     Args:
-        header: as it is in the file, for ITK.
+        header: nibabel's, with the fields as they are in the file, for ITK.
         affine: nibabel's, [4, 4], in the unit of the header.
         shape: of the voxels; only of three axes is ITK asked.
     """
@@ -166,10 +165,10 @@ def image_geometry(image: SpatialImage, affine: np.ndarray) -> Geometry:
     is_nifti = isinstance(image, nib.Nifti1Pair) and image.header.get_best_affine().shape == np.shape(affine)
     if not is_nifti or not np.allclose(image.header.get_best_affine(), affine):
         return Geometry(affine)  # such as of an image whose affine was changed: its header follows when it is saved
-    return nifti_geometry(image.header, affine, image.shape)
+    return nifti_geometry(image.header, affine, volume_shape(image.shape))
 
 
-def _header_of_place(header: nib.Nifti1Header) -> bytes:
+def _header_of_place(header: Any) -> bytes:
     """Return a file of 2 x 2 x 2 bytes with the fields of ``header`` that place the voxels."""
     place = type(header)(endianness=header.endianness, check=False)
     place.set_data_dtype(np.uint8)
@@ -208,6 +207,7 @@ def write_nifti(path: Path, image: nib.Nifti1Image, reference: NiftiFile | None)
         nib.save(image, path)
         return
     content = bytearray(image.to_bytes())
-    field, at = reference.stored_header.template_dtype.fields["pixdim"][:2]
-    content[at : at + field.itemsize] = reference.stored_header["pixdim"].tobytes()
+    at = 104 if isinstance(image, nib.Nifti2Image) else 76  # by the standard
+    pixdim = reference.stored_header["pixdim"].tobytes()
+    content[at : at + len(pixdim)] = pixdim
     path.write_bytes(gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)

@@ -12,19 +12,19 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.content import START_BYTES, content_name
-from sdseg_monai.io.geometry import LPS_TO_RAS, Geometry, disagreement, scaled
+from sdseg_monai.io.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
 from sdseg_monai.io.layouts import (
     HeaderError,
     Layout,
     header_lines,
     read_header,
     real_numbers,
+    spatial_shape,
     whole_numbers,
-    without_single_axes,
 )
 from sdseg_monai.io.warnings import ImageWarning
 
-MAGIC = re.compile(r"NRRD000[1-5]")
+MAGIC = re.compile(rb"NRRD000[1-5]\r?\n")
 # of a field name that may be written in several ways, the one used here
 NAMES = {
     "axismaxs": "axis maxs",
@@ -44,12 +44,12 @@ REMARKS = {
 }
 # fields that cannot be used, and what they mean
 UNUSABLE = {
-    "axis maxs": "a position without a space",
-    "axis mins": "a position without a space",
-    "block size": "voxels that are blocks of bytes",
+    "axis maxs": "'axis maxs': a position outside any space, expected 'space directions' and 'space origin'",
+    "axis mins": "'axis mins': a position outside any space, expected 'space directions' and 'space origin'",
+    "block size": "'block size': voxels that are blocks of bytes, expected one number each",
     "data file": "its voxels lie in another file, expected header and voxels in one file",
-    "old max": "voxels that stand for other values",
-    "old min": "voxels that stand for other values",
+    "old max": "'old max': voxels that stand for other values, expected intensities",
+    "old min": "'old min': voxels that stand for other values, expected intensities",
 }
 USED = {
     *("byte skip", "dimension", "encoding", "endian", "kinds", "line skip", "sizes", "space", "space dimension"),
@@ -103,21 +103,22 @@ def read_nrrd_header(path: Path) -> Layout:
             or has a value that cannot be used.
     """
     head = read_header(path)
+    if not MAGIC.match(head):
+        reason = content_name(head[:START_BYTES]) or "expected NRRD0001 to NRRD0005 in the first line"
+        raise InputError(f"{path}: not a readable .nrrd file: {reason}")
     try:
-        fields, start = _fields(head)
-        return _layout(fields, start)
+        return _layout(*_fields(head))
     except HeaderError as error:
-        reason = content_name(head[:START_BYTES]) if not head.startswith(b"NRRD") else ""
-        raise InputError(f"{path}: not a readable .nrrd file: {reason or error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def _fields(head: bytes) -> tuple[dict[str, str], int]:
     """Return the fields of the header by the names used here, and the voxels' first byte."""
     fields: dict[str, str] = {}
     lines = header_lines(head)
-    if not MAGIC.fullmatch(next(lines)[0]):
-        raise HeaderError("the header is damaged: expected NRRD0001 to NRRD0005 in the first line")
-    for line, position in lines:
+    next(lines)
+    while True:
+        line, position = next(lines)
         if not line.strip():
             return fields, position
         if line.startswith("#"):
@@ -129,13 +130,12 @@ def _fields(head: bytes) -> tuple[dict[str, str], int]:
         if not separator:
             raise HeaderError(f"the header is damaged: the line {line[:60]!r}, expected NAME: VALUE")
         if name in UNUSABLE:
-            raise HeaderError(f"{name!r}: {UNUSABLE[name]}")
+            raise HeaderError(UNUSABLE[name])
         if name not in USED | REMARKS:
             raise HeaderError(f"the field {name[:60]!r} is unknown, so what it changes is too")
         if name in fields:
             raise HeaderError(f"{name!r} is given twice")
         fields[name] = value.strip()
-    raise AssertionError("header_lines ends by an error")
 
 
 def _layout(fields: dict[str, str], start: int) -> Layout:
@@ -163,7 +163,7 @@ def _layout(fields: dict[str, str], start: int) -> Layout:
         raise HeaderError(f"{len(directions)} vectors in 'space directions', expected {len(sizes)}")
     spatial = _spatial_axes(fields, len(sizes), directions)
     return Layout(
-        shape=without_single_axes(sizes, spatial),
+        shape=spatial_shape(sizes, spatial),
         dtype=dtype.newbyteorder(">" if order == "big" else "<"),
         encoding=encoding,  # type: ignore[arg-type]
         start=start,
@@ -202,7 +202,7 @@ def _geometry(
     if directions is not None:
         if "spacings" in fields and any(word.lower() != "nan" for word in fields["spacings"].split()):
             raise HeaderError("'spacings' and 'space directions', expected one of the two")
-        itk_affine[:3, :3] = np.stack([directions[axis] for axis in axes], axis=1)  # type: ignore[arg-type]
+        itk_affine[:3, :3] = np.stack([vector for axis in axes if (vector := directions[axis]) is not None], axis=1)
     else:
         spacings = fields.get("spacings", "").split()
         if len(spacings) != len(sizes):
@@ -229,11 +229,7 @@ def _geometry(
     affine = scaled(itk_affine, scale)
     is_other = bool((scale != 1).any())
     if is_other:
-        shape = [sizes[axis] for axis in axes]
-        texts.append(
-            "a unit other than mm, which ITK's viewers (Slicer, ITK-SNAP) take for mm: position and "
-            f"orientation there are {disagreement(shape, affine, itk_affine)}"
-        )
+        texts.append(ignored_unit([sizes[axis] for axis in axes], affine, itk_affine))
     return Geometry(affine, itk_affine if is_other else None, tuple(ImageWarning("geometry", text) for text in texts))
 
 

@@ -17,7 +17,6 @@ from typing import IO, Any, Literal
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
 GZIP_MAGIC = b"\x1f\x8b"
-SLACK = 1 << 16  # bytes after the voxels that are passed over: padding, or a line's end
 CHUNK = 1 << 16
 # the most bytes that one byte can hold: deflate's best is 1032; bzip2 packs 45 MB of zeros into some 40 bytes
 BEST_RATIO = {"raw": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1 << 21}
@@ -54,19 +53,18 @@ def read_bytes(stream: IO[bytes], count: int) -> bytearray:
     return content
 
 
-def check_end(stream: IO[bytes], padding_only: bool = False) -> None:
-    """Check that a stream ends here, and with it the checksum of a compressed one; a few bytes more are passed over.
+def check_end(stream: IO[bytes], slack: int = 0) -> None:
+    """Check that a stream ends here, and with it the checksum of a compressed one.
 
     Args:
         stream: read up to the end of its voxels.
-        padding_only: whether what follows must be zeros or white space.
+        slack: number of bytes more that are passed over, where it is certain where the voxels begin.
 
     Raises:
-        ValueError: more than :data:`SLACK` bytes follow, or bytes that are no padding.
+        ValueError: more bytes follow.
         zlib.error, OSError, EOFError: a compressed stream is damaged or cut.
     """
-    surplus = stream.read(SLACK + 1)
-    if len(surplus) > SLACK or (padding_only and surplus.strip(b"\0 \t\r\n")):
+    if len(stream.read(slack + 1)) > slack:
         raise ValueError("there are more bytes than the header's voxels take, it does not fit the file")
 
 
@@ -88,6 +86,6 @@ class _ZlibStream(io.RawIOBase):
                 return len(content)
             if not packed:
                 raise EOFError("the compressed voxels end too early")
-        if (self._stream.unused_data + self._file.read(SLACK)).strip(b"\0 \t\r\n"):
+        if (self._stream.unused_data + self._file.read(CHUNK)).strip(b"\0"):
             raise ValueError("bytes follow the compressed voxels, expected none")
         return 0

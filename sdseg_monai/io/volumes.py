@@ -12,7 +12,7 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_is_folder, write_atomically
-from sdseg_monai.io.geometry import Geometry, agree, offset_mm
+from sdseg_monai.io.geometry import Geometry, agree, offset_mm, volume_shape
 from sdseg_monai.io.itk import write_itk
 from sdseg_monai.io.layouts import Layout, read_voxels
 from sdseg_monai.io.memory import check_memory
@@ -118,7 +118,7 @@ def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -
     """Return ``array`` [X, Y, Z] of real numbers as a volume called ``name``.
 
     Args:
-        array: the voxels.
+        array: the voxels; axes of 1 after the third are left out.
         place: their affine to RAS+ millimetres, [4, 4], or all that a file says of it.
         name: of the volume.
 
@@ -127,6 +127,7 @@ def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -
             large for float32, or the affine is singular.
     """
     geometry = place if isinstance(place, Geometry) else Geometry(place)
+    array = array.reshape(volume_shape(array.shape), order="A")
     _check_axes(name, array.shape, array.dtype)
     affine = _checked_affine(name, geometry.affine)
     with np.errstate(all="ignore"):  # values that float32 cannot hold become infinite and are reported as such
