@@ -146,7 +146,7 @@ def nifti_geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> G
     affine = scaled(np.asarray(affine, dtype=np.float64), MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0))
     if len(shape) != 3 or not np.isfinite(affine).all():
         return Geometry(affine)
-    itk_affine = itk_nifti_affine(_header_of_place(header))
+    itk_affine = itk_nifti_affine(_header_of_place(header)) if _is_ordinary(header) else None
     if itk_affine is not None and agree(shape, affine, itk_affine):
         itk_affine = None
     texts = []
@@ -166,6 +166,12 @@ def image_geometry(image: SpatialImage, affine: np.ndarray) -> Geometry:
     if not is_nifti or not np.allclose(image.header.get_best_affine(), affine):
         return Geometry(affine)  # such as of an image whose affine was changed: its header follows when it is saved
     return nifti_geometry(image.header, affine, volume_shape(image.shape))
+
+
+def _is_ordinary(header: Any) -> bool:
+    """Tell whether ITK can calculate with the place in a header, without a message of its own to stderr."""
+    numbers = np.abs(np.concatenate([np.ravel(header[name]) for name in PLACE_FIELDS]).astype(np.float64))
+    return bool(np.isfinite(numbers).all() and (numbers < 1e30).all() and ((numbers > 1e-30) | (numbers == 0)).all())
 
 
 def _header_of_place(header: Any) -> bytes:

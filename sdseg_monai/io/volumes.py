@@ -25,6 +25,14 @@ from sdseg_monai.io.warnings import ImageWarning
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+# kinds of volumes that are not read, and what to do
+OTHER_SUFFIXES = {
+    (".mhd", ".nhdr", ".hdr", ".img"): "is one of a pair of files, header and voxels: save the image as one file, in "
+    "Python by SimpleITK.WriteImage(SimpleITK.ReadImage(NAME), 'image.nii.gz')",
+    (".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"): "is compressed in a way that is not read: decompress it",
+    (".mgz", ".mgh", ".mnc", ".par", ".rec"): "is a volume of a kind that is not read: convert it to NIfTI, in Python "
+    "by nibabel",
+}
 LARGEST_INTENSITY = 1e30  # float32 cannot scale larger ones
 HEADER_READERS: dict[str, Callable[[Path], Layout]] = {".nrrd": read_nrrd_header, ".mha": read_metaimage_header}
 
@@ -62,6 +70,9 @@ def volume_suffix(path: Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[-len(suffix) :]
+    for suffixes, remedy in OTHER_SUFFIXES.items():
+        if path.name.lower().endswith(suffixes):
+            raise InputError(f"{path}: {remedy}, expected {', '.join(VOLUME_SUFFIXES)}")
     raise InputError(f"{path}: unknown kind of file, expected {', '.join(VOLUME_SUFFIXES)}")
 
 

@@ -129,3 +129,18 @@ def test_a_null_byte_in_a_name_is_one_line():
     with pytest.raises(InputError, match="cannot be read") as caught:
         check_exists(Path("a\0b.nii.gz"))
     assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((f"image{suffix}", "one of a pair of files.* as one file") for suffix in (".mhd", ".nhdr", ".hdr", ".img")),
+        ("image.nii.bz2", "decompress it"),
+        ("image.mgz", "convert it to NIfTI"),
+        ("image.xyz", "unknown kind of file"),
+    ],
+)
+def test_other_kinds_are_refused_with_what_to_do(tmp_path, name, message):
+    (tmp_path / name).write_bytes(NIFTI)
+    with pytest.raises(InputError, match=message):
+        read_volume(tmp_path / name)

@@ -1,12 +1,20 @@
 """NIfTI headers that programs place differently: what is warned of, and that each viewer lays the mask on the image."""
 
 import logging
+import os
+import struct
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import evaluate_case
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.itk import itk_affine
@@ -30,6 +38,19 @@ def write_forms(path, sform, qform, **fields):
         image.header[name] = value
     nib.save(image, path)
     return path
+
+
+@contextmanager
+def silent_stderr():
+    """Send what C++ writes to stderr, past Python, to a file."""
+    with tempfile.NamedTemporaryFile() as file:
+        old = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield Path(file.name)
+        finally:
+            os.dup2(old, 2)
+            os.close(old)
 
 
 def itk_place(path):
@@ -197,3 +218,31 @@ def test_voxels_are_those_that_nibabel_reads(tmp_path, image_class, order, dtype
     np.testing.assert_array_equal(volume.array, np.asarray(stored.dataobj, dtype=np.float32))
     np.testing.assert_array_equal(volume.affine, stored.affine)
     assert volume.warnings == ()
+
+
+odd = st.sampled_from([0.0, -1.0, 1.0, 2.0, np.nan, np.inf, 1e38, -1e38, 1e-38])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    numbers=st.dictionaries(st.sampled_from([76, 80, 84, 88, *range(256, 328, 4)]), odd, max_size=8),
+    codes=st.tuples(st.integers(-2, 5), st.integers(-2, 5)),
+    unit=st.integers(0, 255),
+)
+def test_any_place_in_a_header_is_refused_or_kept_and_nothing_is_printed(tmp_path_factory, numbers, codes, unit):
+    folder = tmp_path_factory.mktemp("place")
+    content = bytearray(nifti_bytes(ramp(), sform_code=codes[0], qform_code=codes[1], xyzt_units=unit))
+    for start, number in numbers.items():
+        struct.pack_into("<f", content, start, number)
+    image = folder / "image.nii"
+    image.write_bytes(content)
+    with silent_stderr() as stderr:
+        try:
+            volume = read_volume(image)
+        except InputError:
+            return
+        for suffix in (".nii.gz", ".nrrd"):
+            mask = folder / f"mask{suffix}"
+            write_volume(mask, ramp(dtype="u1"), image)
+            check_same_grid(image, volume, mask, read_volume(mask))
+        assert stderr.read_text() == ""
