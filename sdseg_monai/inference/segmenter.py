@@ -18,6 +18,7 @@ from sdseg_monai.errors import InputError, unwrapped_input_errors
 from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
+from sdseg_monai.io.memory import check_memory
 from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
@@ -144,6 +145,7 @@ class Segmenter:
         with unwrapped_input_errors():
             item = self.preprocessing({"image": image, "source": source, "warnings": warnings})
         warnings.check()
+        check_memory(item["image"].shape[1:], short_name(source), num_classes=self.num_classes)
         if item["image"].min() == item["image"].max():
             warnings.append(ImageWarning("constant", "all voxels are alike to the network, the mask means nothing"))
         return item

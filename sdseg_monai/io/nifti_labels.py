@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
-import nibabel as nib
 from nibabel.nifti1 import Nifti1Extension
 
+from sdseg_monai.io.nifti import open_nifti
 from sdseg_monai.io.segments import Segment
 
 CARET = 30  # NIfTI's registered code for Caret's XML; TotalSegmentator writes 0, "unknown"
@@ -32,8 +31,7 @@ def label_extension(segments: Mapping[int, Segment]) -> Nifti1Extension | None:
 
 def read_label_names(path: Path) -> dict[int, str]:
     """Return the names in the label table of a NIfTI file by the mask's values; empty where it has no readable one."""
-    image: Any = nib.load(path)
-    for extension in image.header.extensions:
+    for extension in open_nifti(path).header.extensions:
         content = extension.content
         if isinstance(content, bytes) and b"<CaretExtension" in content:
             try:

@@ -17,6 +17,7 @@ from sdseg_monai.io.datalists import DATALIST_SUFFIXES, read_datalist
 from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, read_series
 from sdseg_monai.io.dicom.instances import SUFFIXES
 from sdseg_monai.io.files import check_exists, hash_file
+from sdseg_monai.io.nifti import image_geometry
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_stem, volume_suffix
 from sdseg_monai.io.warnings import ImageWarning
@@ -69,7 +70,9 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
         (35, 51, 36)
     """
     if isinstance(image, SpatialImage):
-        return checked_volume(*_voxels(image), name=str(image.get_filename() or "nibabel image"))
+        name = str(image.get_filename() or "nibabel image")
+        array, affine = _voxels(image)
+        return checked_volume(array, image_geometry(image, affine), name)
     if isinstance(image, tuple):
         if len(image) != 2:
             raise InputError(f"a tuple of {len(image)}, expected voxels [X, Y, Z] and their affine [4, 4]")

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-import psutil
-import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_is_folder, write_atomically
-from sdseg_monai.io.itk import LPS_TO_RAS, check_itk_file, itk_affine, itk_reason, open_itk
+from sdseg_monai.io.geometry import Geometry, agree, offset_mm, volume_shape
+from sdseg_monai.io.itk import write_itk
+from sdseg_monai.io.layouts import Layout, read_voxels
+from sdseg_monai.io.memory import check_memory
+from sdseg_monai.io.metaimage import read_metaimage_header
+from sdseg_monai.io.nifti import NiftiFile, nifti_like, open_nifti, read_nifti_voxels, write_nifti
+from sdseg_monai.io.nrrd import read_nrrd_header
+from sdseg_monai.io.streams import BEST_RATIO
+from sdseg_monai.io.warnings import ImageWarning
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 SLICER_SUFFIX = ".seg.nrrd"  # of 3D Slicer's segmentations
+# kinds of volumes that are not read, and what to do
+OTHER_SUFFIXES = {
+    (".mhd", ".nhdr", ".hdr", ".img"): "is one of a pair of files, header and voxels: save the image as one file, in "
+    "Python by SimpleITK.WriteImage(SimpleITK.ReadImage(NAME), 'image.nii.gz')",
+    (".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"): "is compressed in a way that is not read: decompress it",
+    (".mgz", ".mgh", ".mnc", ".par", ".rec"): "is a volume of a kind that is not read: convert it to NIfTI, in Python "
+    "by nibabel",
+}
 LARGEST_INTENSITY = 1e30  # float32 cannot scale larger ones
-PEAK_BYTES = 18  # of memory per voxel, measured while a volume is segmented
-GZIP_BEST_RATIO = 1032  # deflate cannot compress more than this
+HEADER_READERS: dict[str, Callable[[Path], Layout]] = {".nrrd": read_nrrd_header, ".mha": read_metaimage_header}
 LONGEST_DESCRIPTION = 79  # bytes of NIfTI's descrip, without the final zero
-NIFTI1_VOXELS, NIFTI2_VOXELS = 352, 544  # the first byte of the voxels, after the header and the extension flag
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,20 @@ class Volume:
         array: voxels, [X, Y, Z], float32.
         affine: from voxel to RAS+ millimetres, [4, 4], float64.
         name: in messages; also the key of the start noise where that is drawn per slice.
+        itk_affine: where ITK and its viewers place the file's voxels, [4, 4]; None where that is ``affine`` too.
+        warnings: about its place, of kind ``geometry``.
     """
 
     array: np.ndarray
     affine: np.ndarray
     name: str = "volume"
+    itk_affine: np.ndarray | None = None
+    warnings: tuple[ImageWarning, ...] = ()
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where its voxels lie."""
+        return Geometry(self.affine, self.itk_affine, self.warnings)
 
 
 def volume_suffix(path: Path) -> str:
@@ -53,6 +72,9 @@ def volume_suffix(path: Path) -> str:
     for suffix in (SLICER_SUFFIX, *VOLUME_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[-len(suffix) :]
+    for suffixes, remedy in OTHER_SUFFIXES.items():
+        if path.name.lower().endswith(suffixes):
+            raise InputError(f"{path}: {remedy}, expected {', '.join(VOLUME_SUFFIXES)}")
     raise InputError(f"{path}: unknown kind of file, expected {', '.join(VOLUME_SUFFIXES)}")
 
 
@@ -80,29 +102,47 @@ def list_volumes(folder: str | Path) -> list[str]:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a 3-D volume from NIfTI (nibabel) or NRRD/MHA (SimpleITK).
+    """Read a 3-D volume from NIfTI, NRRD or MHA; axes of 1 after the third are left out.
+
+    No more of a compressed file is decompressed than its header says that there are voxels.
 
     Raises:
-        InputError: the file is missing, empty, truncated or of another kind; the volume is not 3-D, has an empty
-            axis, claims more voxels than its file can hold, holds NaN or infinite voxels, or its affine is singular.
+        InputError: the file is missing, empty, truncated or of another kind; a field of its header is doubtful; the
+            volume is not 3-D, has an empty axis, claims more voxels than its file or the available memory can hold,
+            holds NaN or infinite voxels, or its affine is singular.
     """
-    read = _read_nifti if _is_nifti(path) else _read_itk
+    is_nifti = _is_nifti(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty, expected a volume")
-    return checked_volume(*read(path), name=str(path))
+    header: NiftiFile | Layout = open_nifti(path) if is_nifti else _header_reader(path)(path)
+    _check_axes(str(path), header.shape, header.dtype)
+    _check_size(path, header)
+    check_memory(header.shape, str(path))
+    try:
+        array = read_nifti_voxels(header) if isinstance(header, NiftiFile) else read_voxels(path, header)
+    except MemoryError as error:
+        raise InputError(f"{path}: {_by(header.shape)} voxels, more than fit the memory") from error
+    return checked_volume(array, header.geometry, str(path))
 
 
-def checked_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
-    """Return ``array`` [X, Y, Z] of real numbers and its ``affine`` [4, 4] as a volume called ``name``.
+def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -> Volume:
+    """Return ``array`` [X, Y, Z] of real numbers as a volume called ``name``.
+
+    Args:
+        array: the voxels; axes of 1 after the third are left out.
+        place: their affine to RAS+ millimetres, [4, 4], or all that a file says of it.
+        name: of the volume.
 
     Raises:
         InputError: the array is not 3-D, has an empty axis, holds a value that is not a finite real number or is too
             large for float32, or the affine is singular.
     """
+    geometry = place if isinstance(place, Geometry) else Geometry(place)
+    array = array.reshape(volume_shape(array.shape), order="A")
     _check_axes(name, array.shape, array.dtype)
-    affine = _checked_affine(name, affine)
+    affine = _checked_affine(name, geometry.affine)
     with np.errstate(all="ignore"):  # values that float32 cannot hold become infinite and are reported as such
         array = np.asarray(array, dtype=np.float32)
     nonfinite_count = array.size - int(np.count_nonzero(np.isfinite(array)))
@@ -113,7 +153,7 @@ def checked_volume(array: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     low, high = float(array.min()), float(array.max())
     if max(abs(low), abs(high)) > LARGEST_INTENSITY:
         raise InputError(f"{name}: voxels from {low:.3g} to {high:.3g}, expected at most {LARGEST_INTENSITY:.0g}")
-    return Volume(array, affine, name)
+    return Volume(array, affine, name, geometry.itk_affine, geometry.warnings)
 
 
 def voxel_millilitres(affine: np.ndarray) -> float:
@@ -123,6 +163,9 @@ def voxel_millilitres(affine: np.ndarray) -> float:
 
 def check_same_grid(reference_path: Path, reference: Volume, path: Path, volume: Volume) -> None:
     """Check that a volume lies on the grid of a reference: equal shapes, positions equal to 1 % of a voxel's edge.
+
+    Programs may place one file differently, see :class:`~sdseg_monai.io.geometry.Geometry`, and a mask may have been
+    drawn in either place. So it suffices that the two agree in one of them.
 
     Args:
         reference_path: of the reference, for messages.
@@ -139,13 +182,13 @@ def check_same_grid(reference_path: Path, reference: Volume, path: Path, volume:
             f"{path}: shape {volume.array.shape}, expected {shape} as in {reference_path}: the two must lie on the "
             "same grid"
         )
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*shape, 1]
-    offset = np.abs(corners @ (reference.affine - volume.affine).T).max()
-    edge = np.linalg.norm(reference.affine[:3, :3], axis=0).min()
-    if offset > 0.01 * edge:
+    places, reference_places = volume.geometry, reference.geometry
+    if not agree(shape, reference_places.affine, places.affine) and not agree(
+        shape, reference_places.viewer_affine, places.viewer_affine
+    ):
         raise InputError(
-            f"{path}: its affine places voxels up to {offset:.3g} mm from those of {reference_path}: the two must lie "
-            "on the same grid"
+            f"{path}: its affine places voxels up to {offset_mm(shape, reference.affine, volume.affine):.3g} mm from "
+            f"those of {reference_path}: the two must lie on the same grid"
         )
 
 
@@ -173,77 +216,37 @@ def write_volume(
     """
     suffix = volume_suffix(path).lower()
     if suffix in NIFTI_SUFFIXES:
+        source = open_nifti(reference) if isinstance(reference, Path) and _is_nifti(reference) else None
         image = nifti_image(array, reference, extension, description)
-        write_atomically(path, lambda temporary: nib.save(image, temporary), suffix)
-    else:
-        itk_image = _itk_like(array, reference)
-        if description:
-            itk_image.SetMetaData("NRRD_content", description)
+        write_atomically(path, lambda temporary: write_nifti(temporary, image, source), suffix)
+        return
+    affine = read_geometry(reference).viewer_affine
 
-        def write(temporary: Path) -> None:
-            try:
-                sitk.WriteImage(itk_image, str(temporary), compress)
-                check_itk_file(temporary)  # ITK does not notice a full disk
-            except RuntimeError as error:
-                raise OSError(itk_reason(error)) from error
-            except InputError as error:
-                raise OSError("the written file is not complete, is the disk full?") from error
+    def write(temporary: Path) -> None:
+        write_itk(temporary, array, affine, compress, description)
+        try:
+            read_voxels(temporary, _header_reader(temporary)(temporary))  # ITK does not notice a full disk
+        except InputError as error:
+            raise OSError("the written file is not complete, is the disk full?") from error
 
-        write_atomically(path, write, suffix)
+    write_atomically(path, write, suffix)
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    reader = open_itk(path)
-    _check_shape(path, reader.GetSize(), np.dtype(np.uint8))
-    try:
-        image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: cannot be read, the file is truncated or damaged or its axes are singular ({itk_reason(error)})"
-        ) from error
-    return sitk.GetArrayFromImage(image).T.astype(np.float32), itk_affine(image)  # [X, Y, Z]
+def read_geometry(reference: Path | Volume) -> Geometry:
+    """Return where the voxels of a volume or its file lie; no voxel is read.
+
+    Raises:
+        InputError: the header of the file cannot be used.
+    """
+    if isinstance(reference, Volume):
+        return reference.geometry
+    if _is_nifti(reference):
+        return open_nifti(reference).geometry
+    return _header_reader(reference)(reference).geometry
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = _open_nifti(path)
-    _check_shape(path, image.shape, image.get_data_dtype())
-    try:
-        _check_bytes(path)
-        with np.errstate(all="ignore"):  # values that float32 cannot hold become infinite and are reported as such
-            array = np.asarray(image.dataobj, dtype=np.float32)
-    except MemoryError as error:
-        raise _too_large(path, image.shape) from error
-    except Exception as error:  # zlib, gzip and nibabel each have exceptions of their own for a damaged file
-        raise InputError(f"{path}: the voxels cannot be read, the file is truncated or damaged ({error})") from error
-    return array, image.affine
-
-
-def _check_bytes(path: Path) -> None:
-    """Check what nibabel does not: where the voxels start, and the checksum at the end of a compressed file."""
-    is_compressed = path.name.lower().endswith(".gz")
-    with (gzip.open if is_compressed else open)(path, "rb") as file:
-        header = file.read(NIFTI2_VOXELS)
-        while is_compressed and file.read(1 << 20):
-            pass
-    byte_order = "<" if header[0] else ">"  # the header begins with its own size, 348 or 540, as four bytes
-    if header[4:8] == b"n+2\0":
-        header_end, (start,) = NIFTI2_VOXELS, struct.unpack_from(f"{byte_order}q", header, 168)
-    else:
-        header_end, (start,) = NIFTI1_VOXELS, struct.unpack_from(f"{byte_order}f", header, 108)
-        if header[344:348] != b"n+1\0":
-            raise ValueError("the header is one of a pair of files, expected header and voxels in one file")
-    if start < header_end:
-        raise ValueError(f"the voxels would start at byte {start:.0f}, within the header")
-
-
-def _open_nifti(path: Path) -> nib.Nifti1Image:
-    try:
-        image: Any = nib.load(path)
-    except Exception as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({error})") from error
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a Nifti1Image
-        raise InputError(f"{path}: {type(image).__name__}, expected NIfTI-1 or NIfTI-2")
-    return image
+def _header_reader(path: Path) -> Callable[[Path], Layout]:
+    return HEADER_READERS[path.suffix.lower()]
 
 
 def _check_axes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -255,19 +258,22 @@ def _check_axes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise InputError(f"{name}: voxels of type {dtype}, expected one real number each")
 
 
-def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    _check_axes(str(path), shape, dtype)
-    voxels = math.prod(int(n) for n in shape)
-    fits_file = voxels * dtype.itemsize <= path.stat().st_size * GZIP_BEST_RATIO
-    if not fits_file or voxels * PEAK_BYTES > psutil.virtual_memory().total:
-        raise _too_large(path, shape)
+def _check_size(path: Path, header: NiftiFile | Layout) -> None:
+    """Check that the file is large enough for its voxels, even if these are all zero."""
+    voxels = math.prod(header.shape)
+    if header.encoding in ("ascii", "hex"):
+        fits = voxels <= path.stat().st_size  # at least one character each
+    else:
+        fits = voxels * header.dtype.itemsize <= path.stat().st_size * BEST_RATIO[header.encoding]
+    if not fits:
+        raise InputError(
+            f"{path}: the header claims {_by(header.shape)} voxels, more than this file can hold: it is truncated or "
+            "damaged"
+        )
 
 
-def _too_large(path: Path, shape: tuple[int, ...]) -> InputError:
-    return InputError(
-        f"{path}: the header claims {' x '.join(map(str, shape))} voxels, more than this file or this machine's "
-        "memory can hold; the header is damaged"
-    )
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _checked_affine(name: str, affine: np.ndarray) -> np.ndarray:
@@ -297,40 +303,18 @@ def nifti_image(
 ) -> nib.Nifti1Image:
     """Return ``array`` [X, Y, Z] as a NIfTI image on the grid of ``reference``.
 
-    From a NIfTI file it takes over affine, sform, qform and their codes, but no extension of the header, which may hold
-    data of the patient. ``extension`` is the only one of the image. ``description`` becomes its descrip, which holds 79
-    bytes; the rest is left out.
+    From a NIfTI file it takes over sform, qform, their codes and the unit, so that each viewer lays it on the image,
+    but nothing else of the header. ``extension`` is the only one of the image. ``description`` becomes its descrip,
+    which holds 79 bytes; the rest is left out.
     """
-    if isinstance(reference, Volume) or not _is_nifti(reference):
-        image = nib.Nifti1Image(array, _affine_of(reference))
+    if isinstance(reference, Path) and _is_nifti(reference):
+        image = nifti_like(array, open_nifti(reference))
+    else:
+        image = nib.Nifti1Image(array, read_geometry(reference).affine)
         image.set_qform(image.affine, code="scanner")
         image.set_sform(image.affine, code="scanner")
-    else:
-        source = _open_nifti(reference)
-        header = source.header.copy()  # with sform, qform and their codes
-        header.extensions.clear()
-        header.set_data_dtype(array.dtype)
-        header.set_slope_inter(1, 0)
-        header["cal_min"] = header["cal_max"] = 0
-        image = type(source)(array, source.affine, header)
     if description:
         image.header["descrip"] = description.encode("ascii", "replace")[:LONGEST_DESCRIPTION]
     if extension is not None:
         image.header.extensions.append(extension)
     return image
-
-
-def _itk_like(array: np.ndarray, reference: Path | Volume) -> sitk.Image:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    affine = LPS_TO_RAS @ _affine_of(reference)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    return image
-
-
-def _affine_of(reference: Path | Volume) -> np.ndarray:
-    if isinstance(reference, Volume):
-        return reference.affine
-    return _open_nifti(reference).affine if _is_nifti(reference) else itk_affine(open_itk(reference))

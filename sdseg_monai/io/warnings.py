@@ -10,7 +10,9 @@ from typing import Literal, Self
 
 from sdseg_monai.errors import ArgumentError, InputError
 
-WarningKind = Literal["constant", "field_of_view", "intensity", "left_out", "modality", "same_uid", "thickness"]
+WarningKind = Literal[
+    "constant", "field_of_view", "geometry", "intensity", "left_out", "modality", "same_uid", "thickness"
+]
 NOT_TRUSTED = "NOT TRUSTED"  # before the reason, wherever a mask is shown or kept that was made with ``force``
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ class ImageWarning:
 
             * ``constant``: all voxels have the same value after intensity scaling.
             * ``field_of_view``: the image shows more or less of the body than the training's images.
+            * ``geometry``: its header does not say for certain where it lies, or programs do not agree on it.
             * ``intensity``: it has intensities that the network's modality cannot have.
             * ``left_out``: a file in the image's folder could not be used.
             * ``modality``: its modality is not the one that the network was trained on.

@@ -28,7 +28,8 @@ class LoadVolumed(MapTransform):
     A picture becomes a volume of one slice: [3, H, W, 1] with intensities from 0 to 255, or, under the key ``label``,
     [1, H, W, 1] in {0, 1}. Unlike MONAI's LoadImaged it refuses files that would fail or give wrong masks later: see
     :func:`sdseg_monai.io.volumes.read_volume` and :mod:`sdseg_monai.io.pictures`. All volumes of a case must have the
-    same grid; where only the order of the voxels differs, they are brought into that of the first one.
+    same grid; where only the order of the voxels differs, they are brought into that of the first one, and get
+    its affine. Warnings about the place of a volume go where :class:`WarnFieldOfViewd` puts its own.
 
     Args:
         keys: paths, or each a :class:`~sdseg_monai.io.volumes.Volume`.
@@ -50,12 +51,15 @@ class LoadVolumed(MapTransform):
             else:
                 volume = source if isinstance(source, Volume) else read_volume(path)
                 channels = volume.array[None]
+            warnings = item.get("warnings", LoggedWarnings(str(path)))
+            for warning in volume.warnings:
+                warnings.append(warning)
             if first_volume is None:
                 first_volume = (path, volume)
             else:
                 volume = on_same_grid(*first_volume, path, volume)
                 channels = channels if is_photograph else volume.array[None]
-            affine = torch.from_numpy(volume.affine)
+            affine = torch.from_numpy(first_volume[1].affine)  # one for all: a label may be placed by other programs
             meta = {
                 ImageMetaKey.FILENAME_OR_OBJ: str(path),
                 MetaKeys.ORIGINAL_AFFINE: affine.clone(),

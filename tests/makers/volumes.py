@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import SimpleITK as sitk
 
-from sdseg_monai.io.volumes import PEAK_BYTES
+from sdseg_monai.io.memory import READING_BYTES
 
 OBLIQUE = np.array([[0.9, 0.2, 0.1, -20.0], [-0.25, 1.1, 0.3, 31.0], [0.05, -0.3, 1.6, 7.0], [0, 0, 0, 1]])
 
@@ -62,7 +62,7 @@ def bad_files(folder):
     yield folder / "huge.nii.gz", "30000 x 30000 x 30000"
     (folder / "huge.nii").write_bytes(bytes(header))
     yield folder / "huge.nii", "30000 x 30000 x 30000"
-    edge = int((psutil.virtual_memory().total / PEAK_BYTES) ** (1 / 3)) + 1  # as many zeros would pack well enough
+    edge = int((psutil.virtual_memory().total / READING_BYTES) ** (1 / 3)) + 1  # as many zeros would pack well enough
     struct.pack_into("<4h", header, 40, 3, edge, edge, edge)
     (folder / "bomb.nii.gz").write_bytes(gzip.compress(bytes(header) + os.urandom(edge**3 // 100)))
     yield folder / "bomb.nii.gz", f"{edge} x {edge} x {edge} voxels"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.grid import grid_affine, grid_fault, is_plane, slice_order
 from sdseg_monai.io.dicom.instances import read_dataset, text_of
-from sdseg_monai.io.dicom.stack import check_memory
 from sdseg_monai.io.dicom.terms import plain_text
 from sdseg_monai.io.dicom.values import check_values, modality_values, stored_values
+from sdseg_monai.io.memory import check_memory
 from sdseg_monai.io.volumes import Volume, checked_volume
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
         image = open_multi_frame(files, name)
         grid = frame_grid(image, name)
         check_values(image, name)
-        check_memory(math.prod(grid.shape), name)
+        check_memory(grid.shape, name)
         try:
             frames = image.pixel_array
             stack = np.stack([_real_values(frames[index], image, index) for index in grid.order])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
@@ -28,7 +26,8 @@ from sdseg_monai.io.dicom.values import (
     modality_values,
     write_for_itk,
 )
-from sdseg_monai.io.volumes import PEAK_BYTES, Volume, checked_volume
+from sdseg_monai.io.memory import check_memory
+from sdseg_monai.io.volumes import Volume, checked_volume
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -103,12 +102,6 @@ def read_stack(files: Sequence[Path], name: str) -> Volume:
     return checked_volume(array, grid_affine(slices[0].cosines, positions, slices[0].edges, thickness), name)
 
 
-def check_memory(voxels: int, name: str) -> None:
-    """Raise :class:`InputError` if this machine has too little memory to segment so many voxels."""
-    if voxels * PEAK_BYTES > psutil.virtual_memory().total:
-        raise InputError(f"{name}: its headers claim {voxels} voxels, more than this machine's memory can hold")
-
-
 def file_names(files: Sequence[Path]) -> list[str]:
     """Return names of files in messages: their paths below the folder that holds them all."""
     folder = os.path.commonpath([file.parent for file in files])
@@ -161,7 +154,7 @@ def _check_sizes(slices: Sequence[_Slice], name: str) -> None:
             f"{name}: its slices are of several sizes ({sizes_text}): {others} unlike the others (a localizer?), "
             "expected one stack: move what does not belong to it out of the folder"
         )
-    check_memory(math.prod(sizes[0]) * len(slices), name)
+    check_memory((*sizes[0], len(slices)), name)
 
 
 def _attributes(slices: Sequence[_Slice]) -> dict[str, list[str]]:
