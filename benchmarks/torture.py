@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def main() -> int:
             setting,
             options.quick,
             options.index,
-            lambda result, folder=folder: report(result, folder, options.seed),
+            partial(report, folder=folder, seed=options.seed),
         )
         say(summary(group.name, results[group.name]))
     figures = {**about(options), "seconds": round(time.monotonic() - start), "groups": results}

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -60,10 +61,7 @@ def test_logs_of_other_programs_become_printable():
 
 
 def test_notes_are_printable(capsys):
-    class Options:
-        quiet = False
-
-    note(HOSTILE, Options)
+    note(HOSTILE, Namespace(quiet=False))
     assert capsys.readouterr().err == f"{SAFE}\n"
 
 
@@ -93,9 +91,6 @@ def test_commands_are_printable(command, tmp_path, monkeypatch, capsys):
 def test_the_json_of_a_command_is_ascii(tmp_path, capsys):
     from sdseg_monai.cli.outputs import report
 
-    class Options:
-        quiet = True
-
-    report({"mask": HOSTILE}, Options)
+    report({"mask": HOSTILE}, Namespace(quiet=True))
     out = capsys.readouterr().out
     assert out.isascii() and out[:-1].isprintable() and json.loads(out) == {"mask": HOSTILE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def mean_metrics(cases: Sequence[CaseMetrics]) -> CaseMetrics:
     )
 
 
-def summarise(cases: Sequence[CaseMetrics], names: Names = NO_NAMES) -> dict[str, object]:
+def summarise(cases: Sequence[CaseMetrics], names: Names = NO_NAMES) -> dict[str, Any]:
     """Return the means of all metrics as a dictionary for JSON.
 
     Args:
@@ -55,7 +56,7 @@ def summarise(cases: Sequence[CaseMetrics], names: Names = NO_NAMES) -> dict[str
         ``foreground``, and under ``classes`` that of each class with its ``name``, if it has one. A class that neither
         mask of a case has counts there with Dice 1; ``absent_cases`` is the number of these cases.
     """
-    summary: dict[str, object] = {"cases": len(cases), **_summarise(cases)}
+    summary: dict[str, Any] = {"cases": len(cases), **_summarise(cases)}
     zero_dice = {case.case: case.zero_classes for case in cases if case.zero_classes}
     if zero_dice:
         summary["zero_dice"] = zero_dice
@@ -104,15 +105,15 @@ def _values(agreement: Agreement) -> list[float]:
     return [getattr(agreement, name) for name in METRICS]
 
 
-def _summarise_class(cases: Sequence[CaseMetrics], value: int, names: Names) -> dict[str, object]:
+def _summarise_class(cases: Sequence[CaseMetrics], value: int, names: Names) -> dict[str, Any]:
     name = {"name": names[value]} if value in names else {}
     absent_count = sum(value not in case.classes for case in cases)
     absent_cases = {"absent_cases": absent_count} if absent_count else {}
     return {**name, **_summarise([case.in_class(value) for case in cases]), **absent_cases}
 
 
-def _summarise(agreements: Sequence[Agreement]) -> dict[str, object]:
-    summary: dict[str, object] = {}
+def _summarise(agreements: Sequence[Agreement]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
     for name in METRICS:
         values = defined_values(agreements, name)
         summary[name] = round(float(np.mean(values)), 6) if values else None

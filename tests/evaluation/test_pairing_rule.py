@@ -16,8 +16,8 @@ def touch(folder, *names):
 
 
 def pairs_of(files, labels):
-    names = [{name: Path(name) for name in group} for group in (files, labels)]
-    return [(file.name, label.name) for file, label in pair_cases(*names).pairs]
+    file_names, label_names = ({name: Path(name) for name in group} for group in (files, labels))
+    return [(file.name, label.name) for file, label in pair_cases(file_names, label_names).pairs]
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def evaluated(count):
         agreement = compare_masks(f"case {n}", torch.from_numpy(prediction), torch.from_numpy(label), (1, 1, 1))
         agreements.append(agreement)
         metrics = {name: getattr(agreement, name) for name in METRICS}
-        aside = {"foreground": agreement.foreground, **agreement.classes}
-        metrics |= {f"{name}_{subject}": getattr(a, name) for subject, a in aside.items() for name in METRICS}
+        aside = [("foreground", agreement.foreground), *agreement.classes.items()]
+        metrics |= {f"{name}_{subject}": getattr(a, name) for subject, a in aside for name in METRICS}
         masks = {"prediction": prediction, "label": label}
         cases.append(case_of(Picture(volume(n).image, masks, np.eye(4)), agreement.case, metrics=metrics))
     return cases, summarise(agreements)
