@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sdseg_monai.errors import ArgumentError, InputError
+from sdseg_monai.errors import ArgumentError, InputError, printable
 
 DATALIST_SUFFIXES = (".csv", ".json")
 SPLITS = ("training", "validation", "test")
@@ -44,8 +44,9 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: it cannot be read or is no JSON in UTF-8. The message does not quote what is in it.
     """
+    text = _read_text(path)
     try:
-        return json.loads(_read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not a datalist ({error.msg}, line {error.lineno}), {EXPECTED}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
@@ -57,7 +58,7 @@ def _read_text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if content.startswith(UTF_16):
+    if content.startswith(UTF_16) or b"\0" in content[:2]:
         raise InputError(f"{path}: not a datalist that can be read (text in UTF-16): save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
@@ -71,8 +72,8 @@ def _read_text(path: Path) -> str:
 def _csv_images(path: Path, split: str | None) -> list[str]:
     if split is not None:
         raise ArgumentError(f"{path}: split={split!r}: a CSV file has no splits, expected a JSON datalist")
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     try:
-        reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
         columns = list(reader.fieldnames or [])
         rows = list(reader)
     except csv.Error as error:
@@ -89,7 +90,7 @@ def _column_fault(columns: list[str]) -> str:
     for column in columns:
         if column.strip().strip("'\"").lower() == COLUMN:
             return f"a column {column!r}, in small letters and without spaces"
-    return f"columns {', '.join(columns):.{LONGEST_TEXT}}"
+    return f"columns {printable(', '.join(columns)):.{LONGEST_TEXT}}"
 
 
 def _json_images(path: Path, split: str | None) -> list[str]:

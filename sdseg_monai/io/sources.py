@@ -307,8 +307,9 @@ def _hint(path: Path) -> str:
     """Return what may be meant by the name of a file that is missing, empty where nothing is known."""
     if path.name.lower().endswith(VOLUME_SUFFIXES):
         numbered = path.with_name(f"{volume_stem(path)}{FIRST_CHANNEL}{volume_suffix(path)}")
-        if numbered.is_file():
-            return f"; {numbered.name} is there: name it so, as nnU-Net names files by their channels"
+        with suppress(OSError):  # the name is too long
+            if numbered.is_file():
+                return f"; {numbered.name} is there (nnU-Net ends names with the channel): give that name"
     if "\\" in path.name:
         return "; its name has backslashes, expected / between folders"
     return ""

@@ -33,6 +33,7 @@ SECRET = "Mueller^Hans"
 def folder(tmp_path) -> Path:
     """A folder of two volumes and of what else lies in such folders."""
     for name in ("one.nii.gz", "two.nrrd"):
+        (tmp_path / "in").mkdir(exist_ok=True)
         write_nifti(tmp_path / "in" / "x.nii.gz", np.zeros((4, 4, 4), np.int16)).rename(tmp_path / "in" / name)
     for name in ("a.mhd", "a.raw", "b.img", "b.hdr", "c.nii.bz2", "d.nhdr", "README.txt", "dataset.json", ".hidden"):
         (tmp_path / "in" / name).write_text("x")
@@ -197,7 +198,8 @@ def test_a_nul_byte(listed):
     ("name", "content", "reason"),
     [
         ("l.csv", f"image\n{SECRET}\n".encode("utf-16"), "text in UTF-16.: save it as UTF-8"),
-        ("l.csv", f"image\n{SECRET}\n".encode("utf-16-be"), "expected one called image"),
+        ("l.csv", f"image\n{SECRET}\n".encode("utf-16-be"), "text in UTF-16"),
+        ("l.csv", f"im\0age\n{SECRET}\n", r"columns im.x00age, expected one called image"),
         ("l.csv", f"image,name\none.nii.gz,{SECRET} \xfc\n".encode("latin-1"), "line 2 is not UTF-8"),
         ("l.json", f'{{"test": ["{SECRET} \xfc"]}}'.encode("latin-1"), "line 1 is not UTF-8"),
         ("l.csv", f"image;name\none.nii.gz;{SECRET}\n", "columns are separated by semicolons, expected commas"),

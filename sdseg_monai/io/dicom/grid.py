@@ -169,4 +169,4 @@ def _some_differ(values: Sequence[Sequence[str]]) -> bool:
 def _place(position: np.ndarray, normal: np.ndarray) -> str:
     """Return a position by its coordinate along that axis of the patient to which the normal is closest."""
     axis = int(np.argmax(np.abs(normal)))
-    return f"{'xyz'[axis]} = {position[axis]:.4g} mm"
+    return f"{'xyz'[axis]} = {round(float(position[axis]), 2):g} mm"
