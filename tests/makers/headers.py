@@ -6,6 +6,7 @@ import bz2
 import gzip
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +22,7 @@ SPACES = {
     "RAS": np.eye(4),
     "LAS": np.diag([-1.0, 1, 1, 1]),
 }
-PACK = {
+PACK: dict[str, Callable[[bytes], bytes]] = {
     "raw": bytes,
     "gzip": gzip.compress,
     "bzip2": bz2.compress,
