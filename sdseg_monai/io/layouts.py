@@ -49,9 +49,16 @@ class Layout:
 
 
 def read_header(path: Path) -> bytes:
-    """Return as many bytes of the beginning of a file as a header may have."""
-    with path.open("rb") as file:
-        return file.read(HEADER_BYTES)
+    """Return as many bytes of the beginning of a file as a header may have.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(HEADER_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def header_lines(head: bytes) -> Iterator[tuple[str, int]]:
