@@ -31,7 +31,7 @@ import numpy as np
 import requests
 from PIL import Image
 
-from lab.label_server import ANSWER_SECONDS, infer, read_answer, wait_for_server
+from lab.label_server import wait_for_server
 from lab.tables import ROOT, markdown_table
 
 BUNDLE = "hippocampus_sdseg"
@@ -43,7 +43,7 @@ ARRAY_SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
 SEGMENT = ("-m", "sdseg_monai.cli", "segment", "--quiet")
 MAPS = ("--save-score", "--save-confidence")
 RUN = ("-m", "monai.bundle", "run")
-STOP_SECONDS = 60  # of the label server
+ANSWER_SECONDS, STOP_SECONDS = 600, 60  # of the label server
 WHITE = 255  # foreground in a picture's mask
 ONE_THREAD_ON_CPU = {
     "OMP_NUM_THREADS": "1",
@@ -378,6 +378,24 @@ def label_server(commit: Commit, python: Path, studies: Path, bundle: Path, work
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def infer(url: str, image: str) -> bytes:
+    """Return the file of a mask, requested as a viewer does."""
+    form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz", "force": True}))}
+    answer = requests.post(url, params={"image": image, "output": "image"}, files=form, timeout=ANSWER_SECONDS)
+    return read_answer(answer).content
+
+
+def read_answer(answer: requests.Response) -> requests.Response:
+    """Return the ``answer`` of a server.
+
+    Raises:
+        SystemExit: it is an error.
+    """
+    if not answer.ok:
+        raise SystemExit(f"{answer.url}: {answer.status_code}, {answer.text[-3000:]}")
+    return answer
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""The server of ``sdseg label`` as a process, and requests to it."""
+"""The start of the server of ``sdseg label``."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import requests
 
-START_SECONDS, ANSWER_SECONDS = 600, 600
+START_SECONDS = 600
 
 
 def wait_for_server(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -29,21 +28,3 @@ def wait_for_server(process: subprocess.Popen[bytes], log: Path) -> str:
             pass
         time.sleep(0.2)
     raise SystemExit(f"the label server did not start:\n{log.read_text()[-3000:]}")
-
-
-def infer(url: str, image: str) -> bytes:
-    """Return the file of a mask, requested as a viewer does."""
-    form = {"params": (None, json.dumps({"device": "cpu", "result_extension": ".nii.gz", "force": True}))}
-    answer = requests.post(url, params={"image": image, "output": "image"}, files=form, timeout=ANSWER_SECONDS)
-    return read_answer(answer).content
-
-
-def read_answer(answer: requests.Response) -> requests.Response:
-    """Return the ``answer`` of a server.
-
-    Raises:
-        SystemExit: it is an error.
-    """
-    if not answer.ok:
-        raise SystemExit(f"{answer.url}: {answer.status_code}, {answer.text[-3000:]}")
-    return answer

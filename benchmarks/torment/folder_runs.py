@@ -48,7 +48,7 @@ def attempt(setting: Setting, index: int) -> Try:
     program = start(command(setting.common / "images", output), place, "killed.txt")
     what, is_time = _moment(kind, random, program, output)
     was_killed = program.kill_when(is_time)
-    halves = len(files_left(output))
+    halves = files_left(output)
     left = processes_left(program.mark)
     failure = "" if was_killed else "it ended before that moment came"
     failure = failure or _half_file(setting.common / "whole", output)
@@ -57,7 +57,7 @@ def attempt(setting: Setting, index: int) -> Try:
         failure = f"resumed it ends with {code}: {text[-1000:]}"
     failure = failure or difference(setting.common / "whole", output)
     left += files_left(output, place / "temporary")
-    outcome = f"{halves} temporary files after the kill" if halves else "no temporary file after the kill"
+    outcome = "with a temporary file at the kill" if halves else "without"
     return Try(index, kind, f"killed {what}", outcome, failure, left)
 
 

@@ -9,6 +9,7 @@ from lab.tables import markdown_table
 from torment.groups import GROUPS
 
 WIDTH = 120
+MOST_FAILURES = 10  # that are listed
 INTRODUCTION = """\
 `make torture` kills trainings, runs and the label server, changes and forges files of every kind that is read, blocks
 the network, and counts what became of it. It wrote this page, figures and words. It takes about 20 minutes on two
@@ -69,7 +70,9 @@ def _section(result: dict[str, Any]) -> list[str]:
     has_outcomes = any(row[-1] for row in rows)
     head = ["", "tried", "failed", "left behind", "outcomes"]
     table = markdown_table(head if has_outcomes else head[:-1], rows if has_outcomes else [row[:-1] for row in rows])
-    failures = [_wrap(f"- {_plain(failure)}", "  ") for failure in result["failures"]]
+    failures = [_wrap(f"- {_plain(failure)}", "  ") for failure in result["failures"][:MOST_FAILURES]]
+    if len(result["failures"]) > MOST_FAILURES:
+        failures.append(f"- and {len(result['failures']) - MOST_FAILURES} more, in benchmarks/studies/reliability.json")
     return [table, *(["Failed or left something behind:", "\n".join(failures)] if failures else [])]
 
 

@@ -31,7 +31,7 @@ PYTHON = ROOT / ".venv-label" / "bin" / "python"
 IMAGES = ("image_a", "image_b")
 SUFFIX = ".nii.gz"
 UPLOAD, TRAINING = "during uploads of labels", "during a training"
-KINDS = (UPLOAD, TRAINING) * 4
+KINDS = (*[UPLOAD] * 4, *[TRAINING] * 4)
 ANSWER_SECONDS = 120
 MANY_EPOCHS = 500  # more than are trained before the kill
 
@@ -282,7 +282,6 @@ def make_request(random: Random, number: int, labels: Sequence[bytes]) -> Reques
         "the next image": lambda server: server.send("POST", "/activelearning/random", json={}),
     }
     if random.random() < 0.6:
-        # an inference takes a second: a fifth of these suffices
         what = random.choice(sorted(good))
         return Request(GOOD, what, good[what])
     what = random.choice(sorted(HOSTILE_REQUESTS))
@@ -360,7 +359,7 @@ def _answer(server: Server, masks: dict[str, bytes], labels: Sequence[bytes], se
         answer = request.send(server)
     except requests.RequestException as error:
         return Try(index, request.kind, request.what, "", f"no answer: {error}")
-    failure = "" if answer.status_code in request.statuses else f"{answer.status_code}: {answer.text[:500]!r}"
+    failure = "" if answer.status_code in request.statuses else f"{answer.status_code}: {answer.content[:300]!r}"
     if not failure and request.what == "an inference" and answer.content not in masks.values():
         failure = "another mask than that of the same image alone"
     if not failure and request.kind == HOSTILE and not _is_one_line(answer):

@@ -75,7 +75,7 @@ def attempt(setting: Setting, index: int) -> Try:
     program = start(training, place, "killed.txt")
     what, is_time = _moment(kind, random, program, output, setting.common / "whole")
     was_killed = program.kill_when(is_time)
-    halves = len(files_left(output))
+    halves = files_left(output)
     left = processes_left(program.mark)
     code, text = run(training, place, "resumed.txt")
     failure = "" if was_killed else "it ended before that moment came"
@@ -83,7 +83,7 @@ def attempt(setting: Setting, index: int) -> Try:
         failure = f"given again it ends with {code}: {text[-1000:]}"
     failure = failure or difference(setting.common / "whole", output)
     left += files_left(output, place / "temporary")
-    outcome = f"{halves} temporary files after the kill" if halves else "no temporary file after the kill"
+    outcome = "with a temporary file at the kill" if halves else "without"
     return Try(index, kind, f"killed {what}", outcome, failure, left)
 
 

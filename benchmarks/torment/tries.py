@@ -13,6 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from lab.tables import ROOT
+
 LONGEST_FAILURE = 2000  # characters
 
 
@@ -164,12 +166,17 @@ def run_group(
                 "index": result.index,
                 "kind": result.kind,
                 "what": result.what,
-                "failure": result.failure[:LONGEST_FAILURE],
-                "left": list(result.left),
+                "failure": _without_places(result.failure, setting)[:LONGEST_FAILURE],
+                "left": [_without_places(left, setting) for left in result.left],
             }
             for result in wrong_tries
         ],
     }
+
+
+def _without_places(text: str, setting: Setting) -> str:
+    """Return a text without the paths of this machine."""
+    return text.replace(f"{setting.folder}/", "").replace(f"{ROOT}/", "")
 
 
 def _kinds(tries: Sequence[Try]) -> list[str]:
