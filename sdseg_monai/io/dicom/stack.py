@@ -174,9 +174,8 @@ def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
             image = _read_image(files)
             volume = sitk.GetArrayViewFromImage(image).reshape(len(slices), *slices[0].size[::-1]).T.copy()
         except Exception as error:  # ITK raises RuntimeError, pydicom whatever a damaged element leads to
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rpartition("): ")[
-                2
-            ]  # ITK's pointer
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = lines[-1].rpartition("): ")[2]  # without ITK's pointer
             raise InputError(
                 f"{name}: its slices cannot be read ({_first_unreadable(slices)}{reason}): truncated, damaged, or of "
                 "an unknown compression"

@@ -55,7 +55,7 @@ def check_values(header: Dataset, name: str) -> None:
     has_palette = "RedPaletteColorLookupTableDescriptor" in header
     if presentation in ("COLOR", "MIXED", "TRUE_COLOR") or (has_palette and presentation != "MONOCHROME"):
         raise InputError(f"{name}: some of its pixels are colours (a supplemental palette), expected intensities")
-    if "MOSAIC" in image_type(header).split("/"):
+    if "MOSAIC" in _image_types(header):
         raise InputError(f"{name}: a Siemens MOSAIC, many slices in one picture: convert it to one file for each slice")
     if "DoseGridScaling" in header:
         raise InputError(f"{name}: a map of radiation dose (DoseGridScaling), expected an image")
@@ -71,8 +71,12 @@ def check_values(header: Dataset, name: str) -> None:
 
 def image_type(header: Dataset) -> str:
     """Return ImageType, such as ``ORIGINAL/PRIMARY/AXIAL``, in ASCII."""
-    value = header.get("ImageType") or ""
-    return plain_text(value if isinstance(value, str) else "/".join(map(str, value)))
+    return plain_text("/".join(_image_types(header)))
+
+
+def _image_types(header: Dataset) -> list[str]:
+    value = header.get("ImageType") or []
+    return [value] if isinstance(value, str) else list(map(str, value))
 
 
 def check_is_whole(file: BinaryIO, header: Dataset, name: str) -> None:

@@ -64,7 +64,7 @@ def test_a_slice_that_lies_elsewhere(files):
 
 def test_a_slice_twice(files):
     add(files, "again", 1)
-    expected = "2 images at z = 7.125 mm: 0001.dcm, again/0001.dcm: a series over time, several echoes, or a slice that"
+    expected = "2 images at z = 7.12 mm: 0001.dcm, again/0001.dcm: a series over time, several echoes, or a slice that"
     assert expected in fault(files[0].parent)
 
 

@@ -146,6 +146,7 @@ def test_what_only_a_display_needs_does_not_count(files):
     ("elements", "reason"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "MOSAIC"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", *["FILTERED"] * 9, "MOSAIC"]}, "MOSAIC"),
         ({"DoseGridScaling": "0.001"}, "dose"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colours .PALETTE COLOR"),
         ({"PixelPresentation": "MIXED"}, "palette"),
