@@ -16,8 +16,8 @@ def touch(folder, *names):
 
 
 def pairs_of(files, labels):
-    names = [{name: Path(name) for name in group} for group in (files, labels)]
-    return [(file.name, label.name) for file, label in pair_cases(*names).pairs]
+    file_of_case, label_of_case = ({name: Path(name) for name in names} for names in (files, labels))
+    return [(file.name, label.name) for file, label in pair_cases(file_of_case, label_of_case).pairs]
 
 
 @pytest.mark.parametrize(
