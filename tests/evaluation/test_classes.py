@@ -2,6 +2,7 @@
 
 import csv
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_the_headline_is_the_mean_of_the_classes_and_the_union_stands_aside(case
     assert swapped.foreground.dice == swapped.foreground.nsd == 1 and swapped.foreground.hd95 == 0
     assert half.dice == pytest.approx((2 / 3 + 1) / 2) and half.foreground.dice == pytest.approx(6 / 7)
     assert half.iou == pytest.approx((1 / 2 + 1) / 2) and half.volume_difference == pytest.approx((-1 / 2 + 0) / 2)
-    summary = summarise(cases, {1: "Head"})
+    summary: dict[str, Any] = summarise(cases, {1: "Head"})
     assert summary["dice"] == pytest.approx((1 + 0 + 5 / 6) / 3, abs=1e-6)
     assert summary["foreground"]["dice"] == pytest.approx((1 + 1 + 6 / 7) / 3, abs=1e-6)
     assert summary["zero_dice"] == {"swapped": [1, 2]} and not {"hd95_cases", "hd95_undefined"} & summary.keys()
@@ -65,7 +66,7 @@ def test_classes_that_a_case_does_not_have_cannot_hide_one_that_is_missed():
     missed = compare_masks("missed", NOTHING, LABEL.where(LABEL == 1, 0), SPACING)
     cases = [*others, missed]
     assert missed.dice == missed.foreground.dice == 0 and missed.zero_classes == [1]
-    summary = summarise(cases)
+    summary: dict[str, Any] = summarise(cases)
     assert summary["dice"] == 0.75 and summary["zero_dice"] == {"missed": [1]}
     assert summary["classes"][1]["absent_cases"] == 3 and summary["classes"][3]["absent_cases"] == 3
     assert mean_metrics(cases).dice == 0.75
@@ -76,7 +77,7 @@ def test_a_distance_of_a_missed_class_is_left_out_and_counted():
     assert missed.dice == 0.5 and missed.hd95 == 0 and missed.zero_classes == [2]
     assert missed.volume_difference == -0.5 and missed.foreground.dice == pytest.approx(2 / 3)
     right = compare_masks("b", LABEL, LABEL, SPACING)
-    summary = summarise([missed, right])
+    summary: dict[str, Any] = summarise([missed, right])
     assert summary["hd95"] == 0 and summary["hd95_undefined"] == 1 and "hd95_cases" not in summary
     assert summary["classes"][2]["hd95_cases"] == 1
     invented = compare_masks("c", LABEL, LABEL.where(LABEL == 1, 0), SPACING)
@@ -98,7 +99,7 @@ def test_of_one_class_nothing_stands_aside(tmp_path):
 def test_the_official_protocol_keeps_the_published_definition_the_union(tmp_path):
     case = compare_officially("a", SWAPPED, LABEL)
     assert case.dice == pytest.approx(1) and case.zero_classes == [1, 2]
-    summary = summarise([case])
+    summary: dict[str, Any] = summarise([case])
     assert summary["dice"] == 1 and "foreground" not in summary and summary["classes"][1]["dice"] == 0
     write_csv(tmp_path / "t.csv", [case])
     assert "foreground" not in (tmp_path / "t.csv").read_text()
