@@ -65,6 +65,11 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.check)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.stop)
+
+    def stop(self, engine: Engine, error: BaseException) -> None:
+        """Raise ``error`` before MONAI's StatsHandler, attached later, logs a user's mistake with its traceback."""
+        raise error
 
     def load(self, engine: Engine) -> None:
         """Load the checkpoint if there is one.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset
+from monai.handlers import StatsHandler
 from monai.optimizers import WarmupCosineSchedule
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
@@ -77,6 +78,7 @@ class Training:
         self.engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: sampler.set_epoch(engine.state.epoch))
         objects = {"network": weight, "optimizer": self.optimizer, "lr_scheduler": self.schedule}
         TrainingCheckpoint(path, objects, evaluator).attach(self.engine)
+        StatsHandler(iteration_log=False, epoch_log=False).attach(self.engine)
         self.engine.run(loader, max_epochs=epochs)
 
 
@@ -117,13 +119,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("change", REFUSED)
-def test_other_epochs_are_refused(path, change):
+def test_other_epochs_are_refused(path, change, caplog):
     options, message = REFUSED[change]
     Training(path)
     before = path.read_bytes()
     with pytest.raises(InputError, match=rf"checkpoint\.pt: is of another training \(.*{message}.*values of before"):
         Training(path, epochs=2, **options)
     assert path.read_bytes() == before
+    assert not [record for record in caplog.records if record.exc_info], "a traceback beside the line"
 
 
 def test_processes_may_share_a_batch(path):
