@@ -19,7 +19,6 @@ from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask,
 from sdseg_monai.io.volumes import Volume, check_same_grid, read_volume, write_volume
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 
-
 AIR_BELOW = -800  # HU; an MR whose intensities are stored with an offset, such as -300, is not taken for a CT
 
 
@@ -161,7 +160,7 @@ class WarnFieldOfViewd(MapTransform):
 
     Each :class:`~sdseg_monai.io.warnings.ImageWarning` is appended to the list under the key ``warnings`` of the data.
     A far larger field of view, and intensities that only air in CT has, are contradictions: whoever keeps the list
-    decides on them. Without a list, as in ``monai.bundle run``, warnings are logged and contradictions are refused here.
+    decides on them. Without one, as in ``monai.bundle run``, warnings are logged and contradictions are refused here.
 
     Args:
         keys: volumes, each [1, X, Y, Z], with the intensities of the file.
