@@ -21,6 +21,8 @@ from sdseg_monai.io.volumes import Volume, read_volume, write_volume
 from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 
+AIR_BELOW = -800  # HU; an MR whose intensities are stored with an offset, such as -300, is not taken for a CT
+
 
 class LoadVolumed(MapTransform):
     """Read files, or take volumes in memory, as MetaTensors in float32: a volume becomes [1, X, Y, Z].
@@ -175,16 +177,15 @@ class WarnFieldOfViewd(MapTransform):
     """Warn if the field of view or the intensities of a volume differ from those of the training volumes.
 
     Each :class:`~sdseg_monai.io.warnings.ImageWarning` is appended to the list under the key ``warnings`` of the data.
-    A far larger field of view, and intensities that the modality cannot have, are contradictions: whoever keeps the
-    list decides on them. Without a list, as in ``monai.bundle run``, warnings are logged and contradictions are refused
-    here.
+    A far larger field of view, and intensities that only air in CT has, are contradictions: whoever keeps the list
+    decides on them. Without one, as in ``monai.bundle run``, warnings are logged and contradictions are refused here.
 
     Args:
         keys: volumes, each [1, X, Y, Z], with the intensities of the file.
         extent_mm: smallest and largest extent of the training volumes in millimetres, along right-left,
             posterior-anterior and inferior-superior.
-        lowest: lowest intensity of the training volumes' modality; a lower one means another modality (air in CT has
-            -1000 HU).
+        lowest: lowest intensity of the training volumes' modality; a lower one may mean another modality, and one below
+            -800 too that of air in CT (-1000 HU).
         tolerance: factor by which an extent may be smaller or larger than those of the training volumes.
         limit: factor by which an extent may be larger before that is a contradiction. One that is smaller never is: a
             single slice of the structure, or a closer crop, still shows it.
@@ -233,13 +234,14 @@ class WarnFieldOfViewd(MapTransform):
             text = f"field of view {extent_text} mm, but the network was trained on {low_text} to {high_text} mm"
             advice = "crop to the structure first" + ("" if is_far else ", the mask is not to be trusted")
             yield ImageWarning("field_of_view", f"{text}: {advice}", contradiction=is_far)
-        if float(image.min()) < self.lowest:
-            yield ImageWarning(
-                "intensity",
-                f"lowest intensity {float(image.min()):.0f}, expected at least {self.lowest:.0f}: this looks like "
-                "another modality (CT?)",
-                contradiction=True,
+        lowest = float(image.min())
+        if lowest < self.lowest:
+            is_air = lowest < AIR_BELOW
+            text = (
+                f"lowest intensity {lowest:.0f}, expected at least {self.lowest:.0f}: this looks like another modality"
             )
+            advice = "(CT?)" if is_air else "(CT?), the mask is not to be trusted"
+            yield ImageWarning("intensity", f"{text} {advice}", contradiction=is_air)
 
 
 def mask_to_array(mask: torch.Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@ from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.dicom import choose_series, read_seg, read_series
+from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings, not_trusted
 from sdseg_monai.transforms import LoadVolumed, WarnFieldOfViewd
 from tests.makers.dicom import write_mr_series
@@ -79,6 +80,7 @@ def test_what_the_training_excludes_is_refused_with_the_remedy(pipeline, forced,
     [
         ball((18, 25, 18), spacing=3.2),  # larger than all of the training, but not twice as large
         ball((36, 50, 1)),
+        ball((36, 50, 1), lowest=-300),
         ball((36, 1, 36)),
         ball((1, 1, 36)),
         ball((18, 25, 18), spacing=0.1),
@@ -90,6 +92,15 @@ def test_a_slice_a_crop_or_a_little_more_is_a_warning(pipeline, image):
     warning = next(warning for warning in result.warnings if warning.kind == "field_of_view")
     assert not warning.contradiction and warning.text.endswith("the mask is not to be trusted")
     assert result.manifest["case"]["trusted"] is True and "not_trusted" not in result.manifest["case"]
+
+
+@pytest.mark.parametrize(("lowest", "is_refused"), [(-99, None), (-101, False), (-750, False), (-1000, True)])
+def test_only_the_air_of_a_ct_is_a_contradiction(lowest, is_refused):
+    """An MR may be stored with an offset, as by a slope of 0.5 and an intercept of -300."""
+    warnings: list[ImageWarning] = []
+    item = {**LoadVolumed("image")({"image": Volume(*ball(lowest=lowest))}), "warnings": warnings}
+    WarnFieldOfViewd("image", [[31, 43], [40, 59], [24, 47]], lowest=-100)(item)
+    assert [warning.contradiction for warning in warnings] == ([] if is_refused is None else [is_refused])
 
 
 def test_an_image_like_the_trainings_is_not_changed_by_force(pipeline, forced, volume):
