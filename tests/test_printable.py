@@ -53,6 +53,7 @@ def test_logs_of_other_programs_become_printable():
     handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
     logger = logging.getLogger("of_another_program")
+    logger.propagate = False  # half a character in a captured log ends a worker of pytest-xdist
     logger.addHandler(handler)
     make_logs_printable()
     logger.error("%s", HOSTILE)
