@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdseg_monai.errors import InputError, find_input_error, root_cause
-from sdseg_monai.io.archives import unpack_bundle
-from sdseg_monai.io.config_code import TARGET, Code, find_code, known_code
-from sdseg_monai.io.configs import read_text
+from sdseg_monai.io.bundles.archives import unpack_bundle
+from sdseg_monai.io.bundles.code import TARGET, Code, find_code, known_code
+from sdseg_monai.io.bundles.texts import read_text
+from sdseg_monai.io.bundles.trust import check_trust, code_digest, list_modules
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import Segment, read_modality, read_segments
-from sdseg_monai.io.trust import check_trust, code_digest, list_modules
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -142,7 +142,7 @@ class Bundle:
 
         Raises:
             InputError: the config has no ``checkpoint``, or one that cannot be known without running the config, see
-                :func:`~sdseg_monai.io.configs.read_text`.
+                :func:`~sdseg_monai.io.bundles.texts.read_text`.
         """
         expression, file = self._checkpoint()
         if file is None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.evaluation import compare_masks
-from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.formats.nifti_labels import read_label_names
 from sdseg_monai.io.volumes import read_volume
 from tests.makers.browser import needs_browser, start_chromium
 from tests.makers.dicom import write_mr_series

@@ -16,7 +16,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.class_names import sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, write_seg
 from sdseg_monai.io.files import check_outputs, write_atomically
-from sdseg_monai.io.nifti_labels import label_extension
+from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.pictures import write_picture_mask
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import Source, is_photograph, source_files

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from sdseg_monai.io.nifti_labels import read_label_names
-from sdseg_monai.io.slicer_segments import is_slicer_segmentation, read_segment_names
+from sdseg_monai.io.formats.nifti_labels import read_label_names
+from sdseg_monai.io.formats.slicer_segments import is_slicer_segmentation, read_segment_names
 from sdseg_monai.io.volumes import NIFTI_SUFFIXES
 
 
@@ -21,8 +21,8 @@ def sidecar(mask: Path) -> Path:
 def read_class_names(mask: Path) -> dict[int, str]:
     """Return the names of a mask's values, without the background; empty where nothing names them.
 
-    They are in a NIfTI file's label table, see :func:`~sdseg_monai.io.nifti_labels.read_label_names`, or in 3D Slicer's
-    fields of a ``.seg.nrrd`` file; otherwise in the JSON file that ``sdseg segment`` writes beside a mask.
+    They are in a NIfTI file's label table, see :func:`~sdseg_monai.io.formats.nifti_labels.read_label_names`, or in 3D
+    Slicer's fields of a ``.seg.nrrd`` file; otherwise in the JSON file that ``sdseg segment`` writes beside a mask.
 
     Args:
         mask: a file that can be read as a mask.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.formats.slicer_segments import check_no_overlap, is_slicer_segmentation
 from sdseg_monai.io.pictures import is_picture, read_picture_mask
 from sdseg_monai.io.segments import UNSURE
-from sdseg_monai.io.slicer_segments import check_no_overlap, is_slicer_segmentation
 from sdseg_monai.io.volumes import Volume, read_volume
 
 TABLE_SIZE = 65536  # of the table in which values are marked; larger values would need too much memory

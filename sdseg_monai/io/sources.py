@@ -17,7 +17,7 @@ from sdseg_monai.io.datalists import DATALIST_SUFFIXES, read_datalist
 from sdseg_monai.io.dicom import Series, choose_series, has_dicom, is_dicom, read_series
 from sdseg_monai.io.dicom.instances import SUFFIXES
 from sdseg_monai.io.files import check_exists, hash_file
-from sdseg_monai.io.nifti import image_geometry
+from sdseg_monai.io.formats.nifti import image_geometry
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
 from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_stem, volume_suffix
 from sdseg_monai.io.warnings import ImageWarning

@@ -12,14 +12,14 @@ import numpy as np
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_is_folder, write_atomically
-from sdseg_monai.io.geometry import Geometry, agree, offset_mm, volume_shape
-from sdseg_monai.io.itk import write_itk
-from sdseg_monai.io.layouts import Layout, read_voxels
+from sdseg_monai.io.formats.geometry import Geometry, agree, offset_mm, volume_shape
+from sdseg_monai.io.formats.itk import write_itk
+from sdseg_monai.io.formats.layouts import Layout, read_voxels
+from sdseg_monai.io.formats.metaimage import read_metaimage_header
+from sdseg_monai.io.formats.nifti import NiftiFile, nifti_like, open_nifti, read_nifti_voxels, write_nifti
+from sdseg_monai.io.formats.nrrd import read_nrrd_header
+from sdseg_monai.io.formats.streams import BEST_RATIO
 from sdseg_monai.io.memory import check_memory
-from sdseg_monai.io.metaimage import read_metaimage_header
-from sdseg_monai.io.nifti import NiftiFile, nifti_like, open_nifti, read_nifti_voxels, write_nifti
-from sdseg_monai.io.nrrd import read_nrrd_header
-from sdseg_monai.io.streams import BEST_RATIO
 from sdseg_monai.io.warnings import ImageWarning
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -164,8 +164,8 @@ def voxel_millilitres(affine: np.ndarray) -> float:
 def check_same_grid(reference_path: Path, reference: Volume, path: Path, volume: Volume) -> None:
     """Check that a volume lies on the grid of a reference: equal shapes, positions equal to 1 % of a voxel's edge.
 
-    Programs may place one file differently, see :class:`~sdseg_monai.io.geometry.Geometry`, and a mask may have been
-    drawn in either place. So it suffices that the two agree in one of them.
+    Programs may place one file differently, see :class:`~sdseg_monai.io.formats.geometry.Geometry`, and a mask may have
+    been drawn in either place. So it suffices that the two agree in one of them.
 
     Args:
         reference_path: of the reference, for messages.

@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.configs import read_text
+from sdseg_monai.io.bundles.texts import read_text
 
 TRAP = "__import__('pathlib').Path('trapped').touch()"
 

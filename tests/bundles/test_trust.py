@@ -11,7 +11,7 @@ from sdseg_monai import Pipeline
 from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.errors import ArgumentError, InputError
-from sdseg_monai.io.trust import trust_folder
+from sdseg_monai.io.bundles.trust import trust_folder
 from sdseg_monai.weights.convert import network_config
 from tests.makers.places import ROOT
 
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("sdseg_monai.io.trust._trusted", set())
+    monkeypatch.setattr("sdseg_monai.io.bundles.trust._trusted", set())
     return tmp_path / "here"
 
 
@@ -170,7 +170,7 @@ def test_trust_is_remembered_until_the_code_changes(root, here):
 def test_another_process_remembers(root, monkeypatch):
     change(root, device=TRAP)
     Bundle.open(root, trust=True).config("inference")
-    monkeypatch.setattr("sdseg_monai.io.trust._trusted", set())
+    monkeypatch.setattr("sdseg_monai.io.bundles.trust._trusted", set())
     moved = shutil.copytree(root, root.parent / "moved")
     Bundle.open(moved).config("inference")
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sdseg_monai.io.nifti_labels import label_extension
+from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from tests.cli.running import run
 from tests.makers.volumes import OBLIQUE, write_nifti, write_seg_nrrd

@@ -16,8 +16,8 @@ from sdseg_monai import Pipeline, SegmentationResult, segment
 from sdseg_monai.bundle import Bundle
 from sdseg_monai.cli import main
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.archives import unpack_bundle
-from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.bundles.archives import unpack_bundle
+from sdseg_monai.io.formats.nifti_labels import read_label_names
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import read_volume
 from tests.makers.volumes import OBLIQUE, load_nifti, write_nifti

@@ -10,7 +10,7 @@ import sdseg_monai
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.errors import ArgumentError, Cancelled, InputError
 from sdseg_monai.inference.options import NAMES
-from sdseg_monai.io.nifti_labels import read_label_names
+from sdseg_monai.io.formats.nifti_labels import read_label_names
 from tests.makers.volumes import OBLIQUE, load_nifti
 
 

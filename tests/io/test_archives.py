@@ -6,8 +6,8 @@ import zipfile
 import pytest
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io import archives
-from sdseg_monai.io.archives import unpack_bundle
+from sdseg_monai.io.bundles import archives
+from sdseg_monai.io.bundles.archives import unpack_bundle
 
 
 def write(path, members, method=zipfile.ZIP_DEFLATED):

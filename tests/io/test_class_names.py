@@ -8,8 +8,8 @@ import pytest
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.class_names import names_by_value, read_class_names
+from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.label_maps import read_mask
-from sdseg_monai.io.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.io.volumes import volume_stem, volume_suffix
 from tests.makers.volumes import OBLIQUE, write_nifti, write_seg_nrrd

@@ -12,8 +12,8 @@ import pytest
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_exists
+from sdseg_monai.io.formats.nifti import SLACK
 from sdseg_monai.io.memory import check_memory, needed_bytes
-from sdseg_monai.io.nifti import SLACK
 from sdseg_monai.io.volumes import read_volume
 from tests.makers.headers import PLACE, mha_fields, nifti_bytes, nrrd_fields, ramp, write_mha, write_nrrd
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import evaluate_case
 from sdseg_monai.inference.results import SegmentationResult
-from sdseg_monai.io.itk import itk_affine
+from sdseg_monai.io.formats.itk import itk_affine
 from sdseg_monai.io.sources import open_source
 from sdseg_monai.io.volumes import check_same_grid, read_volume, voxel_millilitres, write_volume
 from sdseg_monai.transforms import LoadVolumed

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.itk import itk_affine
+from sdseg_monai.io.formats.itk import itk_affine
 from sdseg_monai.io.volumes import read_volume, write_volume
 from tests.makers.headers import PLACE, SPACES, nrrd_fields, ramp, write_nrrd
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sdseg_monai.io.archives import unpack_bundle
+from sdseg_monai.io.bundles.archives import unpack_bundle
 from sdseg_monai.io.files import check_folder, write_atomically, write_folder
 from sdseg_monai.io.temporary import owned_prefix, remove_abandoned
 from tests.makers.places import ROOT

@@ -14,7 +14,7 @@ from sdseg_monai.bundle import Bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.io.nifti_labels import label_extension
+from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.planning import init_bundle
 from sdseg_monai.planning.audit import audit_folder, load_audit

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sdseg_monai.io.itk import LPS_TO_RAS
+from sdseg_monai.io.formats.itk import LPS_TO_RAS
 
 LARGEST_OFFSET = 0.05  # of a slice from its evenly spaced position, in spacings
 LARGEST_TILT = 1e-3  # of direction cosines: between slices, and between the normal and the direction of the stack

@@ -20,7 +20,7 @@ from sdseg_monai.io.dicom.instances import read_dataset, slice_thickness
 from sdseg_monai.io.dicom.series import Series, is_multi_frame
 from sdseg_monai.io.dicom.terms import ANATOMY, LONGEST_NAME, LONGEST_TEXT, UNKNOWN_STRUCTURE, plain_text
 from sdseg_monai.io.files import write_atomically
-from sdseg_monai.io.geometry import LPS_TO_RAS
+from sdseg_monai.io.formats.geometry import LPS_TO_RAS
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment, class_colour
 from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import NOT_TRUSTED

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from scipy.spatial import cKDTree
 
-from sdseg_monai.io.itk import LPS_TO_RAS
+from sdseg_monai.io.formats.itk import LPS_TO_RAS
 from sdseg_monai.io.volumes import Volume
 from tests.makers.volumes import load_nifti
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from sdseg_monai.io.dicom import choose_series, read_series, write_seg
-from sdseg_monai.io.itk import LPS_TO_RAS, itk_affine
+from sdseg_monai.io.formats.itk import LPS_TO_RAS, itk_affine
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.io.volumes import Volume
 from tests.io.dicom.comparing import assert_same_points, assert_same_volume, assert_valid, in_space, seg_in_space

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import choose_series, is_whole_seg, read_seg, read_series, write_seg
-from sdseg_monai.io.itk import LPS_TO_RAS, itk_affine
+from sdseg_monai.io.formats.itk import LPS_TO_RAS, itk_affine
 from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.io.volumes import Volume
 from tests.io.dicom.comparing import assert_same_points, assert_valid, in_space, seg_in_space

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.content import START_BYTES, content_name
-from sdseg_monai.io.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
-from sdseg_monai.io.layouts import (
+from sdseg_monai.io.formats.content import START_BYTES, content_name
+from sdseg_monai.io.formats.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
+from sdseg_monai.io.formats.layouts import (
     NUMBER,
     HeaderError,
     Layout,
@@ -73,7 +73,7 @@ LARGEST_ERROR = 1e-2  # of the length of a direction
 def read_metaimage_header(path: Path) -> Layout:
     """Read and check the header of an MHA file.
 
-    ITK does not apply ``DistanceUnits``; :attr:`~sdseg_monai.io.geometry.Geometry.itk_affine` is then without it.
+    ITK does not apply ``DistanceUnits``: :attr:`~sdseg_monai.io.formats.geometry.Geometry.itk_affine` is without it.
 
     Raises:
         InputError: the file is no MHA file, or a field is missing, doubtful, or has a value that cannot be used.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from sdseg_monai.io.configs import read_text
+from sdseg_monai.io.bundles.texts import read_text
 
 MARKS = ("$", "@", "%")  # how an expression, a reference and a macro begin
 SEPARATOR = re.compile(r"#|::")  # in a key that is a path, such as network_def#unet

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.content import START_BYTES, content_name
-from sdseg_monai.io.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
-from sdseg_monai.io.layouts import (
+from sdseg_monai.io.formats.content import START_BYTES, content_name
+from sdseg_monai.io.formats.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
+from sdseg_monai.io.formats.layouts import (
     HeaderError,
     Layout,
     header_lines,
@@ -96,7 +96,7 @@ MILLIMETRES = {
 def read_nrrd_header(path: Path) -> Layout:
     """Read and check the header of an NRRD file.
 
-    ITK does not apply ``space units``; :attr:`~sdseg_monai.io.geometry.Geometry.itk_affine` is then without them.
+    ITK does not apply ``space units``: :attr:`~sdseg_monai.io.formats.geometry.Geometry.itk_affine` is without them.
 
     Raises:
         InputError: the file is no NRRD file, its voxels lie in another one, or a field is unknown, missing, doubtful,

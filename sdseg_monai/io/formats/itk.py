@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from sdseg_monai.io.geometry import LPS_TO_RAS
+from sdseg_monai.io.formats.geometry import LPS_TO_RAS
 
 
 def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:

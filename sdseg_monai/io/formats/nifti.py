@@ -21,10 +21,10 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.content import content_name
-from sdseg_monai.io.geometry import Geometry, agree, disagreement, scaled, volume_shape
-from sdseg_monai.io.itk import itk_nifti_affine
-from sdseg_monai.io.streams import GZIP_MAGIC, Encoding, check_end, open_stream
+from sdseg_monai.io.formats.content import content_name
+from sdseg_monai.io.formats.geometry import Geometry, agree, disagreement, scaled, volume_shape
+from sdseg_monai.io.formats.itk import itk_nifti_affine
+from sdseg_monai.io.formats.streams import GZIP_MAGIC, Encoding, check_end, open_stream
 from sdseg_monai.io.warnings import ImageWarning
 
 HEADER_BYTES = 544  # of NIfTI-2, with the flag of its extensions; those of NIfTI-1 are fewer

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from nibabel.nifti1 import Nifti1Extension
 
-from sdseg_monai.io.nifti import open_nifti
+from sdseg_monai.io.formats.nifti import open_nifti
 from sdseg_monai.io.segments import Segment
 
 CARET = 30  # NIfTI's registered code for Caret's XML; TotalSegmentator writes 0, "unknown"

@@ -16,8 +16,8 @@ from typing import IO, Literal
 import numpy as np
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.geometry import Geometry
-from sdseg_monai.io.streams import Encoding, check_end, open_stream, read_bytes
+from sdseg_monai.io.formats.geometry import Geometry
+from sdseg_monai.io.formats.streams import Encoding, check_end, open_stream, read_bytes
 
 HEADER_BYTES = 1 << 22  # a header of Slicer's takes about a kilobyte for each segment
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -1,0 +1,1 @@
+"""Formats of volume files: their headers, read strictly, and where their voxels lie."""
