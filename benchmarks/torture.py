@@ -26,7 +26,7 @@ from torment.groups import GROUPS
 from torment.page import write_page
 from torment.tries import Setting, Try, run_group
 
-FIGURES = ROOT / "benchmarks" / "studies" / "reliability.json"
+FIGURES = ROOT / "benchmarks" / "torment" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
 LIBRARIES = ("torch", "monai", "diffusers", "nibabel", "SimpleITK", "pydicom", "highdicom", "pillow", "numpy")
 

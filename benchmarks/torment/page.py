@@ -35,7 +35,7 @@ def write_page(figures: dict[str, Any]) -> str:
     """Return the page.
 
     Args:
-        figures: of all groups, as in benchmarks/studies/reliability.json.
+        figures: of all groups, as in benchmarks/torment/reliability.json.
     """
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     sample = " **A quick sample: `--quick`.**" if figures["quick"] else ""
@@ -72,7 +72,7 @@ def _section(result: dict[str, Any]) -> list[str]:
     table = markdown_table(head if has_outcomes else head[:-1], rows if has_outcomes else [row[:-1] for row in rows])
     failures = [_wrap(f"- {_plain(failure)}", "  ") for failure in result["failures"][:MOST_FAILURES]]
     if len(result["failures"]) > MOST_FAILURES:
-        failures.append(f"- and {len(result['failures']) - MOST_FAILURES} more, in benchmarks/studies/reliability.json")
+        failures.append(f"- and {len(result['failures']) - MOST_FAILURES} more, in benchmarks/torment/reliability.json")
     return [table, *(["Failed or left something behind:", "\n".join(failures)] if failures else [])]
 
 

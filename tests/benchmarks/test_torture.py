@@ -22,7 +22,7 @@ from torment.page import write_page
 from torment.readers import READERS, WrongResult
 from torment.tries import Group, Setting, Try, run_group
 
-FIGURES = ROOT / "benchmarks" / "studies" / "reliability.json"
+FIGURES = ROOT / "benchmarks" / "torment" / "reliability.json"
 MUTANTS = range(7000, 7072)  # three of each kind; others than make torture makes
 
 
