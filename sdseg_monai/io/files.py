@@ -55,8 +55,6 @@ def check_exists(path: Path) -> None:
         path.stat()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file or folder") from None
-    except ValueError as error:  # a NUL in the name
-        raise InputError(f"{str(path)!a}: cannot be read ({error})") from error
     except OSError as error:  # a name that is too long, no permission for the folder, a link to itself
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
