@@ -1,5 +1,6 @@
 """A file's name gives no commands to a terminal and hides nothing, in messages, tables and logs."""
 
+import argparse
 import io
 import json
 import logging
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from sdseg_monai.cli import main
-from sdseg_monai.cli.outputs import note
+from sdseg_monai.cli.outputs import note, report
 from sdseg_monai.errors import InputError, PrintableFormatter, make_logs_printable, printable
 
 HOSTILE = "a\x1b[31m\r\x00\x7f\x9b\u202egpj\u2066\u200f\u2028b\udcff"
@@ -60,10 +61,7 @@ def test_logs_of_other_programs_become_printable():
 
 
 def test_notes_are_printable(capsys):
-    class Options:
-        quiet = False
-
-    note(HOSTILE, Options)
+    note(HOSTILE, argparse.Namespace(quiet=False))
     assert capsys.readouterr().err == f"{SAFE}\n"
 
 
@@ -91,11 +89,6 @@ def test_commands_are_printable(command, tmp_path, monkeypatch, capsys):
 
 
 def test_the_json_of_a_command_is_ascii(tmp_path, capsys):
-    from sdseg_monai.cli.outputs import report
-
-    class Options:
-        quiet = True
-
-    report({"mask": HOSTILE}, Options)
+    report({"mask": HOSTILE}, argparse.Namespace(quiet=True))
     out = capsys.readouterr().out
     assert out.isascii() and out[:-1].isprintable() and json.loads(out) == {"mask": HOSTILE}
