@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 
-from sdseg_monai.evaluation import METRICS, Agreement, compare_masks, summarise
+from sdseg_monai.evaluation import METRICS, compare_masks, summarise
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.report import Picture, ReportCase
 from sdseg_monai.report import page as page_module
@@ -97,8 +97,8 @@ def evaluated(count):
         agreement = compare_masks(f"case {n}", torch.from_numpy(prediction), torch.from_numpy(label), (1, 1, 1))
         agreements.append(agreement)
         metrics = {name: getattr(agreement, name) for name in METRICS}
-        aside: dict[object, Agreement] = {"foreground": agreement.foreground, **agreement.classes}
-        metrics |= {f"{name}_{subject}": getattr(a, name) for subject, a in aside.items() for name in METRICS}
+        aside = [("foreground", agreement.foreground), *agreement.classes.items()]
+        metrics |= {f"{name}_{subject}": getattr(a, name) for subject, a in aside for name in METRICS}
         masks = {"prediction": prediction, "label": label}
         cases.append(case_of(Picture(volume(n).image, masks, np.eye(4)), agreement.case, metrics=metrics))
     return cases, summarise(agreements)
