@@ -73,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
     for folder in folders:
         list_images(folder)  # raises before anything is written
         check_outputs(folder.iterdir(), outputs)
-    if os.path.realpath(options.predictions) == os.path.realpath(options.labels):
-        raise InputError(f"{options.labels}: the labels are the predictions, expected two folders")
+    is_one_folder = os.path.realpath(options.predictions) == os.path.realpath(options.labels)
     check_output(options.output, ".csv", "table")
     if options.report is not None:
         check_output(options.report, ".html", "page")
@@ -101,8 +100,11 @@ def run(options: argparse.Namespace) -> int:
     ]
     if zero_cases:
         note(f"note: Dice is 0 for a class of {len(zero_cases)} cases: {_some(zero_cases)}", options)
+    if is_one_folder:  # of use as a test of the pairing, but its figures say nothing of a model
+        note("WARNING: the labels are the predictions, so that all of them agree", options)
     summary = {
         **summarise(evaluation.cases, names),
+        **({"labels_are_predictions": True} if is_one_folder else {}),
         **({"failed": evaluation.failed} if evaluation.failed else {}),
         "protocol": options.protocol,
         "tolerance": options.tolerance,

@@ -21,10 +21,13 @@ def test_masks_with_unsure_voxels_are_not_evaluated(bundle, volume, tmp_path, ca
     assert code == 2 and out == "" and "255 stands for an unsure voxel" in err and not (tmp_path / "m.csv").exists()
 
 
-def test_labels_are_not_evaluated_against_themselves(volume, tmp_path, capsys):
-    arguments = ("--predictions", volume.parent, "--labels", volume.parent / ".." / "in", "-o", tmp_path / "m.csv")
+def test_labels_that_are_the_predictions_are_told_of(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    write_nifti(tmp_path / "in" / "a.nii.gz", np.eye(4, dtype=np.uint8)[None], np.eye(4))
+    arguments = ("--predictions", tmp_path / "in", "--labels", tmp_path / "in" / ".." / "in", "-o", tmp_path / "m.csv")
     code, out, err = run(capsys, "evaluate", *arguments)
-    assert (code, out) == (2, "") and "the labels are the predictions" in err
+    assert code == 0 and "the labels are the predictions" in err
+    assert json.loads(out)["labels_are_predictions"] is True
 
 
 def test_evaluate(tmp_path, capsys):
