@@ -140,8 +140,8 @@ class Segmenter:
         warnings = LoggedWarnings(short_name(source)) if warnings is None else warnings
         for warning in (*source_warnings(source), *self._modality_warnings(source, modality)):
             warnings.append(warning)
-        warnings.check()  # before voxels are read that the transforms may not be able to use
         image = load_source(source)  # a file, or a volume: voxels [X, Y, Z] with their affine
+        warnings.check()  # after what is wrong with a series, before transforms that cannot use another kind of image
         with unwrapped_input_errors():
             item = self.preprocessing({"image": image, "source": source, "warnings": warnings})
         warnings.check()
