@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from sdseg_monai.bundle import bundles_dir, literal_path
 from sdseg_monai.data import write_datalist
 from sdseg_monai.data.splits import split_by_seed
-from sdseg_monai.errors import ArgumentError, InputError
+from sdseg_monai.errors import ArgumentError, InputError, printable
 from sdseg_monai.io.class_names import names_by_value
 from sdseg_monai.io.files import check_new_folder, write_folder
 from sdseg_monai.io.segments import PHOTOGRAPHS
@@ -168,7 +168,7 @@ def init_bundle(
         names=class_names,
         choices={**grid.choices, **schedule.choices},
         splits=splits,
-        notes=tuple(_notes(fingerprint, class_names, grid, splits, knows_classes)),
+        notes=tuple(map(printable, _notes(fingerprint, class_names, grid, splits, knows_classes))),  # they name files
         commands=tuple(
             _commands(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"]), knows_classes)
         ),
