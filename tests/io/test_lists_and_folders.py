@@ -140,7 +140,7 @@ def test_a_json_list_with_a_bad_line(listed):
 
 def test_the_command_goes_on_and_says_what_failed(listed, capsys):
     write_case(listed, "two")
-    lines = ["studies/gone", "images/gone.nii.gz", "images/one.nii.gz", "studies/lost", "images/two.nii.gz"]
+    lines = ["studies/away", "images/gone.nii.gz", "images/one.nii.gz", "studies/lost", "images/two.nii.gz"]
     datalist = write_list(listed, "l.csv", "\n".join(["image", *lines]))
     arguments = ["segment", str(datalist), "-o", str(listed / "out"), "-q", "--device", "cpu"]
     arguments += ["--report", str(listed / "r.html")]
@@ -151,7 +151,7 @@ def test_the_command_goes_on_and_says_what_failed(listed, capsys):
     assert f"error: {listed / 'images/gone.nii.gz'}: no such file or folder" in captured.err
     cases = json.loads((listed / "out" / "sdseg_manifest.json").read_text())["cases"]
     assert {name: case["status"] for name, case in cases.items()} == {
-        "gone": "failed",
+        "away": "failed",
         "gone.nii.gz": "failed",
         "one.nii.gz": "done",
         "lost": "failed",
