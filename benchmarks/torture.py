@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def main() -> int:
             setting,
             options.quick,
             options.index,
-            lambda result, folder=folder: report(result, folder, options.seed),
+            partial(report, folder, options.seed),
         )
         say(summary(group.name, results[group.name]))
     figures = {**about(options), "seconds": round(time.monotonic() - start), "groups": results}
@@ -92,7 +93,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(result: Try, folder: Path, seed: int) -> None:
+def report(folder: Path, seed: int, result: Try) -> None:
     """Write what is wrong with a try, and how to repeat it."""
     say(f"  FAILED {result.what}: {result.failure or 'left behind'} {' '.join(result.left)}")
     say(f"    {folder}/{result.index:04}; again: --seed {seed} --only {folder.name} --index {result.index}")

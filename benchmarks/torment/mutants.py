@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sdseg_monai.errors import find_input_error
@@ -44,9 +45,7 @@ def prepare(setting: Setting) -> None:
         if not folder.exists():
             folder.mkdir(parents=True)
             # in a child, so that ITK's threads are in no process that forks
-            verdict = call_in_child(
-                lambda folder=folder, kind=kind: _write_example(folder, kind), SECONDS, 4 * MEGABYTES
-            )
+            verdict = call_in_child(partial(_write_example, folder, kind), SECONDS, 4 * MEGABYTES)
             if verdict.failure:
                 raise SystemExit(f"{kind}: the good file is not read: {verdict.failure}")
 

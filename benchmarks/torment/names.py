@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import unicodedata
+from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -197,7 +198,7 @@ def _check_bundle(folder: Path, name: str) -> None:
         raise WrongResult("the datalist does not name it")
 
 
-SURFACES = {
+SURFACES: dict[str, Callable[[Path, str], None]] = {
     **{f"terminal of {command}": partial(_check_terminal, command) for command in (SEGMENT, EVALUATE, AUDIT, INIT)},
     "CSV of sdseg evaluate": partial(_check_csv, "metrics.csv", EVALUATE),
     "CSV of sdseg audit": partial(_check_csv, "audit.csv", AUDIT),

@@ -112,7 +112,7 @@ def test_only_one_line_of_an_input_error_is_a_refusal(tmp_path):
 def test_figures_count_what_failed_and_what_was_left(tmp_path):
     tries = [Try(0, "a", "x", "read"), Try(1, "a", "y", failure="wrong"), Try(2, "b", "z", left=("f", "g"))]
     group = Group("g", "G", "Text.", 3, 1, lambda setting, index: tries[index])
-    reported = []
+    reported: list[Try] = []
     figures = run_group(group, Setting(tmp_path, 0), False, None, reported.append)
     assert (figures["tried"], figures["failed"], figures["left"]) == (3, 1, 2)
     assert figures["kinds"]["a"] == {"tried": 2, "failed": 1, "left": 0, "outcomes": {"read": 1}}
