@@ -49,7 +49,7 @@ def main() -> int:
             setting,
             options.quick,
             options.index,
-            partial(report, folder, options.seed),
+            partial(report, folder=folder, seed=options.seed),
         )
         say(summary(group.name, results[group.name]))
     figures = {**about(options), "seconds": round(time.monotonic() - start), "groups": results}
@@ -93,7 +93,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(folder: Path, seed: int, result: Try) -> None:
+def report(result: Try, folder: Path, seed: int) -> None:
     """Write what is wrong with a try, and how to repeat it."""
     say(f"  FAILED {result.what}: {result.failure or 'left behind'} {' '.join(result.left)}")
     say(f"    {folder}/{result.index:04}; again: --seed {seed} --only {folder.name} --index {result.index}")

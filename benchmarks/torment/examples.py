@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID as Uid
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from safetensors.torch import save_file
 
@@ -73,7 +74,7 @@ def write_series(folder: Path) -> Path:
     for index in range(SHAPE[2]):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = MRImageStorage, ExplicitVRLittleEndian
-        meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(f"{UID}.{index + 1}")
+        meta.MediaStorageSOPInstanceUID = Uid(f"{UID}.{index + 1}")
         path = folder / f"{index + 1:04}.dcm"
         slice_ = FileDataset(str(path), _series_header(), file_meta=meta, preamble=b"\0" * 128)
         slice_.SOPInstanceUID, slice_.InstanceNumber = f"{UID}.{index + 1}", index + 1

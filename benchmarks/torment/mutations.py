@@ -279,7 +279,7 @@ def _mutate_safetensors(content: bytes, random: Random) -> Mutant:
     header = json.loads(content[8 : 8 + length])
     name = random.choice(sorted(set(header) - {"__metadata__"}))
     field = random.choice(("dtype", "shape", "data_offsets"))
-    value: Any = random.choice(("F64", "I8", "", [], [0], [2**62], [2**40, 2**40], [-1, 4], [0, 2**63], None, {}))
+    value: object = random.choice(("F64", "I8", "", [], [0], [2**62], [2**40, 2**40], [-1, 4], [0, 2**63], None, {}))
     header[name][field] = value
     text = json.dumps(header).encode()
     return Mutant(f"{field} of {name} is {value!r}", struct.pack("<Q", len(text)) + text + content[8 + length :])
