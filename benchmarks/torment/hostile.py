@@ -372,7 +372,7 @@ ESCAPES = {
     "a network path": "//server/executed",
     "a path of dots": "bundle/configs/../../../executed",
 }
-BOMB = 1 << 30  # bytes
+BOMB = 1 << 28  # bytes, 256 MiB
 
 
 def _zeros_gzip(size: int) -> bytes:
@@ -389,13 +389,13 @@ def _zeros_zlib(size: int) -> bytes:
 def _read_gzip_bomb(folder: Path) -> np.ndarray:
     content = nib.Nifti1Image(np.zeros(SIZE, np.uint8), AFFINE).to_bytes()
     path = folder / "bomb.nii.gz"
-    path.write_bytes(gzip.compress(content) + _zeros_gzip(4 * BOMB))
+    path.write_bytes(gzip.compress(content) + _zeros_gzip(16 * BOMB))
     return read_volume(path).array
 
 
 def _read_nrrd_bomb(folder: Path) -> np.ndarray:
     path = folder / "bomb.nrrd"
-    path.write_bytes(f"NRRD0005\n{NRRD.replace('raw', 'gzip')}\n".encode() + _zeros_gzip(4 * BOMB))
+    path.write_bytes(f"NRRD0005\n{NRRD.replace('raw', 'gzip')}\n".encode() + _zeros_gzip(16 * BOMB))
     return read_volume(path).array
 
 
@@ -493,8 +493,8 @@ def _bombs() -> Iterator[Case]:
     bombs = {
         "4 GiB of zeros after the voxels of a NIfTI": _read_gzip_bomb,
         "4 GiB of zeros as 64 voxels of a NRRD": _read_nrrd_bomb,
-        "1 GiB of zeros as 64 voxels of an MHA": _read_mha_bomb,
-        "1 GiB of zeros as weights in a zip": _open_zip_bomb,
+        "256 MiB of zeros as 64 voxels of an MHA": _read_mha_bomb,
+        "256 MiB of zeros as weights in a zip": _open_zip_bomb,
         "a PNG that claims 60,000 x 60,000 pixels": _read_picture_bomb,
         "a TIFF of 201 pages": _read_many_pages,
         "a program of PostScript called .png": _read_eps,
