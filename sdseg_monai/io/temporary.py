@@ -7,7 +7,8 @@ import re
 import shutil
 import socket
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -45,6 +46,20 @@ def make_temporary_folder(parent: Path) -> Path:
     """
     remove_abandoned(parent)
     return Path(tempfile.mkdtemp(prefix=owned_prefix(), dir=parent))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, which is removed at the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = make_temporary_folder(Path(tempfile.gettempdir()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_abandoned(folder: Path, prefix: str = PREFIX) -> None:

@@ -20,7 +20,7 @@ from monailabel.utils.async_tasks.utils import processes
 
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError, report_input_errors
-from sdseg_monai.io.temporary import owned_prefix
+from sdseg_monai.io.temporary import owned_prefix, scratch_folder
 from sdseg_monai.io.volumes import volume_suffix
 from sdseg_monai.label.infer import SegmentTask
 from sdseg_monai.label.models import open_models
@@ -117,7 +117,7 @@ class SDSegApp(MONAILabelApp):
             return super().infer({**request, "modality": store.modality_of(image)}, datastore)
         if not isinstance(image, str) or not self._is_uploaded(image):
             raise InputError(f"image {image!r}: no such image in the studies")
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             # start noise may depend on the file's name, and that of an upload is random
             link = Path(folder, "upload" + volume_suffix(Path(image)))
             link.symlink_to(image)

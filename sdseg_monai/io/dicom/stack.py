@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from sdseg_monai.io.dicom.values import (
     write_for_itk,
 )
 from sdseg_monai.io.memory import check_memory
+from sdseg_monai.io.temporary import scratch_folder
 from sdseg_monai.io.volumes import Volume, checked_volume
 
 if TYPE_CHECKING:
@@ -168,9 +168,9 @@ def _attributes(slices: Sequence[_Slice]) -> dict[str, list[str]]:
 def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
     """Return the values of sorted slices, float32, [X, Y, Z]."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes its warnings to stderr itself, past Python
-    with tempfile.TemporaryDirectory(prefix="sdseg_slices_") as folder:
+    with scratch_folder() as folder:
         try:
-            files = [_file_for_itk(item, Path(folder, f"{index}.dcm")) for index, item in enumerate(slices)]
+            files = [_file_for_itk(item, folder / f"{index}.dcm") for index, item in enumerate(slices)]
             image = _read_image(files)
             volume = sitk.GetArrayViewFromImage(image).reshape(len(slices), *slices[0].size[::-1]).T.copy()
         except Exception as error:  # ITK raises RuntimeError, pydicom whatever a damaged element leads to

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from sdseg_monai.io.formats.geometry import LPS_TO_RAS
+from sdseg_monai.io.temporary import scratch_folder
 
 
 def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
@@ -27,8 +27,8 @@ def itk_nifti_affine(header: bytes) -> np.ndarray | None:
             user's file can matter to it.
     """
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes to stderr past Python
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header.nii"
+    with scratch_folder() as folder:
+        path = folder / "header.nii"
         path.write_bytes(header)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import Series, choose_series, read_series
 from sdseg_monai.io.dicom.terms import NOT_IMAGES
 from sdseg_monai.io.files import write_folder
+from sdseg_monai.io.temporary import scratch_folder
 from sdseg_monai.io.volumes import check_same_grid, read_volume, write_volume
 from sdseg_monai.label.stores.dicom_seg import Segments, read_seg, write_seg
 from sdseg_monai.label.stores.volumes import VolumeDatastore
@@ -120,8 +120,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
             if not slice_folder.is_dir():
                 write_folder(slice_folder, lambda folder: self._download(series.StudyInstanceUID, image_id, folder))
             if not (path.is_file() and image_id in self._datastore.objects):
-                with tempfile.TemporaryDirectory() as folder:
-                    volume = Path(folder) / path.name
+                with scratch_folder() as folder:
+                    volume = folder / path.name
                     image = read_series(self._cached_series(image_id))
                     write_volume(volume, image.array, image)
                     with self._server():
@@ -229,8 +229,8 @@ class DicomDatastore(VolumeDatastore, DICOMWebDatastore):
                     logger.warning("image %s: a label is left out: %s", image_id, error)
                     self._unusable_segs.add(seg.instance)
                     continue
-                with tempfile.TemporaryDirectory() as folder:
-                    volume = Path(folder) / "label.nii.gz"
+                with scratch_folder() as folder:
+                    volume = folder / "label.nii.gz"
                     sitk.WriteImage(mask, str(volume), True)
                     entries = [{"name": names[value]} for value in sorted(names)]
                     info = {"SeriesInstanceUID": seg.series, "SOPInstanceUID": seg.instance, "label_info": entries}

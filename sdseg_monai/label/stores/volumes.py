@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from monailabel.interfaces.exception import LabelNotFoundException
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.io.label_maps import check_label_map
+from sdseg_monai.io.temporary import scratch_folder
 from sdseg_monai.io.volumes import (
     VOLUME_SUFFIXES,
     Volume,
@@ -211,7 +211,7 @@ class VolumeDatastore(LocalDatastore):
 
         MONAI Label would otherwise find the old file at the next refresh and list it again.
         """
-        target = Path(folder) / self._filename(name, suffix)
+        target = folder / self._filename(name, suffix)
         write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
         if old_data and old_data.ext != suffix:
             target.with_name(self._filename(name, old_data.ext)).unlink(missing_ok=True)
@@ -277,7 +277,7 @@ def _as_volume(path: Path, image_path: Path, image: Volume, name: str) -> Iterat
     if voxels.size != image.array.size:
         size = " x ".join(map(str, shape))
         raise InputError(f"{name}: {voxels.size} bytes, expected {image.array.size}, one for each of its {size} voxels")
-    with tempfile.TemporaryDirectory() as folder:
-        volume = Path(folder) / "label.nii.gz"
+    with scratch_folder() as folder:
+        volume = folder / "label.nii.gz"
         write_volume(volume, voxels.reshape(shape, order="F"), image_path)
         yield volume
