@@ -211,7 +211,7 @@ class VolumeDatastore(LocalDatastore):
 
         MONAI Label would otherwise find the old file at the next refresh and list it again.
         """
-        target = folder / self._filename(name, suffix)
+        target = Path(folder) / self._filename(name, suffix)
         write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
         if old_data and old_data.ext != suffix:
             target.with_name(self._filename(name, old_data.ext)).unlink(missing_ok=True)
