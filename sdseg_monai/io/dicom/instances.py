@@ -227,8 +227,10 @@ def slice_thickness(header: Dataset) -> float | None:
 
 def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     """Return whether a dataset was read as implicit VR, and whether as little endian."""
-    pydicom_2 = (getattr(dataset, "read_implicit_vr", None), getattr(dataset, "read_little_endian", None))
-    is_implicit, is_little = getattr(dataset, "original_encoding", pydicom_2)
+    if hasattr(dataset, "original_encoding"):  # pydicom 3, which warns of the names of pydicom 2
+        is_implicit, is_little = dataset.original_encoding
+    else:
+        is_implicit, is_little = dataset.read_implicit_vr, dataset.read_little_endian
     return bool(is_implicit), bool(is_little)
 
 
