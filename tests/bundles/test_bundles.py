@@ -81,6 +81,7 @@ def test_tensorboard_has_losses_dice_and_panel(trained):
     assert "validation/image_label_prediction" in tags["images"]
 
 
+@pytest.mark.slow
 def test_evaluation_equals_sdseg_evaluate_on_the_saved_masks(trained):
     folder, _ = trained
     process = run_process(

@@ -18,7 +18,9 @@ from tests.makers.volumes import load_nifti, write_nifti
 pytestmark = pytest.mark.usefixtures("keep_global_state")
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("baselines/")) for name in PICTURES]
+)
 def test_overlay_trains_two_iterations_and_evaluates_pictures(name, pictures, tmp_path):
     steps, dice, _ = train_and_evaluate(("datasets/kvasir", *PICTURES[name]), pictures, tmp_path)
     assert steps == 2 and 0 <= dice <= 1

@@ -90,6 +90,7 @@ def test_a_finished_training_started_again_changes_nothing(data, tmp_path):
     assert same(states, (read(tmp_path / "checkpoint.pt"), read(tmp_path / "model.pt")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -164,6 +165,7 @@ def test_a_training_without_validation_says_so_and_goes_on(data, tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_is_refused_with_one_line(data, tmp_path):
     torch.save({"network": {}, "ema": {}}, tmp_path / "checkpoint.pt")
     process = run_process("python", *arguments(data, tmp_path, "--epochs", 1))

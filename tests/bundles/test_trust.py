@@ -126,7 +126,9 @@ def test_bundles_of_0_4_0_need_no_trust(name):
         bundle.config(config, imports_modules=True)
 
 
-@pytest.mark.parametrize("overlay", [None, "taesd", "ablations/cross_attention"])
+@pytest.mark.parametrize(
+    "overlay", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("taesd", "ablations/cross_attention"))]
+)
 def test_converted_networks_need_no_trust(root, overlay):
     overlays = [] if overlay is None else [bundles_dir() / "sdseg" / "configs" / f"{overlay}.json"]
     network = Bundle.open("sdseg").config("inference", overlays).get_parsed_content("network_def")

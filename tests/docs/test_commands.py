@@ -23,11 +23,14 @@ from tests.makers.orthanc import HAS_ORTHANC, OrthancServer
 from tests.makers.places import ROOT
 from tests.makers.volumes import load_nifti
 
+LONG_PAGES = ("docs/train.md", "docs/segment.md", "docs/uncertainty.md", "docs/development.md")
 NOT_TRAINED = ("sd_autoencoder.json", "paper_weights.json", "taesd", "distill_taesd")  # full size, or a download
 
 
 @pytest.mark.usefixtures("keep_global_state")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_PAGES)) for name in NAMES]
+)
 def test_commands_and_programs(name, workspace):
     page = Page(name)
     workspace(page)

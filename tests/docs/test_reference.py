@@ -137,5 +137,7 @@ def test_the_example_of_a_mask_s_file_has_what_is_written(template, tmp_path, ca
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["segment", str(template / "scans"), "-o", str(tmp_path / "masks"), "-q", "--device", "cpu"]) == 0
     manifest = json.loads((tmp_path / "masks" / FILE_NAME).read_text())
-    assert set(manifest) == {"about", "settings", "left_out", "cases"} and keys(manifest["about"]) == keys(mask_json["about"])
+    assert set(manifest) == {"about", "settings", "left_out", "cases"} and keys(manifest["about"]) == keys(
+        mask_json["about"]
+    )
     assert {"status", *mask_json["case"]} == set(manifest["cases"]["case_0.nii.gz"])

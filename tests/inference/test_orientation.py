@@ -11,7 +11,7 @@ from tests.makers.volumes import load_nifti
 AXES = "SLA"  # of the stored array: superior, left, anterior
 
 
-@pytest.mark.parametrize("uncertainty", [None, "flips"])
+@pytest.mark.parametrize("uncertainty", [None, pytest.param("flips", marks=pytest.mark.slow)])
 def test_mask_and_maps_are_on_the_grid_of_the_file(volume, tmp_path, uncertainty):
     to_file = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(AXES))
     nib.save(load_nifti(volume).as_reoriented(to_file), tmp_path / "scan.nii.gz")

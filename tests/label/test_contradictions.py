@@ -81,6 +81,7 @@ def test_a_forced_seg_says_so(server):
         assert not segment.SegmentLabel.startswith("NOT TRUSTED"), "the label is a name"
 
 
+@pytest.mark.slow
 def test_a_scoring_counts_it_as_failed_and_the_server_goes_on(server):
     requests.post(f"{server.url}/scoring/{MODEL}_flips", params={"run_sync": "false"}, json={})
     state = wait(server, "/scoring/")

@@ -157,6 +157,7 @@ def test_slicer_client(server, hippocampus, tmp_path):
     assert "Traceback" not in requests.get(f"{server.url}/logs/", params={"text": True, "lines": 2000}).text
 
 
+@pytest.mark.slow
 def test_ten_inferences_queue(server):
     """Memory grows by what ten responses take, not by ten inferences at once; the server answers meanwhile."""
     process = psutil.Process(server.process.pid)

@@ -148,8 +148,14 @@ def test_half_a_training_call_is_refused(network):
         network(IMAGE, mask=MASK)
 
 
-@pytest.mark.parametrize("start", ["zeros", "shared"])
-@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize(
+    ("num_classes", "start"),
+    [
+        (2, "shared"),
+        (3, "zeros"),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in ((2, "zeros"), (3, "shared"))),
+    ],
+)
 def test_torch_export_gives_the_same_score(start, num_classes):
     options = {"prediction_type": "sample", "start_noise": "zeros"} if start == "zeros" else {}
     network = make_network(num_classes=num_classes, **options).eval()

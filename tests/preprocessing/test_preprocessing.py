@@ -419,6 +419,7 @@ def test_overlays_make_the_papers_100000_steps(dataset, slices):
     assert slices // 4 * overlay["epochs"] == pytest.approx(100_000, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_kvasir_850_is_the_shared_copy(script, tmp_path):
     folder = SHARED / "data" / "kvasir-seg-256"
@@ -429,6 +430,7 @@ def test_kvasir_850_is_the_shared_copy(script, tmp_path):
     assert read_counts(tmp_path / "d.json") == [680, 85, 85]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_hippocampus_datalist_is_the_embedded_one(hippocampus, tmp_path):
     process = run_process(

@@ -39,6 +39,7 @@ def on_grid(path: Path, volume: Volume) -> np.ndarray:
 
 @pytest.mark.shared
 class TestRealData:
+    @pytest.mark.slow
     def test_jpeg_2000(self, tmp_path):
         """A CT without UIDs; its labels' organs have the densities that were measured with another reader."""
         folder = shared_data("totalsegmentator-example")

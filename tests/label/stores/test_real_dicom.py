@@ -20,7 +20,9 @@ pytestmark = needs_label_env
 
 @pytest.mark.shared
 class TestRealDicom:
-    @pytest.mark.parametrize("name", ["totalsegmentator-example/ct_dicom", "dcmqi-ct-3slice"])
+    @pytest.mark.parametrize(
+        "name", [pytest.param("totalsegmentator-example/ct_dicom", marks=pytest.mark.slow), "dcmqi-ct-3slice"]
+    )
     def test_ct_decodes_as_simpleitk_reads_it(self, store, tmp_path, name):
         """JPEG 2000, and Implicit VR Little Endian."""
         folder = SHARED / "data" / name
