@@ -1,5 +1,6 @@
 """The picture of the package agrees with the code, and the pages name every layer, module and package."""
 
+import configparser
 import importlib.util
 
 import pytest
@@ -40,3 +41,11 @@ def test_pages_name_every_layer_and_room(house):
         for room in rooms:
             assert f"`{room}`" in section, room
     assert "images/house.svg" in (ROOT / "docs" / "development.md").read_text()
+
+
+def test_every_package_is_in_the_wheel():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    folders = {file.parent.relative_to(ROOT) for file in PACKAGE.rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    assert set(config["options"]["packages"].split()) == packages | {"sdseg_monai.bundles"}
