@@ -33,6 +33,7 @@ SUFFIX = ".nii.gz"
 UPLOAD, TRAINING = "during uploads of labels", "during a training"
 KINDS = (*[UPLOAD] * 4, *[TRAINING] * 4)
 ANSWER_SECONDS = 120
+ANSWERED_SECONDS = 10  # in which the file of an answer goes
 MANY_EPOCHS = 500  # more than are trained before the kill
 
 
@@ -226,9 +227,19 @@ def _start_again(
         new_files = _all_files(again) - known
         hidden = tuple(str(path) for path in sorted(new_files) if path.name[0] == ".")
         left += hidden + files_left(server.folder / "temporary")
-        left += tuple(str(path) for path in (again.work / "uploads").rglob("*") if path.is_file())
+        left += _uploads_left(again)
     left += processes_left(server.program.mark)
     return Try(index, kind, what, "", failure, left)
+
+
+def _uploads_left(server: Server) -> tuple[str, ...]:
+    """Return the files in a server's folder of uploads; it removes an answer's file just after the answer."""
+    deadline = time.monotonic() + ANSWERED_SECONDS
+    while True:
+        left = tuple(str(path) for path in (server.work / "uploads").rglob("*") if path.is_file())
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
 
 
 KILLS = Group(

@@ -27,8 +27,10 @@ def slice_order(cosines: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 def is_plane(cosines: np.ndarray) -> bool:
     """Tell whether direction cosines, [6], are two unit vectors at right angles."""
-    axes = cosines.reshape(-1, 3)
-    return len(axes) == 2 and bool(np.abs(axes @ axes.T - np.eye(2)).max() <= LARGEST_TILT)
+    if cosines.size != 6:
+        return False
+    axes = cosines.reshape(2, 3)
+    return bool(np.abs(axes @ axes.T - np.eye(2)).max() <= LARGEST_TILT)
 
 
 def grid_affine(cosines: np.ndarray, positions: np.ndarray, edges: np.ndarray, thickness: float = 1.0) -> np.ndarray:

@@ -46,6 +46,7 @@ class TestBadInput:
             ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "ImageOrientationPatient"),
             ({"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]}, "ImageOrientationPatient"),
             ({"ImageOrientationPatient": None}, "ImageOrientationPatient"),
+            ({"ImageOrientationPatient": [1, 0, 0, 0, 1]}, "ImageOrientationPatient"),
             ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope"),
         ],
     )
