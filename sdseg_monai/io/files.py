@@ -43,9 +43,13 @@ def hash_file(path: Path) -> str:
 
 
 def check_name(path: Path) -> None:
-    """Raise :class:`InputError` where a path holds a NUL character, on which the functions of the system fail."""
+    """Raise :class:`InputError` where a path holds what no name of a file can: a NUL, or half a character."""
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: a path with a NUL character, expected one without")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{str(path)!a}: a path with half a character, expected whole ones") from error
 
 
 def check_exists(path: Path) -> None:

@@ -125,10 +125,11 @@ def test_memory_is_compared_with_what_is_available_and_classes_count():
     assert needed_bytes((10, 10, 10)) < needed_bytes((10, 10, 10), 2) < needed_bytes((10, 10, 10), 3)
 
 
-def test_a_null_byte_in_a_name_is_one_line():
-    with pytest.raises(InputError, match="NUL character") as caught:
-        check_exists(Path("a\0b.nii.gz"))
-    assert "\0" not in str(caught.value)
+@pytest.mark.parametrize(("name", "reason"), [("a\0b.nii.gz", "NUL"), ("a\ud800b.nii.gz", "half a character")])
+def test_a_name_that_no_file_can_have_is_one_line(name, reason):
+    with pytest.raises(InputError, match=reason) as caught:
+        check_exists(Path(name))
+    assert name not in str(caught.value)
 
 
 @pytest.mark.parametrize(
