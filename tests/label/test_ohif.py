@@ -211,7 +211,7 @@ def test_options(ohif, cases, server):
     ohif.connect()
     ohif.click(OPTIONS)
     fields = ohif.wait(lambda: ohif.ids(".optionsConfig"), "the options")
-    assert fields == [f"infer{MODEL}{name}" for name in ("device", "seed", "batch_size", "weights")]
+    assert fields == [f"infer{MODEL}{name}" for name in ("device", "seed", "batch_size", "weights", "force")]
     ohif.type(f"//input[@id='infer{MODEL}seed']", "7")
     ohif.type(f"//input[@id='infer{MODEL}batch_size']", "2")
     ohif.select(f"infer{MODEL}weights", "original")
