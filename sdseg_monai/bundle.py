@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 
 DEFAULT_BUNDLE = "hippocampus_sdseg"
 NO_CONFIGS = ("metadata.json", "datalist.json")  # of the files in configs
-# what the package writes or has written, beside what is in the shipped configs: `sdseg convert`, then 0.4.0
-OWN_CODE = {
-    Code("schedule", TARGET, "sdseg_monai.schedule.NoiseSchedule"),
-    Code("handlers", TARGET, "sdseg_monai.handlers.Checkpoint"),
-    Code("transforms", "argmax", ""),
+# the code that the package writes or has written, beside what is in the shipped configs
+CONVERTED = {"network_def#schedule": {TARGET: "sdseg_monai.schedule.NoiseSchedule"}}
+OF_0_4_0 = {
+    "train#handlers": [{TARGET: "sdseg_monai.handlers.Checkpoint"}],
+    "postprocessing#transforms": [
+        {
+            TARGET: "Invertd",
+            "transform": "@preprocessing",
+            "keys": 0,
+            "orig_keys": 0,
+            "nearest_interp": 0,
+            "to_tensor": 0,
+        },
+        {TARGET: "AsDiscreted", "threshold": "$0.5 if @num_classes == 2 else None", "argmax": "$@num_classes > 2"},
+        {TARGET: "sdseg_monai.transforms.SaveMaskd"},
+    ],
 }
 T = TypeVar("T")
 
@@ -233,7 +244,7 @@ def shipped_code() -> set[Code]:
     """Return all code in the configs of the shipped bundles, and in those that this package and 0.4.0 write."""
     files = (file for name in shipped_bundles() for file in (bundles_dir() / name / "configs").rglob("*.json"))
     configs = [json.loads(file.read_text()) for file in files if file.name not in NO_CONFIGS]
-    return OWN_CODE.union(*map(known_code, configs))
+    return set().union(*map(known_code, [*configs, CONVERTED, OF_0_4_0]))
 
 
 def bundles_dir() -> Path:

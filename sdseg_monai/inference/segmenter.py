@@ -91,7 +91,8 @@ class Segmenter:
                 raise InputError(f"{self.config}: writes a file before there is a mask, expected that step at the end")
         are_images_known = _values_of(parser, PREPROCESSING) == _values_of(files.config("inference"), PREPROCESSING)
         self.segments, self.modality = _read_metadata(files, self.num_classes, are_images_known)
-        self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
+        with config_errors(self.config):
+            self._defaults = (getattr(self.network, "seed", 0), self.inferer.seed, self.inferer.batch_size)
         self.configure(seed=options.get("seed"), batch_size=options.get("batch_size"))
 
     def _load_network(self, parser: ConfigParser, root: Path, weights: Path | None) -> None:

@@ -24,15 +24,27 @@ def on_same_grid(reference_path: Path, reference: Volume, path: Path, volume: Vo
         volume: the volume to check.
 
     Raises:
-        InputError: it lies on another grid, see :func:`~sdseg_monai.io.volumes.check_same_grid`.
+        InputError: it lies on another grid, see :func:`~sdseg_monai.io.volumes.check_same_grid`; or it fits both as it
+            is and reordered, because the reference's header has two places that mirror each other.
     """
-    try:
-        reordered_volume = _in_order_of(reference, volume)
-        check_same_grid(reference_path, reference, path, reordered_volume)
-    except InputError:
+    reordered_volume = _in_order_of(reference, volume)
+    if reordered_volume is volume or not _fits(reference_path, reference, path, reordered_volume):
         check_same_grid(reference_path, reference, path, volume)  # its message has the file's own shape
         return volume
+    if _fits(reference_path, reference, path, volume):
+        raise InputError(
+            f"{path}: fits {reference_path} in two ways, mirrored and not, since the places in the header of that file "
+            "(sform and qform) mirror each other: make them agree"
+        )
     return reordered_volume
+
+
+def _fits(reference_path: Path, reference: Volume, path: Path, volume: Volume) -> bool:
+    try:
+        check_same_grid(reference_path, reference, path, volume)
+    except InputError:
+        return False
+    return True
 
 
 def _in_order_of(reference: Volume, volume: Volume) -> Volume:

@@ -71,6 +71,12 @@ EVIL = {
     "a list as a class": {"inferer": {"_target_": ["os.mkdir"], "path": "trapped"}},
     "another file": {"device": "%/tmp/other.json#device"},
     "a relative macro": {"device": "%#other"},
+    "known code under a key that is a remark": {"network_def": {"_desc_": {"run": ["$@evaluator.run()"]}}},
+    "known code in a new place": {
+        "copied": {
+            "handlers": [{"_target_": "sdseg_monai.handlers.LastModel", "path": "trapped", "network": "@network"}]
+        }
+    },
     "a known class in another place": {
         "device": {"_target_": "SupervisedEvaluator", "val_data_loader": [], "device": "cpu", "network": None}
     },
@@ -230,7 +236,7 @@ def test_data_cannot_write_where_it_likes(root, here, place):
     transforms = json.loads((root / "configs" / "inference.json").read_text())[place]["transforms"]
     step = {"_target_": "sdseg_monai.transforms.SaveMaskd", "keys": "image", "output_dir": "trapped"}
     edit(root, f"{place}/transforms", [step, *transforms])
-    with pytest.raises(InputError, match=r"inference\.json: writes a file before there is a mask"):
+    with pytest.raises(InputError, match=r"writes a file before there is a mask|has code of its own"):
         Pipeline(root, device="cpu")
 
 

@@ -318,11 +318,12 @@ def test_the_mark_names_all_contradictions_and_nothing_else():
     assert not_trusted(warnings) == "NOT TRUSTED: CT; air" and not_trusted(warnings[1:2]) == ""
 
 
-def test_the_modality_is_refused_before_voxels_are_read(series, monkeypatch):
-    """A large study is refused at once, and a photograph before a transform fails on its colours."""
-    monkeypatch.setattr("sdseg_monai.inference.segmenter.load_source", lambda source: pytest.fail("read"))
+def test_the_modality_is_refused_before_the_transforms(series):
+    """What is wrong with a series is said first; a photograph is refused before a transform fails on its colours."""
+    segmenter = Segmenter(device="cpu")
+    segmenter.preprocessing = lambda item: pytest.fail("prepared")
     with pytest.raises(ArgumentError, match=PT):
-        Segmenter(device="cpu").prepare(choose_series(series))
+        segmenter.prepare(choose_series(series))
 
 
 def test_a_long_reason_is_cut_to_what_dicom_allows(volume, tmp_path):

@@ -29,7 +29,7 @@ PACKED = gzip.compress(NIFTI)
         ("members.nii.gz", gzip.compress(NIFTI[:300]) + gzip.compress(NIFTI[300:])),
         ("blocks.nii.gz", gzip.compress(NIFTI) + gzip.compress(b"")),  # as bgzip ends
         ("zeros.nii.gz", PACKED + bytes(512)),
-        ("long.nii", NIFTI + b"\1" * 1000),
+        ("long.nii", NIFTI + bytes(1000)),
         ("UPPER.NII.GZ", PACKED),
         ("Mixed.Nii.Gz", PACKED),
         ("Mixed.Nii", NIFTI),

@@ -11,6 +11,7 @@ from sdseg_monai.io.bundles.texts import read_text
 MARKS = ("$", "@", "%")  # how an expression, a reference and a macro begin
 SEPARATOR = re.compile(r"#|::")  # in a key that is a path, such as network_def#unet
 TARGET = "_target_"  # the key of a class
+NESTED = "transforms"
 HARMLESS_KEYS = (TARGET, "_disabled_", "_desc_", "_meta_")  # of the keys to which MONAI gives a meaning
 OWN_CLASSES = "sdseg_monai."  # their arguments are data: none of them runs a text or takes a callable by its name
 # A path as configs write one. Nothing else may be in it: MONAI puts keys of the config in place of "%#", and takes an
@@ -22,7 +23,8 @@ class Code(NamedTuple):
     """A piece of a config that MONAI does not take as it is.
 
     Attributes:
-        place: the key under which it stands, without those above it; in a list, the key of the list.
+        place: the path of keys under which it stands, such as ``network_def#unet``; a list's items have its path. Code
+            is known only in its place: elsewhere it would be evaluated at another time, or be given other things.
         key: ``_target_`` for the address of a class, the name of an argument, or empty for the value itself.
         text: the value, or the address of the class; empty for an argument.
     """
@@ -77,7 +79,13 @@ def _walk(node: object, place: str, all_arguments: bool = False) -> Iterator[Cod
             is_special = (name[:1] == name[-1:] == "_" and name not in HARMLESS_KEYS) or SEPARATOR.search(name)
             if has_arguments or is_special:
                 yield Code(place, name, "")
-            yield from _walk(value, name, all_arguments)
+            yield from _walk(value, _place_within(place, name), all_arguments)
+
+
+def _place_within(place: str, name: str) -> str:
+    if name == NESTED and place.endswith(f"#{NESTED}"):  # a Compose in a Compose does what its steps would do there
+        return place
+    return f"{place}#{name}" if place else name
 
 
 def _is_path(code: Code, config: Mapping[str, Any]) -> bool:

@@ -37,7 +37,7 @@ class Series:
         uid: SeriesInstanceUID: digits and dots; where de-identification has emptied it, one that is made from the
             headers, see :func:`group_series`.
         study_uid: StudyInstanceUID, likewise.
-        modality: CT, MR and so on.
+        modality: CT, MR and so on; of slices of several modalities all of them, such as ``CT/MR``.
         description: SeriesDescription, in ASCII.
         number: SeriesNumber, None where there is none.
         frames: number of slices, in all files.
@@ -229,7 +229,7 @@ def _make_series(instances: Sequence[Instance], warnings: Mapping[Path, ImageWar
     return Series(
         uid=_valid_uid(first_instance.series_uid, "SeriesInstanceUID", smallest_uid),
         study_uid=_valid_uid(first_instance.study_uid, "StudyInstanceUID", smallest_uid),
-        modality=first_instance.modality,
+        modality="/".join(sorted({instance.modality for instance in instances} - {""})),
         description=first_instance.description,
         number=first_instance.number,
         frames=sum(instance.frames for instance in instances),

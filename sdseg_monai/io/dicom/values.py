@@ -65,6 +65,9 @@ def check_values(header: Dataset, name: str) -> None:
         raise InputError(f"{name}: pixels of {stored} bits in {allocated}, expected up to 16 bits, or 32")
     if stored is not None and high is not None and high != stored - 1:
         raise InputError(f"{name}: pixels whose highest of {stored} bits is bit {high}, expected bit {stored - 1}")
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if text_of(header, keyword) and decimal_of(header, keyword) is None:  # for which ITK would take another number
+            raise InputError(f"{name}: its {keyword} is not a number, expected one")
     if decimal_of(header, "RescaleSlope") == 0:
         raise InputError(f"{name}: its RescaleSlope is 0, expected intensities")
 

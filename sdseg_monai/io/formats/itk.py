@@ -48,7 +48,7 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, compress: bool,
         array: voxels; their dtype is that of the file.
         affine: from voxel to RAS+ millimetres, [4, 4].
         compress: whether the voxels are compressed.
-        description: content of an NRRD file; MHA has no field for it.
+        description: content of an NRRD file, comment of an MHA file.
 
     Raises:
         OSError: the file cannot be written.
@@ -63,8 +63,8 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray, compress: bool,
     image.SetOrigin(lps_affine[:3, 3].tolist())
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps_affine[:3, :3] / spacing).ravel().tolist())
-    if description and path.suffix.lower() == ".nrrd":
-        image.SetMetaData("NRRD_content", description)
+    if description:
+        image.SetMetaData("NRRD_content" if path.suffix.lower() == ".nrrd" else "Comment", description)
     try:
         sitk.WriteImage(image, str(path), compress)
     except RuntimeError as error:

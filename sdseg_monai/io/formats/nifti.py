@@ -97,6 +97,10 @@ def open_nifti(path: Path) -> NiftiFile:
         header = header_class.from_fileobj(io.BytesIO(head[: int(start)]), check=False)
         header.check_fix(logger=SILENT)  # raises for what cannot be mended
         header.get_best_affine()  # raises for quaternions that are none
+        if stored_header["sform_code"] <= 0 and not stored_header["pixdim"][1:4].all():
+            raise ValueError("it does not say how large its voxels are (pixdim is 0)")
+        if head[flag := header_class.template_dtype.itemsize] and start < flag + 8:
+            raise ValueError("it has header extensions, but the voxels would start where these are")
     except Exception as error:  # gzip, zlib and nibabel each have exceptions of their own
         raise InputError(f"{path}: not a readable NIfTI file ({error})") from error
     return NiftiFile(path, encoding, image_class, header, stored_header)

@@ -58,13 +58,14 @@ def check_end(stream: IO[bytes], slack: int = 0) -> None:
 
     Args:
         stream: read up to the end of its voxels.
-        slack: number of bytes more that are passed over, where it is certain where the voxels begin.
+        slack: number of zero bytes more that are passed over, where it is certain where the voxels begin.
 
     Raises:
         ValueError: more bytes follow.
         zlib.error, OSError, EOFError: a compressed stream is damaged or cut.
     """
-    if len(stream.read(slack + 1)) > slack:
+    surplus = stream.read(slack + 1)
+    if len(surplus) > slack or any(surplus):
         raise ValueError("there are more bytes than the header's voxels take, it does not fit the file")
 
 

@@ -48,6 +48,7 @@ class TestBadInput:
             ({"ImageOrientationPatient": None}, "ImageOrientationPatient"),
             ({"ImageOrientationPatient": [1, 0, 0, 0, 1]}, "ImageOrientationPatient"),
             ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope"),
+            ({"RescaleSlope": [1, 2], "RescaleIntercept": 0}, "RescaleSlope is not a number"),
         ],
     )
     @pytest.mark.parametrize("count", [1, 6])
