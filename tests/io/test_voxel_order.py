@@ -9,7 +9,7 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.volumes import Volume
+from sdseg_monai.io.volumes import Volume, read_volume
 from sdseg_monai.io.voxel_order import on_same_grid
 from tests.makers.volumes import OBLIQUE
 
@@ -50,3 +50,22 @@ def test_another_place_or_shape_is_refused_with_the_file_s_own_figures():
     mirrored = Volume(ARRAY, nib.affines.from_matvec(np.diag([-1, 1, 1]), [0, 0, 0]))  # of another place
     with pytest.raises(InputError, match="the two must lie on the same grid"):
         on_same_grid(Path("a"), reference, Path("b"), mirrored)
+
+
+def test_a_label_that_fits_mirrored_and_not_is_refused(tmp_path):
+    """The image's sform and qform mirror each other over one box, and the label was drawn by the qform."""
+    array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    sform = np.diag([2.0, 2, 2, 1])
+    qform = np.diag([-2.0, 2, 2, 1])
+    qform[0, 3] = 2.0 * (array.shape[0] - 1)
+    image = nib.Nifti1Image(array, sform)
+    image.set_sform(sform, 2)
+    image.set_qform(qform, 1)
+    nib.save(image, tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(array, qform), tmp_path / "label.nii")
+    paths = tmp_path / "image.nii", tmp_path / "label.nii"
+    image_volume, label_volume = map(read_volume, paths)
+    if image_volume.itk_affine is None:
+        pytest.skip("this ITK places the image as nibabel does")
+    with pytest.raises(InputError, match="in two ways"):
+        on_same_grid(paths[0], image_volume, paths[1], label_volume)
