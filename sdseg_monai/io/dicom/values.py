@@ -92,7 +92,8 @@ def check_is_whole(file: BinaryIO, header: Dataset, name: str) -> None:
         name: of the file in messages.
 
     Raises:
-        InputError: there are none, they are floating-point numbers, or they are cut off.
+        InputError: there are none, they are floating-point numbers, they are cut off, or there is a row or a column
+            more than the header says.
     """
     syntax = header.file_meta.TransferSyntaxUID
     if syntax.is_deflated:
@@ -112,9 +113,14 @@ def check_is_whole(file: BinaryIO, header: Dataset, name: str) -> None:
     if length == UNDEFINED_LENGTH:
         is_whole = _has_all_items(file, start, size)
     else:
-        bytes_per_pixel = (number_of(header, "BitsAllocated") or 16) // 8
-        expected = (number_of(header, "Rows") or 0) * (number_of(header, "Columns") or 0) * bytes_per_pixel
+        bytes_per_pixel = (number_of(header, "BitsAllocated") or 16) // 8 * (number_of(header, "SamplesPerPixel") or 1)
+        rows, columns = number_of(header, "Rows") or 0, number_of(header, "Columns") or 0
+        expected = rows * columns * bytes_per_pixel
         is_whole = length >= expected and size - start >= length
+        if not syntax.is_compressed and length - expected >= min(rows, columns) * bytes_per_pixel > 0:
+            raise InputError(
+                f"{name}: pixel data of {length} bytes, expected {expected} for its {rows} rows and {columns} columns"
+            )
     if not is_whole:
         raise InputError(f"{name}: its pixel data are cut off: truncated, damaged, or not yet copied")
 

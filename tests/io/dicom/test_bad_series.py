@@ -49,6 +49,8 @@ class TestBadInput:
             ({"ImageOrientationPatient": [1, 0, 0, 0, 1]}, "ImageOrientationPatient"),
             ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope"),
             ({"RescaleSlope": [1, 2], "RescaleIntercept": 0}, "RescaleSlope is not a number"),
+            ({"Rows": SHAPE[1] - 1}, "pixel data of"),
+            ({"Columns": SHAPE[0] - 1}, "pixel data of"),
         ],
     )
     @pytest.mark.parametrize("count", [1, 6])
