@@ -19,7 +19,7 @@ from sdseg_monai.io.dicom.instances import SUFFIXES
 from sdseg_monai.io.files import check_exists, hash_file
 from sdseg_monai.io.formats.nifti import image_geometry
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
-from sdseg_monai.io.volumes import VOLUME_SUFFIXES, Volume, checked_volume, volume_stem, volume_suffix
+from sdseg_monai.io.volumes import OTHER_SUFFIXES, VOLUME_SUFFIXES, Volume, checked_volume, volume_stem, volume_suffix
 from sdseg_monai.io.warnings import ImageWarning
 
 
@@ -42,9 +42,9 @@ ImageLike = str | Source | SpatialImage | tuple[np.ndarray, np.ndarray]
 FIRST_CHANNEL = "_0000"  # nnU-Net's end of the name of an image's first or only channel
 # fmt: off
 OTHER_IMAGES = (
-    ".mhd", ".raw", ".zraw", ".img", ".hdr", ".img.gz", ".hdr.gz", ".nhdr", ".nii.bz2", ".nii.xz", ".nii.zip",
-    ".nii.zst", ".nrrd.gz", ".mha.gz", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".vtk", ".vti", ".gipl", ".gipl.gz",
-    ".npy", ".npz", ".h5", ".hdf5", ".mat", ".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".7z",
+    *(suffix for suffixes in OTHER_SUFFIXES for suffix in suffixes), ".raw", ".zraw", ".img.gz", ".hdr.gz", ".nrrd.gz",
+    ".mha.gz", ".vtk", ".vti", ".gipl", ".gipl.gz", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".zip", ".tar", ".tar.gz",
+    ".tgz", ".gz", ".bz2", ".xz", ".7z",
 )
 # fmt: on
 NAMES_SHOWN = 5  # of the files that were left out for one reason

@@ -209,7 +209,7 @@ def write_volume(
             qform, see :func:`nifti_image`.
         compress: whether NRRD and MHA are compressed; NIfTI is as its suffix says.
         extension: the only one of a NIfTI header.
-        description: for the header of NIfTI (descrip, see :func:`nifti_image`) or NRRD (content); not for MHA.
+        description: for the header of NIfTI (descrip, see :func:`nifti_image`), NRRD (content) or MHA (Comment).
 
     Raises:
         InputError: the suffix is unknown or the folder cannot be written.

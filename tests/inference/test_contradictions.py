@@ -196,7 +196,7 @@ def test_a_forced_seg_says_so_where_viewers_look(series, volume, pipeline, tmp_p
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_a_forced_volume_file_says_so(forced, tmp_path, suffix):
-    """In its JSON, and in the header, for those formats that have a field for it."""
+    """In its JSON and in its header."""
     result = forced(ball(lowest=-1000))
     result.save(tmp_path / f"m{suffix}", maps={"confidence": tmp_path / f"c{suffix}"})
     assert json.loads((tmp_path / "m.json").read_text())["case"]["not_trusted"] == result.not_trusted
@@ -207,6 +207,8 @@ def test_a_forced_volume_file_says_so(forced, tmp_path, suffix):
             assert text == result.not_trusted[:79]
         elif suffix == ".nrrd":
             assert sitk.ReadImage(str(path)).GetMetaData("NRRD_content") == result.not_trusted
+        else:
+            assert f"\nComment = {result.not_trusted}\n".encode() in path.read_bytes()
     if suffix == ".nii":
         assert result.to_nifti().header["descrip"].item().decode() == result.not_trusted[:79]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -59,6 +59,18 @@ def read_header(path: Path) -> bytes:
             return file.read(HEADER_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_layout(path: Path, parse: Callable[[bytes], Layout]) -> Layout:
+    """Return what ``parse`` makes of the beginning of a file, its header.
+
+    Raises:
+        InputError: the file cannot be read, or ``parse`` raised a :class:`HeaderError`.
+    """
+    try:
+        return parse(read_header(path))
+    except HeaderError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def header_lines(head: bytes) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sdseg_monai.errors import InputError
 from sdseg_monai.io.formats.content import START_BYTES, content_name
 from sdseg_monai.io.formats.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
 from sdseg_monai.io.formats.layouts import (
@@ -18,7 +17,7 @@ from sdseg_monai.io.formats.layouts import (
     HeaderError,
     Layout,
     header_lines,
-    read_header,
+    read_layout,
     real_numbers,
     spatial_shape,
     whole_numbers,
@@ -78,18 +77,14 @@ def read_metaimage_header(path: Path) -> Layout:
     Raises:
         InputError: the file is no MHA file, or a field is missing, doubtful, or has a value that cannot be used.
     """
-    head = read_header(path)
-    if b"=" not in head.partition(b"\n")[0]:
-        reason = content_name(head[:START_BYTES]) or "expected lines NAME = VALUE"
-        raise InputError(f"{path}: not a readable .mha file: {reason}")
-    try:
-        return _layout(*_fields(head))
-    except HeaderError as error:
-        raise InputError(f"{path}: {error}") from error
+    return read_layout(path, lambda head: _layout(*_fields(head)))
 
 
 def _fields(head: bytes) -> tuple[dict[str, str], int]:
     """Return the fields on which voxels and places depend, by their first names, and the voxels' first byte."""
+    if b"=" not in head.partition(b"\n")[0]:
+        reason = content_name(head[:START_BYTES]) or "expected lines NAME = VALUE"
+        raise HeaderError(f"not a readable .mha file: {reason}")
     fields: dict[str, str] = {}
     lines = header_lines(head)
     while True:

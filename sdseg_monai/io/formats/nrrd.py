@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sdseg_monai.errors import InputError
 from sdseg_monai.io.formats.content import START_BYTES, content_name
 from sdseg_monai.io.formats.geometry import LPS_TO_RAS, Geometry, ignored_unit, scaled
 from sdseg_monai.io.formats.layouts import (
     HeaderError,
     Layout,
     header_lines,
-    read_header,
+    read_layout,
     real_numbers,
     spatial_shape,
     whole_numbers,
@@ -102,18 +101,14 @@ def read_nrrd_header(path: Path) -> Layout:
         InputError: the file is no NRRD file, its voxels lie in another one, or a field is unknown, missing, doubtful,
             or has a value that cannot be used.
     """
-    head = read_header(path)
-    if not MAGIC.match(head):
-        reason = content_name(head[:START_BYTES]) or "expected NRRD0001 to NRRD0005 in the first line"
-        raise InputError(f"{path}: not a readable .nrrd file: {reason}")
-    try:
-        return _layout(*_fields(head))
-    except HeaderError as error:
-        raise InputError(f"{path}: {error}") from error
+    return read_layout(path, lambda head: _layout(*_fields(head)))
 
 
 def _fields(head: bytes) -> tuple[dict[str, str], int]:
     """Return the fields of the header by the names used here, and the voxels' first byte."""
+    if not MAGIC.match(head):
+        reason = content_name(head[:START_BYTES]) or "expected NRRD0001 to NRRD0005 in the first line"
+        raise HeaderError(f"not a readable .nrrd file: {reason}")
     fields: dict[str, str] = {}
     lines = header_lines(head)
     next(lines)

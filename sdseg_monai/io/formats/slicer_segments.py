@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.formats.layouts import read_header
 from sdseg_monai.io.volumes import SLICER_SUFFIX
 
-HEADER_BYTES = 1 << 20
 HEADER_END = re.compile(rb"\r?\n\r?\n")
 FIELD = re.compile(r"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
 
@@ -46,9 +46,8 @@ def read_segment_names(path: Path) -> dict[int, str]:
 def _read_segments(path: Path) -> dict[int, dict[str, str]]:
     """Return the fields of each segment by its number; none where the file cannot be read."""
     try:
-        with path.open("rb") as file:
-            header = HEADER_END.split(file.read(HEADER_BYTES), maxsplit=1)[0]
-    except OSError:
+        header = HEADER_END.split(read_header(path), maxsplit=1)[0]
+    except InputError:
         return {}
     segments: dict[int, dict[str, str]] = {}
     for number, field, value in FIELD.findall(header.decode("utf-8", "replace")):
