@@ -12,7 +12,9 @@ import numpy as np
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.grid import grid_affine, grid_fault, is_plane, slice_order
+from sdseg_monai.io.dicom.groups import check_groups, functional_group, rescaling
 from sdseg_monai.io.dicom.instances import read_dataset, text_of
+from sdseg_monai.io.dicom.pixel_data import KEYWORDS, check_is_whole
 from sdseg_monai.io.dicom.terms import plain_text
 from sdseg_monai.io.dicom.values import check_values, modality_values, stored_values
 from sdseg_monai.io.memory import check_memory
@@ -55,16 +57,21 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
         Real values (HU in CT), float32, [X, Y, Z] as columns, rows and frames against their normal.
 
     Raises:
-        InputError: there are several files, the file is damaged, its frames do not say where they lie or do not form a
-            regular grid, its values mean something that is not applied here, see
-            :func:`~sdseg_monai.io.dicom.values.check_values`, or one is not finite, or pydicom is not installed.
+        InputError: there are several files, the file is damaged, it has more or fewer frames than its header says, the
+            frames do not say where they lie or do not form a regular grid, its values mean something that is not
+            applied here, see :func:`~sdseg_monai.io.dicom.values.check_values` and
+            :func:`~sdseg_monai.io.dicom.groups.check_groups`, or one is not finite, or pydicom is not installed.
     """
     config = require("pydicom.config")
     with config.disable_value_validation():
         image = open_multi_frame(files, name)
         grid = frame_grid(image, name)
         check_values(image, name)
+        check_groups(image, len(grid.order), name)
+        _check_pixel_data(files[0], name)
         check_memory(grid.shape, name)
+        for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of no use, and decoders may trust it
+            image.pop(keyword, None)
         try:
             frames = image.pixel_array
             stack = np.stack([_real_values(frames[index], image, index) for index in grid.order])
@@ -95,7 +102,8 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
     """Return the grid of the frames of a file.
 
     Raises:
-        InputError: the frames' positions are missing, or the frames do not form a regular grid.
+        InputError: the frames' positions are missing or of another number of frames, or the frames do not form a
+            regular grid.
     """
     count = int(image.NumberOfFrames)
     if "PerFrameFunctionalGroupsSequence" not in image:
@@ -104,9 +112,17 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
             f"{name}: {count} frames in one file ({kind}) that does not say where each lies, expected an enhanced file "
             "with PerFrameFunctionalGroupsSequence, or one file for each slice"
         )
+    group_count = len(image.PerFrameFunctionalGroupsSequence or [])
+    if group_count != count:
+        raise InputError(
+            f"{name}: its header says where {group_count} frames lie (PerFrameFunctionalGroupsSequence), but that it "
+            f"has {count} (NumberOfFrames), expected as many"
+        )
     try:
         cosines, positions, edges = (
-            np.array([_macro(image, index, sequence)[keyword].value for index in range(count)], dtype=np.float64)
+            np.array(
+                [functional_group(image, index, sequence)[keyword].value for index in range(count)], dtype=np.float64
+            )
             for sequence, keyword in (
                 ("PlaneOrientationSequence", "ImageOrientationPatient"),
                 ("PlanePositionSequence", "ImagePositionPatient"),
@@ -133,36 +149,35 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
     return FrameGrid(order, (int(image.Columns), int(image.Rows), count), affine)
 
 
+def _check_pixel_data(path: Path, name: str) -> None:
+    try:
+        with path.open("rb") as file:
+            check_is_whole(file, read_dataset(file, stop_before_pixels=True, specific_tags=KEYWORDS), name)
+    except InputError:
+        raise
+    except Exception as error:  # as in open_multi_frame, and where the file is gone since
+        raise InputError(f"{name}: not a readable multi-frame file ({_reason(error)})") from error
+
+
 def _attributes(image: Dataset, order: np.ndarray) -> dict[str, list[str]]:
     """Return what may explain several frames at one position, by its name the value in each frame."""
     attributes: dict[str, list[str]] = {reason: [] for reason in REASONS.values()}
     for index in order:
         for (sequence, keyword), reason in REASONS.items():
             try:
-                value = text_of(_macro(image, index, sequence), keyword)
+                value = text_of(functional_group(image, index, sequence), keyword)
             except (KeyError, AttributeError, IndexError):
                 value = ""
             attributes[reason].append(plain_text(value))
     return attributes
 
 
-def _macro(image: Dataset, index: int, sequence: str) -> Dataset:
-    """Return a functional group macro of a frame: from the per-frame groups, or else from the shared ones."""
-    frame_groups = image.PerFrameFunctionalGroupsSequence[index]
-    return (frame_groups if sequence in frame_groups else image.SharedFunctionalGroupsSequence[0])[sequence][0]
-
-
 def _real_values(frame: np.ndarray, image: Dataset, index: int) -> np.ndarray:
     frame = stored_values(frame, image)
     if "ModalityLUTSequence" in image:
         return modality_values(frame, image)
-    try:
-        transform = _macro(image, index, "PixelValueTransformationSequence")
-    except (KeyError, AttributeError):
-        transform = image
-    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
-    if slope is not None and float(slope) == 0:
-        raise ValueError("a RescaleSlope of 0, expected intensities")
+    scale = rescaling(image, index)
+    slope, intercept = scale.get("RescaleSlope"), scale.get("RescaleIntercept")
     return frame.astype(np.float32) * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
 
 

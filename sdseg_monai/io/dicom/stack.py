@@ -12,19 +12,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.dicom import groups, pixel_data, values
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.grid import grid_affine, grid_fault, is_plane, slice_order, some
 from sdseg_monai.io.dicom.instances import number_of, read_dataset, slice_thickness, text_of
 from sdseg_monai.io.dicom.terms import plain_text
-from sdseg_monai.io.dicom.values import (
-    KEYWORDS,
-    check_is_whole,
-    check_values,
-    image_type,
-    is_misread,
-    modality_values,
-    write_for_itk,
-)
 from sdseg_monai.io.memory import check_memory
 from sdseg_monai.io.temporary import scratch_folder
 from sdseg_monai.io.volumes import Volume, checked_volume
@@ -32,7 +24,11 @@ from sdseg_monai.io.volumes import Volume, checked_volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-PLACE = ["Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
+# fmt: off
+PLACE = [
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID",
+]
+# fmt: on
 # fmt: off
 REASONS = {  # why there may be several slices at one position
     "EchoTime": "echo time", "TemporalPositionIdentifier": "time point", "DiffusionBValue": "b-value",
@@ -89,6 +85,7 @@ def read_stack(files: Sequence[Path], name: str) -> Volume:
     with require("pydicom.config").disable_value_validation():
         slices = [_read_slice(path, label, name) for path, label in zip(files, file_names(files), strict=True)]
         _check_sizes(slices, name)
+        _check_references(slices, name)
         order = slice_order(slices[0].cosines, np.array([item.position for item in slices]))
         slices = [slices[index] for index in order]
         positions = np.array([item.position for item in slices])
@@ -112,10 +109,11 @@ def _read_slice(path: Path, label: str, name: str) -> _Slice:
     full_name = f"{name}, {label}"
     try:
         with path.open("rb") as file:
-            keywords = [*PLACE, *KEYWORDS, *REASONS]
+            keywords = [*PLACE, *pixel_data.KEYWORDS, *values.KEYWORDS, *groups.KEYWORDS, *REASONS]
             header = read_dataset(file, stop_before_pixels=True, specific_tags=keywords)
-            check_is_whole(file, header, full_name)
-            check_values(header, full_name)
+            pixel_data.check_is_whole(file, header, full_name)
+            values.check_values(header, full_name)
+            groups.check_slice_groups(header, full_name)
         spacing, cosines, position = (
             _numbers(header, keyword) for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
         )
@@ -157,12 +155,29 @@ def _check_sizes(slices: Sequence[_Slice], name: str) -> None:
     check_memory((*sizes[0], len(slices)), name)
 
 
+def _check_references(slices: Sequence[_Slice], name: str) -> None:
+    """Check that all positions are in one frame of reference, as those of a series are (DICOM PS3.3, C.7.4.1.1.1).
+
+    Slices without one do not contradict the others: photographed films, files of old scanners, and those from which
+    de-identification has removed all UIDs.
+    """
+    uids = [text_of(item.header, "FrameOfReferenceUID") for item in slices]
+    by_count = sorted({uid for uid in uids if uid}, key=uids.count, reverse=True)
+    if len(by_count) > 1:
+        others = some([item.name for item in slices], np.array([uid not in ("", by_count[0]) for uid in uids]))
+        raise InputError(
+            f"{name}: its slices are in {len(by_count)} frames of reference (FrameOfReferenceUID): {others} unlike the "
+            "others, so that their positions cannot be compared, expected one: move what does not belong to it out of "
+            "the folder"
+        )
+
+
 def _attributes(slices: Sequence[_Slice]) -> dict[str, list[str]]:
     """Return what may explain several slices at one position, by its name the value in each slice."""
     attributes = {
         reason: [plain_text(text_of(item.header, keyword)) for item in slices] for keyword, reason in REASONS.items()
     }
-    return {**attributes, "image type": [image_type(item.header) for item in slices]}
+    return {**attributes, "image type": [values.image_type(item.header) for item in slices]}
 
 
 def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
@@ -182,14 +197,14 @@ def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
             ) from error
     for index, item in enumerate(slices):
         if "ModalityLUTSequence" in item.header:
-            volume[:, :, index] = modality_values(volume[:, :, index], item.header)
+            volume[:, :, index] = values.modality_values(volume[:, :, index], item.header)
     return volume
 
 
 def _file_for_itk(item: _Slice, copy: Path) -> Path:
-    if not is_misread(item.header):
+    if not values.is_misread(item.header):
         return item.path
-    write_for_itk(item.path, copy)
+    values.write_for_itk(item.path, copy)
     return copy
 
 

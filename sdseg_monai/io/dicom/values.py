@@ -7,9 +7,8 @@ value mapping, a second scale in other units, does not count either.
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +28,6 @@ KEYWORDS = [
 ]
 # fmt: on
 GREY = ("", "MONOCHROME1", "MONOCHROME2")  # ITK takes a missing element for MONOCHROME2
-PIXEL_DATA, FLOATS = (0x7FE0, 0x0010), ((0x7FE0, 0x0008), (0x7FE0, 0x0009))
-ITEM, DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
-UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 def check_values(header: Dataset, name: str) -> None:
@@ -51,6 +47,26 @@ def check_values(header: Dataset, name: str) -> None:
     photometric = plain_text(text_of(header, "PhotometricInterpretation"))
     if photometric not in GREY:
         raise InputError(f"{name}: its pixels are colours ({photometric}), expected intensities")
+    check_meaning(header, name)
+    allocated, stored, high = (number_of(header, keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
+    is_odd = allocated not in (8, 16, 32) or (stored or allocated) > allocated
+    if is_odd or (allocated == 32 and stored not in (None, 32)):  # of 32 bits ITK needs all
+        raise InputError(f"{name}: pixels of {stored} bits in {allocated}, expected up to 16 bits, or 32")
+    if stored is not None and high is not None and high != stored - 1:
+        raise InputError(f"{name}: pixels whose highest of {stored} bits is bit {high}, expected bit {stored - 1}")
+
+
+def check_meaning(header: Dataset, name: str) -> None:
+    """Check what says of pixels, whatever their bits, that they are no intensities; see :func:`check_values`.
+
+    Args:
+        header: of a slice or file, or an item of the functional groups of a multi-frame file.
+        name: of it in messages.
+
+    Raises:
+        InputError: its pixels are colours, a mosaic of slices or a map of dose, or it has a RescaleSlope that is 0, or
+            that is no number.
+    """
     presentation = plain_text(text_of(header, "PixelPresentation"))
     has_palette = "RedPaletteColorLookupTableDescriptor" in header
     if presentation in ("COLOR", "MIXED", "TRUE_COLOR") or (has_palette and presentation != "MONOCHROME"):
@@ -59,12 +75,6 @@ def check_values(header: Dataset, name: str) -> None:
         raise InputError(f"{name}: a Siemens MOSAIC, many slices in one picture: convert it to one file for each slice")
     if "DoseGridScaling" in header:
         raise InputError(f"{name}: a map of radiation dose (DoseGridScaling), expected an image")
-    allocated, stored, high = (number_of(header, keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
-    is_odd = allocated not in (8, 16, 32) or (stored or allocated) > allocated
-    if is_odd or (allocated == 32 and stored not in (None, 32)):  # of 32 bits ITK needs all
-        raise InputError(f"{name}: pixels of {stored} bits in {allocated}, expected up to 16 bits, or 32")
-    if stored is not None and high is not None and high != stored - 1:
-        raise InputError(f"{name}: pixels whose highest of {stored} bits is bit {high}, expected bit {stored - 1}")
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         if text_of(header, keyword) and decimal_of(header, keyword) is None:  # for which ITK would take another number
             raise InputError(f"{name}: its {keyword} is not a number, expected one")
@@ -80,60 +90,6 @@ def image_type(header: Dataset) -> str:
 def _image_types(header: Dataset) -> list[str]:
     value = header.get("ImageType") or []
     return [value] if isinstance(value, str) else list(map(str, value))
-
-
-def check_is_whole(file: BinaryIO, header: Dataset, name: str) -> None:
-    """Check that the pixel data of a file are all there, since some decoders fill in what is missing.
-
-    Args:
-        file: at its pixel data, where reading its header ended; where the whole file is compressed (deflated), pydicom
-            has already read it to the end.
-        header: of the file, with Rows and Columns.
-        name: of the file in messages.
-
-    Raises:
-        InputError: there are none, they are floating-point numbers, they are cut off, or there is a row or a column
-            more than the header says.
-    """
-    syntax = header.file_meta.TransferSyntaxUID
-    if syntax.is_deflated:
-        return
-    order = "<" if syntax.is_little_endian else ">"
-    head = file.read(12)
-    tag = struct.unpack(f"{order}HH", head[:4]) if len(head) == 12 else None
-    if tag in FLOATS:
-        raise InputError(f"{name}: its pixels are floating-point numbers, expected whole numbers")
-    if tag != PIXEL_DATA:
-        raise InputError(f"{name}: has no pixel data: truncated, damaged, or only a header")
-    start = file.tell()
-    if syntax.is_implicit_VR:
-        start -= 4
-    (length,) = struct.unpack(f"{order}I", head[4:8] if syntax.is_implicit_VR else head[8:])
-    size = file.seek(0, 2)
-    if length == UNDEFINED_LENGTH:
-        is_whole = _has_all_items(file, start, size)
-    else:
-        bytes_per_pixel = (number_of(header, "BitsAllocated") or 16) // 8 * (number_of(header, "SamplesPerPixel") or 1)
-        rows, columns = number_of(header, "Rows") or 0, number_of(header, "Columns") or 0
-        expected = rows * columns * bytes_per_pixel
-        is_whole = length >= expected and size - start >= length
-        if not syntax.is_compressed and length - expected >= min(rows, columns) * bytes_per_pixel > 0:
-            raise InputError(
-                f"{name}: pixel data of {length} bytes, expected {expected} for its {rows} rows and {columns} columns"
-            )
-    if not is_whole:
-        raise InputError(f"{name}: its pixel data are cut off: truncated, damaged, or not yet copied")
-
-
-def _has_all_items(file: BinaryIO, start: int, size: int) -> bool:
-    """Tell whether compressed pixel data, items from byte ``start`` of a file of ``size`` bytes, end as they must."""
-    while start + 8 <= size:
-        file.seek(start)
-        group, element, length = struct.unpack("<HHI", file.read(8))
-        if (group, element) != ITEM:
-            return (group, element) == DELIMITER
-        start += 8 + length
-    return False
 
 
 def is_misread(header: Dataset) -> bool:
