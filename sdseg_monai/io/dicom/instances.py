@@ -16,6 +16,7 @@ from sdseg_monai.io.dicom.terms import NOT_IMAGES, plain_text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.uid import UID
 
 MAGIC, MAGIC_START = b"DICM", 128  # in a DICOM file, after its preamble
 SUFFIXES = (".dcm", ".ima")  # many DICOM files have them, but DICOM is recognised by its content
@@ -157,8 +158,8 @@ def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
 
     Raises:
         NotDicom: the file is not DICOM and does not have its suffix either.
-        UnusableFile: the file cannot be read, is empty, has DICOM's suffix but is not DICOM, is damaged, or is an image
-            without voxels.
+        UnusableFile: the file cannot be read, is empty, has DICOM's suffix but is not DICOM, is damaged, is an image
+            without voxels, or may be an image but is not surely one.
         InputError: pydicom is not installed.
     """
     try:
@@ -177,7 +178,7 @@ def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
         with config.disable_value_validation():
             header = read_dataset(path, stop_before_pixels=True, specific_tags=[*HEADER, *keywords])
             meta = header.file_meta
-            sop_class = meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or pydicom.uid.UID("")
+            sop_classes = [meta.get("MediaStorageSOPClassUID"), header.get("SOPClassUID")]
             modality = plain_text(text_of(header, "Modality"))
             has_voxels = bool(number_of(header, "Rows") and number_of(header, "Columns"))
             instance = Instance(
@@ -188,15 +189,37 @@ def read_instance(path: Path, keywords: Sequence[str] = ()) -> Instance | None:
                 patient=text_of(header, "PatientID"),
                 study_uid=text_of(header, "StudyInstanceUID"),
                 series_uid=text_of(header, "SeriesInstanceUID"),
-                frames=number_of(header, "NumberOfFrames") or 1,
+                frames=max(number_of(header, "NumberOfFrames") or 1, 1),
             )
     except Exception as error:  # pydicom raises whatever a damaged element leads to, with its value in the message
         raise UnusableFile(path, f"not a readable DICOM file ({type(error).__name__})") from error
-    if sop_class == pydicom.uid.MediaStorageDirectoryStorage:
+    if pydicom.uid.MediaStorageDirectoryStorage in sop_classes and not has_voxels:
         return None
-    if not (has_voxels or modality in NOT_IMAGES) and (not modality or sop_class.name.endswith("Image Storage")):
-        raise UnusableFile(path, "its header is not complete")  # a complete one has Modality, and an image voxels
+    if not instance.is_image:
+        _check_is_other_object(path, modality, [sop_class for sop_class in sop_classes if sop_class])
     return instance
+
+
+def _check_is_other_object(path: Path, modality: str, sop_classes: Sequence[UID]) -> None:
+    """Check that a file is surely no image, but a SEG, a report and the like, so that no slice vanishes unseen.
+
+    Args:
+        path: of a file without voxels, or that is no image by its modality.
+        modality: of the file.
+        sop_classes: those that it and its meta information name.
+
+    Raises:
+        UnusableFile: it is an image whose header is not complete, says two things, or does not say what it is.
+    """
+    image_class = next((sop_class.name for sop_class in sop_classes if sop_class.name.endswith("Image Storage")), None)
+    if not modality or (image_class and modality not in NOT_IMAGES):
+        raise UnusableFile(path, "its header is not complete")  # a complete one has Modality, and an image voxels
+    if image_class:
+        raise UnusableFile(path, f"no image by its Modality ({modality}), but one by its SOP class ({image_class})")
+    is_known = [not sop_class.is_private and (modality in NOT_IMAGES or sop_class.type) for sop_class in sop_classes]
+    if not (is_known and all(is_known)):
+        uid = plain_text(str(sop_classes[0])) if sop_classes else "none"
+        raise UnusableFile(path, f"neither an image nor a known other object (Modality {modality}, SOP class {uid})")
 
 
 def text_of(header: Dataset, keyword: str) -> str:

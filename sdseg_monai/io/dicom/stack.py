@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 PLACE = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID",
 ]
-# fmt: on
-# fmt: off
 REASONS = {  # why there may be several slices at one position
     "EchoTime": "echo time", "TemporalPositionIdentifier": "time point", "DiffusionBValue": "b-value",
     "TriggerTime": "trigger time", "InversionTime": "inversion time", "FlipAngle": "flip angle",
@@ -77,15 +75,15 @@ def read_stack(files: Sequence[Path], name: str) -> Volume:
 
     Raises:
         InputError: the slices cannot be read, their positions or orientations are missing, they do not form a regular
-            grid, see :func:`~sdseg_monai.io.dicom.grid.grid_fault`, or their values mean something that is not applied
-            here, see :func:`~sdseg_monai.io.dicom.values.check_values`.
+            grid, see :func:`~sdseg_monai.io.dicom.grid.grid_fault`, or lie in several frames of reference, they have
+            more or fewer pixels than their headers say, or their values mean something that is not applied here, see
+            :func:`~sdseg_monai.io.dicom.values.check_values`.
     """
     if not files:
         raise InputError(f"{name}: no slices, expected at least one")
     with require("pydicom.config").disable_value_validation():
         slices = [_read_slice(path, label, name) for path, label in zip(files, file_names(files), strict=True)]
         _check_sizes(slices, name)
-        _check_references(slices, name)
         order = slice_order(slices[0].cosines, np.array([item.position for item in slices]))
         slices = [slices[index] for index in order]
         positions = np.array([item.position for item in slices])
@@ -94,6 +92,7 @@ def read_stack(files: Sequence[Path], name: str) -> Volume:
             fault = grid_fault(cosines, positions, edges, [item.name for item in slices], _attributes(slices))
             if fault is not None:
                 raise InputError(f"{name}: its slices {fault}")
+            _check_references(slices, name)
         array = _read_voxels(slices, name)
     thickness = slice_thickness(slices[0].header) or 1.0
     return checked_volume(array, grid_affine(slices[0].cosines, positions, slices[0].edges, thickness), name)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage, generate_uid
+from pydicom.uid import BasicTextSRStorage, CTImageStorage, MediaStorageDirectoryStorage, generate_uid
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import choose_series, find_series, has_dicom, read_series, write_seg
@@ -43,7 +43,10 @@ class TestFinding:
         series = choose_series(tmp_path / "in")
         write_seg(tmp_path / "in/seg.dcm", make_labels(read_series(series)), series, SEGMENTS)
         shutil.copy(files[0], tmp_path / "in/report.dcm")
-        edit(tmp_path / "in/report.dcm", Modality="SR", SeriesInstanceUID=generate_uid())
+        report = pydicom.dcmread(tmp_path / "in/report.dcm")
+        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+        report.Modality, report.SeriesInstanceUID = "SR", generate_uid()
+        report.save_as(tmp_path / "in/report.dcm")
         directory = pydicom.dcmread(files[0], stop_before_pixels=True)
         directory.SOPClassUID = directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
         directory.SOPInstanceUID = generate_uid()
