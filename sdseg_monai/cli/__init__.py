@@ -175,3 +175,5 @@ def _set_logging(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if options.verbose:
         logging.getLogger("sdseg_monai").setLevel(logging.DEBUG)
+    else:  # pydicom warns anew in each slice, of what is a warning of the series here or ends as an error
+        logging.getLogger("pydicom").setLevel(logging.ERROR)

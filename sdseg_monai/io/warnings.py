@@ -11,7 +11,7 @@ from typing import Literal, Self
 from sdseg_monai.errors import ArgumentError, InputError
 
 WarningKind = Literal[
-    "constant", "field_of_view", "geometry", "intensity", "left_out", "modality", "same_uid", "thickness"
+    "constant", "field_of_view", "geometry", "intensity", "left_out", "modality", "same_uid", "text", "thickness"
 ]
 NOT_TRUSTED = "NOT TRUSTED"  # before the reason, wherever a mask is shown or kept that was made with ``force``
 
@@ -32,6 +32,7 @@ class ImageWarning:
             * ``left_out``: a file in the image's folder could not be used.
             * ``modality``: its modality is not the one that the network was trained on.
             * ``same_uid``: two files of a series have the same SOPInstanceUID.
+            * ``text``: texts of its headers, such as the description of a series, may be wrong.
             * ``thickness``: the thickness of a single slice is unknown.
         text: what was found and what it means, in one line.
         contradiction: whether a network of this training cannot segment this image: it has another modality,

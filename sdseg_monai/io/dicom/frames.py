@@ -68,7 +68,6 @@ def read_frames(files: Sequence[Path], name: str) -> Volume:
         grid = frame_grid(image, name)
         check_values(image, name)
         check_groups(image, len(grid.order), name)
-        _check_pixel_data(files[0], name)
         check_memory(grid.shape, name)
         for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of no use, and decoders may trust it
             image.pop(keyword, None)
@@ -86,11 +85,13 @@ def open_multi_frame(files: Sequence[Path], name: str) -> Dataset:
     """Return the dataset of the only file of a multi-frame series.
 
     Raises:
-        InputError: there are several files, or the file is damaged.
+        InputError: there are several files, or the file is damaged or has more or fewer frames than its header says.
     """
     if len(files) > 1:
         raise InputError(f"{name}: {len(files)} multi-frame files, expected one of them")
     try:
+        with files[0].open("rb") as file:
+            check_is_whole(file, read_dataset(file, stop_before_pixels=True, specific_tags=KEYWORDS), name)
         return read_dataset(files[0])
     except InputError:
         raise
@@ -147,16 +148,6 @@ def frame_grid(image: Dataset, name: str) -> FrameGrid:
     order = order[::-1]
     affine = grid_affine(cosines[0], positions[order], edges[0])
     return FrameGrid(order, (int(image.Columns), int(image.Rows), count), affine)
-
-
-def _check_pixel_data(path: Path, name: str) -> None:
-    try:
-        with path.open("rb") as file:
-            check_is_whole(file, read_dataset(file, stop_before_pixels=True, specific_tags=KEYWORDS), name)
-    except InputError:
-        raise
-    except Exception as error:  # as in open_multi_frame, and where the file is gone since
-        raise InputError(f"{name}: not a readable multi-frame file ({_reason(error)})") from error
 
 
 def _attributes(image: Dataset, order: np.ndarray) -> dict[str, list[str]]:

@@ -32,10 +32,13 @@ LONG_REPRESENTATIONS = {  # two bytes are reserved after these, and their length
     b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV",
 }
 HEADER = [
-    "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
-    "SeriesDescription", "Rows", "Columns", "NumberOfFrames", "SliceThickness", "SpacingBetweenSlices",
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID",
+    "SeriesNumber", "Modality", "SeriesDescription", "Rows", "Columns", "NumberOfFrames", "SliceThickness",
+    "SpacingBetweenSlices",
 ]
 # fmt: on
+TEXTS = ("PatientID", "SeriesDescription")
+REPLACEMENT = "\ufffd"  # in the place of letters that are not of the character set
 
 
 class UnusableFile(InputError):
@@ -94,6 +97,15 @@ class Instance:
     def number(self) -> int | None:
         """SeriesNumber, None where there is none."""
         return number_of(self.header, "SeriesNumber")
+
+    @property
+    def doubtful_character_set(self) -> str | None:
+        """The character set that the header names, where that is none of DICOM's or not that of its texts."""
+        value = self.header.get("SpecificCharacterSet") or ""
+        names = [value] if isinstance(value, str) else list(map(str, value))
+        is_known = all(name in require("pydicom.charset").python_encoding for name in names)
+        is_readable = not any(REPLACEMENT in text_of(self.header, keyword) for keyword in TEXTS)
+        return None if is_known and is_readable else plain_text("/".join(names))
 
 
 def is_dicom(path: Path) -> bool:

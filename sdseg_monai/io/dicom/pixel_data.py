@@ -98,13 +98,14 @@ def _check_length(length: int, header: Dataset, name: str) -> None:
     expected = rows * columns * frames * bytes_per_pixel
     surplus = length - expected - expected % 2  # the length is even
     is_compressed = header.file_meta.TransferSyntaxUID.is_compressed
-    if frames < 1 or (surplus >= min(rows, columns) * bytes_per_pixel > 0 and not is_compressed):
+    is_cut_off = length < expected
+    is_too_long = surplus >= min(rows, columns) * bytes_per_pixel > 0 and not is_compressed
+    if frames < 1 or is_cut_off or is_too_long:
+        remark = ": cut off (truncated, damaged, or not yet copied), or of another header" if is_cut_off else ""
         raise InputError(
             f"{name}: pixel data of {length} bytes, expected {expected} for its {rows} rows, {columns} columns and "
-            f"{_frames(frames)}"
+            f"{_frames(frames)}{remark}"
         )
-    if length < expected:
-        raise _cut_off(name)
 
 
 def _read_fragments(file: BinaryIO, start: int, size: int, name: str) -> _Fragments:
@@ -137,8 +138,8 @@ def _read_fragments(file: BinaryIO, start: int, size: int, name: str) -> _Fragme
 def _check_fragments(fragments: _Fragments, header: Dataset, name: str) -> None:
     """Check that compressed pixel data are those of as many frames as the header says, and their tables of offsets.
 
-    A frame may have several fragments, so that those count with which one begins. Where none does (a video, say), they
-    are as many as the frames, or of a single one.
+    A frame may have several fragments, so that those count with which one begins. In compressions in which this cannot
+    be told, the fragments must be as many as the frames, or the frame a single one.
     """
     frames = _frame_count(header)
     frame_positions = [
@@ -148,6 +149,11 @@ def _check_fragments(fragments: _Fragments, header: Dataset, name: str) -> None:
     ]
     if not frame_positions:
         frame_positions = list(fragments.positions[:1] if frames == 1 else fragments.positions)
+        if len(frame_positions) != frames:
+            raise InputError(
+                f"{name}: compressed pixel data in which no frame is known to begin (a video?), expected "
+                f"{_frames(frames)} of JPEG, JPEG 2000 or RLE"
+            )
     if len(frame_positions) != frames:
         raise InputError(
             f"{name}: compressed pixel data of {_frames(len(frame_positions))}, expected {frames} as its header says "

@@ -267,6 +267,7 @@ def _place_slices(voxels: np.ndarray, series: Series) -> dict[str, Any]:
     """Return ``voxels`` [Z, Y, X] and the headers of their slices, as highdicom takes them."""
     highdicom = require("highdicom")
     headers = [_read_header(path, series) for path in series.files]
+    _fill_references(headers, series)
     try:
         cosines, positions = (
             np.array([header[keyword].value for header in headers], dtype=np.float64)
@@ -297,6 +298,7 @@ def _place_frames(voxels: np.ndarray, series: Series) -> dict[str, Any]:
     highdicom = require("highdicom")
     open_multi_frame(series.files, f"series {series.uid}")
     header = _read_header(series.files[0], series)
+    _fill_references([header], series)
     grid = frame_grid(header, f"series {series.uid}")
     _check_shape(voxels, grid.shape[::-1], series)
     shared_groups, frame_groups = header.SharedFunctionalGroupsSequence[0], header.PerFrameFunctionalGroupsSequence
@@ -323,7 +325,6 @@ def _check_shape(voxels: np.ndarray, expected: tuple[int, ...], series: Series) 
 
 def _read_header(path: Path, series: Series) -> Dataset:
     """Return the header of a slice; UIDs that de-identification has emptied are filled from ``series``."""
-    pydicom = require("pydicom")
     try:
         header = read_dataset(path, stop_before_pixels=True)
         header.decode()  # from the slice's own character set
@@ -337,7 +338,13 @@ def _read_header(path: Path, series: Series) -> Dataset:
         raise InputError(f"{path}: has no SOPInstanceUID, to which a DICOM SEG would have to refer")
     header.StudyInstanceUID = header.get("StudyInstanceUID") or series.study_uid
     header.SeriesInstanceUID = header.get("SeriesInstanceUID") or series.uid
-    header.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or pydicom.uid.generate_uid(
-        entropy_srcs=["FrameOfReferenceUID", series.uid]
-    )
     return header
+
+
+def _fill_references(headers: Sequence[Dataset], series: Series) -> None:
+    """Give the headers that have no FrameOfReferenceUID that of the others, or where none has one, one of its own."""
+    uids = [header.FrameOfReferenceUID for header in headers if header.get("FrameOfReferenceUID")]
+    generate_uid = require("pydicom.uid").generate_uid
+    uid = uids[0] if uids else generate_uid(entropy_srcs=["FrameOfReferenceUID", series.uid])
+    for header in headers:
+        header.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or uid

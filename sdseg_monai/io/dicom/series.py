@@ -42,8 +42,8 @@ class Series:
         number: SeriesNumber, None where there is none.
         frames: number of slices, in all files.
         files: each instance once, sorted by path.
-        warnings: about files that were left out, slices that share a SOPInstanceUID, and a single slice whose thickness
-            is unknown.
+        warnings: about files that were left out, slices that share a SOPInstanceUID, a single slice whose thickness is
+            unknown, and texts in a character set that is not known.
     """
 
     uid: str
@@ -225,6 +225,13 @@ def _make_series(instances: Sequence[Instance], warnings: Mapping[Path, ImageWar
             "are not to be trusted"
         )
         own_warnings.append(ImageWarning("thickness", text))
+    doubtful_sets = sorted({name for instance in instances if (name := instance.doubtful_character_set) is not None})
+    if doubtful_sets:
+        text = (
+            f"its headers name a character set that is none of DICOM's, or not that of their texts "
+            f"({', '.join(doubtful_sets)}): names may be wrong, the voxels are not affected"
+        )
+        own_warnings.append(ImageWarning("text", text))
     smallest_uid = min(instance.uid for instance in instances)
     return Series(
         uid=_valid_uid(first_instance.series_uid, "SeriesInstanceUID", smallest_uid),
