@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.uid import BasicTextSRStorage, MRImageStorage, RawDataStorage, SpatialRegistrationStorage
+from pydicom.uid import UID, BasicTextSRStorage, MRImageStorage, RawDataStorage, SpatialRegistrationStorage
 
 from sdseg_monai.io.dicom import choose_series
 from tests.io.dicom.series import SHAPE, make_series
 
-PRIVATE = "1.3.12.2.1107.5.9.1"
+PRIVATE = UID("1.3.12.2.1107.5.9.1")
+NEWER = UID("1.2.840.10008.5.1.4.1.1.9999")
 
 
 @pytest.fixture
@@ -20,12 +21,14 @@ def files(tmp_path) -> list[Path]:
     return make_series(tmp_path / "in")
 
 
-def change(file: Path, modality: str, sop_class: str | None, meta_class: str | None, has_size: bool) -> None:
+def change(file: Path, modality: str, sop_class: UID | None, meta_class: UID | None, has_size: bool) -> None:
     dataset = pydicom.dcmread(file)
     dataset.Modality = modality
-    dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPClassUID = sop_class, meta_class
-    if sop_class is None:
-        del dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPClassUID
+    del dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPClassUID
+    if sop_class is not None:
+        dataset.SOPClassUID = sop_class
+    if meta_class is not None:
+        dataset.file_meta.MediaStorageSOPClassUID = meta_class
     if not has_size:
         del dataset.Rows, dataset.Columns
     dataset.save_as(file)
@@ -63,7 +66,7 @@ def change(file: Path, modality: str, sop_class: str | None, meta_class: str | N
         ("MR", MRImageStorage, BasicTextSRStorage, False, "its header is not complete"),
         ("MR", MRImageStorage, MRImageStorage, False, "its header is not complete"),
         ("", PRIVATE, PRIVATE, False, "its header is not complete"),
-        ("MR", "1.2.840.10008.5.1.4.1.1.9999", "1.2.840.10008.5.1.4.1.1.9999", False, "neither an image nor a known"),
+        ("MR", NEWER, NEWER, False, "neither an image nor a known"),
     ],
 )
 def test_what_may_be_a_slice_is_named(files, modality, sop_class, meta_class, has_size, reason):
@@ -86,7 +89,7 @@ def test_a_slice_of_a_private_class_is_used(files):
         ("SR", BasicTextSRStorage),
         ("REG", SpatialRegistrationStorage),
         ("MR", RawDataStorage),
-        ("SEG", "1.2.840.10008.5.1.4.1.1.9999"),  # of a newer standard
+        ("SEG", NEWER),  # of a newer standard
     ],
 )
 def test_known_objects_need_no_word(files, modality, sop_class):

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import choose_series, read_series
@@ -33,7 +33,7 @@ def enhanced(files, tmp_path) -> Path:
     return tmp_path / "enhanced/e.dcm"
 
 
-def recode(file: Path, syntax: str, table: str = "basic", fragments: int = 1) -> None:
+def recode(file: Path, syntax: UID, table: str = "basic", fragments: int = 1) -> None:
     """Write a file in another transfer syntax, where it is compressed with such a table of offsets."""
     dataset = pydicom.dcmread(file)
     if syntax not in COMPRESSED:
