@@ -187,7 +187,7 @@ class SegmentationResult:
         for name in files:
             if name not in map_arrays:
                 raise InputError(f"no map is called {name!r}, expected {', '.join(map_arrays)}")
-        check_sidecar(sidecar(path))
+        check_sidecar(path)
         check_outputs(source_files(self.source), [path, sidecar(path), *files.values()])
         for name, target in files.items():  # maps first: where the mask exists, the maps are complete
             write_volume(target, map_arrays[name], self._grid, description=self.not_trusted)
@@ -199,7 +199,8 @@ class SegmentationResult:
             is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
             extension = label_extension(self.segments) if is_nifti else None
             write_volume(path, self.labels, self._grid, extension=extension, description=self.not_trusted)
-        text = json.dumps({"generator": GENERATOR, "labels": self._label_records(), **self.manifest}, indent=1) + "\n"
+        about = {"generator": GENERATOR, "mask": path.name, "labels": self._label_records(), **self.manifest}
+        text = json.dumps(about, indent=1) + "\n"
         write_atomically(sidecar(path), lambda temporary: temporary.write_text(text))
 
     def _label_records(self) -> dict[int, dict[str, Any]]:
@@ -222,20 +223,28 @@ def mask_suffixes(source: Source) -> tuple[str, ...]:
     return (*VOLUME_SUFFIXES, DICOM_SUFFIX) if isinstance(source, Series) else VOLUME_SUFFIXES
 
 
-def check_sidecar(path: Path) -> None:
-    """Check that the JSON file beside a mask does not replace a file of the user, such as a datalist or a config.
+def check_sidecar(mask: Path) -> None:
+    """Check that the JSON file beside a mask replaces neither a file of the user nor that of another mask.
+
+    Args:
+        mask: file of the mask to write; ``case.mha`` and ``case.nii.gz`` would share the file ``case.json``.
 
     Raises:
-        InputError: there is a file of this name that this package did not write beside a mask.
+        InputError: there is a file of this name that this package did not write, or that belongs to another mask.
     """
+    path = sidecar(mask)
     if not path.exists():
         return
     try:
-        is_sidecar = json.loads(path.read_text())["generator"].startswith(PROGRAM)
+        about = json.loads(path.read_text())
+        is_sidecar = about["generator"].startswith(PROGRAM)
+        owner = path.with_name(about.get("mask", mask.name))  # older files do not name it
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         is_sidecar = False
     if not is_sidecar:
         raise InputError(f"{path}: is not of a mask and would be replaced, name another output")
+    if owner.name != mask.name and owner.is_file():
+        raise InputError(f"{path}: belongs to {owner.name} and would be replaced, name another output")
 
 
 def score_names(count: int) -> list[str]:

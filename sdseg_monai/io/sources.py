@@ -83,8 +83,6 @@ def open_source(image: ImageLike, series: str | None = None) -> Source:
         return image
     if not isinstance(image, str | Path):
         raise InputError(f"{type(image).__name__}: expected a path, a nibabel image, or (voxels, affine)")
-    if "\0" in str(image):
-        raise InputError(f"{printable(str(image))}: a path with a NUL byte, expected the name of a file or folder")
     path = Path(image)
     try:
         check_exists(path)

@@ -93,6 +93,11 @@ def test_what_cannot_be_saved_leaves_nothing(volume, result, tmp_path):
     (tmp_path / "m.json").unlink()
     result.save(tmp_path / "m.nii.gz")
     result.save(tmp_path / "m.nii.gz")  # its own may be
+    with pytest.raises(InputError, match=r"m\.json: belongs to m\.nii\.gz and would be replaced"):
+        result.save(tmp_path / "m.mha")
+    assert not (tmp_path / "m.mha").exists()
+    (tmp_path / "m.nii.gz").unlink()
+    result.save(tmp_path / "m.mha")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_one_bad_line_does_not_stop_the_others(listed):
         f"{'x' * 300}.nii.gz",
         "notes.txt",
     ]
-    reasons = ("no such file", "NUL byte", "File name too long", "unknown kind of file")
+    reasons = ("no such file", "NUL character", "File name too long", "unknown kind of file")
     for source, reason in zip(unusable, reasons, strict=True):
         assert reason in source.reason and "\0" not in source.reason
         for use in (open_source, hash_source, load_source):
@@ -189,7 +189,7 @@ def test_a_path_of_windows(listed):
 
 
 def test_a_nul_byte(listed):
-    with pytest.raises(InputError, match="NUL byte") as caught:
+    with pytest.raises(InputError, match="NUL character") as caught:
         open_source(f"{listed}/a\0b.nii.gz")
     assert str(caught.value).isprintable()
 

@@ -39,6 +39,14 @@ def test_voxels_without_a_size_are_refused(tmp_path):
         read_volume(tmp_path / "image.nii")
 
 
+def test_an_infinite_slope_is_refused_and_one_that_is_no_number_is_none(tmp_path):
+    (tmp_path / "image.nii").write_bytes(header_with(112, "<f", np.inf))
+    with pytest.raises(InputError, match="infinite slope"):
+        read_volume(tmp_path / "image.nii")
+    (tmp_path / "image.nii").write_bytes(header_with(112, "<f", np.nan))
+    np.testing.assert_array_equal(read_volume(tmp_path / "image.nii").array, ramp())
+
+
 def test_zeros_after_the_voxels_are_passed_over(tmp_path):
     (tmp_path / "image.nii").write_bytes(nifti_bytes(ramp()) + bytes(1000))
     np.testing.assert_array_equal(read_volume(tmp_path / "image.nii").array, ramp())

@@ -56,6 +56,24 @@ def test_a_space_that_says_nothing_of_left_and_right_is_warned_of(tmp_path, chan
     np.testing.assert_allclose(volume.affine, itk_affine(sitk.ReadImage(str(path))))  # masks lie where viewers show it
 
 
+def test_a_position_that_is_not_said_is_warned_of(tmp_path):
+    volume = read_volume(write_nrrd(tmp_path / "image.nrrd", ramp(), nrrd_fields(ramp()) | {"space origin": None}))
+    assert ["position is a guess" in warning.text for warning in volume.warnings] == [True]
+    np.testing.assert_allclose(volume.affine[:3], np.pad(PLACE[:3, :3], ((0, 0), (0, 1))), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number"), [("|u1", "300"), ("|u1", "-1"), ("<i2", "1.5"), ("<i2", "40000"), ("<u2", "nan")]
+)
+def test_a_number_in_digits_that_its_type_cannot_have_is_refused(tmp_path, dtype, number):
+    array = ramp(dtype=dtype)
+    path = write_nrrd(tmp_path / "image.nrrd", array, nrrd_fields(array) | {"encoding": "ascii"})
+    head, _, digits = path.read_bytes().partition(b"\n\n")
+    path.write_bytes(head + b"\n\n" + b" ".join([number.encode(), *digits.split()[1:]]))
+    with pytest.raises(InputError, match=f"the number {number}, expected voxels of type {np.dtype(dtype).name}"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize(("unit", "scale"), [("um", 1000), ("\u00b5m", 1000), ("cm", 0.1), ("m", 0.001)])
 def test_units_are_converted_and_the_mask_lies_where_viewers_show_the_image(tmp_path, unit, scale):
     fields = nrrd_fields(ramp(dtype="<f4"), np.diag([scale, scale, scale, 1]) @ PLACE)

@@ -136,7 +136,12 @@ def _decoded(stream: IO[bytes], layout: Layout) -> np.ndarray:
         words = _rest(stream, count * TEXT_BYTES).split()
         if len(words) != count:
             raise ValueError(f"{len(words)} numbers, expected {count}")
-        return np.array(words, dtype=np.float64).reshape(layout.shape, order="F")
+        numbers = np.array(words, dtype=np.float64).reshape(layout.shape, order="F")
+        with np.errstate(all="ignore"):
+            is_in_type = (numbers.astype(layout.dtype) == numbers) | (layout.dtype.kind == "f")
+        if not is_in_type.all():
+            raise ValueError(f"the number {numbers[~is_in_type][0]:.15g}, expected voxels of type {layout.dtype.name}")
+        return numbers
     size = count * layout.dtype.itemsize
     if layout.encoding == "hex":
         content = bytearray.fromhex(_rest(stream, size * 4).decode("ascii"))

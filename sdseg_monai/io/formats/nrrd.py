@@ -220,6 +220,8 @@ def _geometry(
             f"{known} nothing of the patient's left and right: the orientation is a guess, that of "
             "left-posterior-superior"
         )
+    elif "space origin" not in fields:
+        texts.append("its header has no 'space origin': its position is a guess, with the first voxel at (0, 0, 0)")
     # without directions the axes of the volume, of which the units are, are those of the space
     affine = scaled(itk_affine, scale)
     is_other = bool((scale != 1).any())
