@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdseg_monai.errors import InputError, find_input_error, root_cause
+from sdseg_monai.io.bundles.aliases import refuse_aliases
 from sdseg_monai.io.bundles.archives import unpack_bundle
 from sdseg_monai.io.bundles.code import TARGET, Code, find_code, known_code
 from sdseg_monai.io.bundles.texts import read_text
@@ -209,7 +210,8 @@ class Bundle:
 
         Raises:
             ArgumentError: the bundle or an overlay has code that is not known and not trusted.
-            InputError: an overlay is missing, is not a config, or changes a value that the configs before it lack.
+            InputError: an overlay is missing, is not a config, has aliases of YAML, or changes a value that the configs
+                before it lack.
         """
         from monai.bundle import ConfigParser
 
@@ -226,7 +228,10 @@ class Bundle:
                 raise InputError(f"{overlay}: no such file, expected an overlay for {file}")
             chain.append(overlay)
             try:
+                refuse_aliases(overlay)
                 parser.read_config(chain)
+            except InputError:
+                raise
             except Exception as error:  # the parsers of JSON and YAML have exceptions of their own
                 raise InputError(
                     f"{overlay}: cannot be chained after {file} ({error!r}), expected an overlay"
