@@ -35,5 +35,5 @@ def test_yaml_without_aliases_is_read(tmp_path):
 
 def test_text_that_is_not_yaml_is_refused(tmp_path):
     for text in ("- a: [", "a: \x07"):
-        with pytest.raises(InputError, match="overlay.yaml: cannot be chained after"):
+        with pytest.raises(InputError, match=r"overlay\.yaml: cannot be chained after"):
             overlaid(tmp_path, text)

@@ -27,6 +27,6 @@ def refuse_aliases(config: Path) -> None:
         for token in yaml.scan(stream, yaml.SafeLoader):
             if isinstance(token, yaml.AliasToken):
                 raise InputError(
-                    f"{config}: has the alias *{token.value} in line {token.start_mark.line + 1}, expected YAML without "
-                    "aliases: write the value out"
+                    f"{config}: has the alias *{token.value} in line {token.start_mark.line + 1}, expected YAML "
+                    "without aliases: write the value out"
                 )
