@@ -10,9 +10,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdseg_monai.errors import InputError, find_input_error, root_cause
+from sdseg_monai.errors import InputError, find_fault, find_input_error, root_cause, short
+from sdseg_monai.io.bundles.aliases import refuse_aliases
 from sdseg_monai.io.bundles.archives import unpack_bundle
 from sdseg_monai.io.bundles.code import TARGET, Code, find_code, known_code
+from sdseg_monai.io.bundles.entries import Entry
 from sdseg_monai.io.bundles.texts import read_text
 from sdseg_monai.io.bundles.trust import check_trust, code_digest, list_modules
 from sdseg_monai.io.files import hash_file
@@ -132,7 +134,7 @@ class Bundle:
         Raises:
             InputError: the metadata have none.
         """
-        return self._read_metadata(lambda metadata: str(metadata["version"]))
+        return self._read_metadata(lambda metadata: metadata["version"].text())
 
     @property
     def description(self) -> str:
@@ -141,11 +143,14 @@ class Bundle:
         Raises:
             InputError: the metadata have none.
         """
-        return self._read_metadata(lambda metadata: str(metadata["description"]))
+        return self._read_metadata(lambda metadata: metadata["description"].text())
 
-    def _read_metadata(self, read: Callable[[dict[str, Any]], T]) -> T:
-        with config_errors(self.config_file("metadata")):
-            return read(self.metadata)
+    def _read_metadata(self, read: Callable[[Entry], T]) -> T:
+        metadata = Entry(self.metadata)
+        try:
+            return read(metadata)
+        except InputError as error:
+            raise InputError(f"{self.config_file('metadata')}: cannot be used: {error}") from error
 
     @property
     def weights(self) -> Path | None:
@@ -189,7 +194,7 @@ class Bundle:
         keys = ("version", "task", "intended_use", "copyright", "data_source")
         return {
             "folder": str(self.root),
-            **self._read_metadata(lambda metadata: {key: metadata[key] for key in keys}),
+            **self._read_metadata(lambda metadata: {key: metadata[key].value for key in keys}),
             "modality": self.modality,
             "labels": self.labels,
             "weights": weights,
@@ -209,7 +214,8 @@ class Bundle:
 
         Raises:
             ArgumentError: the bundle or an overlay has code that is not known and not trusted.
-            InputError: an overlay is missing, is not a config, or changes a value that the configs before it lack.
+            InputError: an overlay is missing, is not a config, has aliases of YAML, or changes a value that the configs
+                before it lack.
         """
         from monai.bundle import ConfigParser
 
@@ -226,7 +232,10 @@ class Bundle:
                 raise InputError(f"{overlay}: no such file, expected an overlay for {file}")
             chain.append(overlay)
             try:
+                refuse_aliases(overlay)
                 parser.read_config(chain)
+            except InputError:
+                raise
             except Exception as error:  # the parsers of JSON and YAML have exceptions of their own
                 raise InputError(
                     f"{overlay}: cannot be chained after {file} ({error!r}), expected an overlay"
@@ -264,6 +273,39 @@ def literal_path(path: Path) -> str:
     return f"./{path}" if str(path)[0] in "$@%" else str(path)
 
 
+def read_part(parser: ConfigParser, config: Path, name: str, *kinds: type) -> Any:
+    """Return a part of a config, which runs the config's code for it.
+
+    Args:
+        parser: the config, see :meth:`Bundle.config`.
+        config: its file, for messages.
+        name: of the part, such as ``network`` or ``train#preprocessing``.
+        kinds: the classes of which the part must be one; none for any.
+
+    Raises:
+        InputError: there is no such part, it cannot be made, or it is of another kind.
+    """
+    if name not in parser:
+        raise InputError(f"{config}: cannot be used: no {name}, expected a bundle of this kind")
+    with config_errors(config):
+        try:
+            part = parser.get_parsed_content(name)
+        except Exception as error:
+            input_error = find_input_error(error)
+            if input_error is None:
+                raise
+            raise InputError(f"{config}: {name}: {input_error}") from error
+    if kinds and (not isinstance(part, kinds) or isinstance(part, bool)):  # Python takes True for a whole number
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{config}: {name} is a {type(part).__name__}, {short(part)}, expected {expected}")
+    return part
+
+
+def read_path(parser: ConfigParser, config: Path, name: str) -> Path:
+    """Return a path that a config names; raises as :func:`read_part` does."""
+    return Path(read_part(parser, config, name, str, Path))
+
+
 @contextmanager
 def config_errors(config: Path) -> Iterator[None]:
     """Turn what a bundle's config raises while it is used into an :class:`InputError` that names the config."""
@@ -273,4 +315,6 @@ def config_errors(config: Path) -> Iterator[None]:
         input_error = find_input_error(error)
         if input_error is not None:
             raise input_error from error
-        raise InputError(f"{config}: cannot be used ({root_cause(error)!r}), expected a bundle of this kind") from error
+        fault = find_fault(error)
+        reason = f"cannot be used ({root_cause(error)!r})" if fault is None else fault.text
+        raise InputError(f"{config}: {reason}, expected a bundle of this kind") from error

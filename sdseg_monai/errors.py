@@ -1,4 +1,4 @@
-"""The exceptions for what a user can correct, how a process ends on them, and texts that a terminal can show."""
+"""The exceptions for what a user can correct, where MONAI's come from, how a process ends, texts for a terminal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,33 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from reprlib import Repr
+from traceback import walk_tb
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 EXIT_BAD_INPUT = 2
-BAD_CONFIG = "Failed to instantiate component"  # how MONAI's message begins where a component refused a config's values
+# how the messages begin with which MONAI wraps an exception
+WRAPPERS = ("Failed to instantiate component", "Failed to evaluate", "applying transform")
+RESOLVER, TRANSFORMS = "monai.bundle.reference_resolver", "monai.transforms.transform"
+TARGET = "_target_"
+RUNS = ".run("  # in an expression that is no value but does the work, such as $@trainer.run()
+# what Python raises where a value is of a wrong kind, and not where the machine fails
+VALUE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+_values = Repr()
+_values.maxstring = _values.maxother = 70  # characters
 
 # what a terminal obeys, or what makes a reader see another text: control characters, line separators, marks that change
 # the direction of writing, and halves of characters, which stand for bytes of a file's name
@@ -95,41 +115,102 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-@contextmanager
-def unwrapped_input_errors() -> Iterator[None]:
-    """Raise the :class:`InputError` that a MONAI transform has wrapped in a RuntimeError; pass others as they are."""
-    try:
-        yield
-    except RuntimeError as error:
-        input_error = find_input_error(error)
-        if input_error is None:
-            raise
-        raise input_error from error
+class Fault(NamedTuple):
+    """What a config asks for that cannot be done.
+
+    Attributes:
+        text: the entry or transform and what is wrong with it, such as ``device: '$nonsense()' cannot be used
+            (NameError: name 'nonsense' is not defined)``.
+        cause: what was raised first.
+    """
+
+    text: str
+    cause: BaseException
+
+    @property
+    def is_of_value(self) -> bool:
+        """Whether a value is of a wrong kind; False where the machine failed, as without memory."""
+        return isinstance(self.cause, VALUE_ERRORS)
 
 
-def _refused_value(error: BaseException) -> InputError | None:
-    """Return why a component refused the config's values, None where ``error`` was not raised from such a refusal."""
-    cause, component = root_cause(error), None
-    while error.__cause__ is not None:
-        if str(error).startswith(BAD_CONFIG):
-            component = str(error).split("'")[1]
-        error = error.__cause__
-    if component is None or not isinstance(cause, ValueError | TypeError):
+def find_fault(error: BaseException) -> Fault | None:
+    """Return the entry of a MONAI config, or the transform, that ``error`` was raised for; None where it is neither.
+
+    MONAI's messages do not name it, but the traceback leads through the call that works on it.
+    """
+    cause = error
+    while cause.__cause__ is not None and str(cause).startswith(WRAPPERS):
+        cause = cause.__cause__
+    reason = f"{type(cause).__name__}: {cause}"
+    applying = _innermost_call(error, TRANSFORMS, "transform")
+    if applying:
+        return Fault(f"{type(applying['transform']).__name__} cannot be applied ({reason})", cause)
+    resolving = _innermost_call(error, RESOLVER, "item_config")
+    if not resolving:
         return None
-    return InputError(f"{component} cannot be made of the config's values: {cause}")
+    item, content = resolving["item"], resolving["item_config"]  # the content as it was before references are replaced
+    if isinstance(content, str) and RUNS in content:
+        return None
+    entry = item.get_id().replace("::", "#")
+    if _last_module(cause) == RESOLVER:  # there is no value yet: a reference leads nowhere, or in a circle
+        text = str(cause)
+    elif isinstance(content, Mapping) and TARGET in content:
+        if isinstance(cause, TypeError | ValueError):
+            reason = str(cause)
+        values = {name: value for name, value in item.get_config().items() if name != TARGET}
+        text = f"{content[TARGET]} cannot be made of the config's values: {reason}; found {_listed(values)}"
+    else:
+        text = f"{short(content)} cannot be used ({reason})"
+    return Fault(f"{entry}: {text}", cause)
+
+
+def short(value: Any) -> str:
+    """Return a value of a config as Python writes it, shortened; of an object only its class."""
+    is_plain = value is None or isinstance(value, str | int | float | list | tuple | Mapping)
+    return _values.repr(value) if is_plain else f"a {type(value).__name__}"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={short(value)}" for name, value in values.items()) or "none"
+
+
+def _innermost_call(error: BaseException | None, module: str, name: str) -> dict[str, Any]:
+    """Return the variables of the last call in a module, with one of that ``name``, out of which ``error`` came.
+
+    They are looked for in its causes too, and are empty where there is no such call.
+    """
+    variables: dict[str, Any] = {}
+    while error is not None:
+        for frame, _ in walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__") == module and name in frame.f_locals:
+                variables = frame.f_locals
+        error = error.__cause__
+    return variables
+
+
+def _last_module(error: BaseException) -> str:
+    """Return the module in which ``error`` was raised."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "") if frames else ""
+
+
+def _value_fault(error: BaseException) -> InputError | None:
+    """Return which value of a MONAI config is of a wrong kind, None where ``error`` has another reason."""
+    fault = find_fault(error)
+    return InputError(fault.text) if fault is not None and fault.is_of_value else None
 
 
 def report_input_errors() -> None:
     """Make an uncaught :class:`InputError` end the process with its one line on stderr and exit code 2.
 
-    The same holds where a component refuses a config's values; the line then names the component. This is for other
-    programs that run this package, above all ``python -m monai.bundle run``; every other exception keeps its traceback.
-    Their logs become :func:`printable` too.
+    The same holds where a value of a config is of a wrong kind; the line then names its entry or the transform. This is
+    for other programs that run this package, above all ``python -m monai.bundle run``; every other exception keeps its
+    traceback. Their logs become :func:`printable` too.
     """
     make_logs_printable()
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        reason = find_input_error(error) or _refused_value(error)
+        reason = find_input_error(error) or _value_fault(error)
         if reason is None:
             sys.__excepthook__(kind, error, traceback)
             return

@@ -18,6 +18,7 @@ from sdseg_monai.networks.sdseg import SDSeg
 from sdseg_monai.seeding import seed_from, seeded_normal
 from sdseg_monai.transforms.slices import (
     add_context,
+    check_grid,
     context_offset,
     extract_slices,
     resize_slices,
@@ -77,8 +78,10 @@ class SliceWiseInferer(Inferer):
         super().__init__()
         if noise not in get_args(SliceNoise):
             raise InputError(f"noise={noise!r} is unknown: expected one of {', '.join(get_args(SliceNoise))}")
-        if slice_axis not in (0, 1, 2):
-            raise InputError(f"slice_axis={slice_axis}: expected 0, 1 or 2")
+        check_grid(size, slice_axis, context_mm)
+        for name, number in (("batch_size", batch_size), ("num_samples", num_samples), ("seed", seed)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise InputError(f"{name}={number!r}: expected a whole number")
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected at least 1")
         if num_samples < 1 or (num_samples > 1 and noise == "network"):

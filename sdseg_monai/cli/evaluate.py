@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     for folder in folders:
         check_is_folder(folder)
 
-    from sdseg_monai.evaluation import evaluate_pairs, match_cases, match_images, summarise, write_csv
+    from sdseg_monai.evaluation import evaluate_pairs, match_cases, match_images, summarise, warning_texts, write_csv
     from sdseg_monai.io.pictures import list_images
     from sdseg_monai.report.runs import report_evaluation
 
@@ -102,10 +102,12 @@ def run(options: argparse.Namespace) -> int:
         note(f"note: Dice is 0 for a class of {len(zero_cases)} cases: {_some(zero_cases)}", options)
     if is_one_folder:  # of use as a test of the pairing, but its figures say nothing of a model
         note("WARNING: the labels are the predictions, so that all of them agree", options)
+    warnings = {case.case: texts for case in evaluation.cases if (texts := warning_texts(case))}
     summary = {
         **summarise(evaluation.cases, names),
         **({"labels_are_predictions": True} if is_one_folder else {}),
         **({"failed": evaluation.failed} if evaluation.failed else {}),
+        **({"warnings": warnings} if warnings else {}),
         "protocol": options.protocol,
         "tolerance": options.tolerance,
         "labels_without_prediction": len(unmatched_labels),

@@ -14,7 +14,13 @@ from sdseg_monai.evaluation.agreement import (
     evaluate_pairs,
 )
 from sdseg_monai.evaluation.pairs import case_name, list_cases, match_cases, match_images, pair_cases
-from sdseg_monai.evaluation.summary import has_class_means, mean_metrics, summarise, write_csv
+from sdseg_monai.evaluation.summary import (
+    has_class_means,
+    mean_metrics,
+    summarise,
+    warning_texts,
+    write_csv,
+)
 
 __all__ = [
     "METRICS",
@@ -36,5 +42,6 @@ __all__ = [
     "mean_metrics",
     "pair_cases",
     "summarise",
+    "warning_texts",
     "write_csv",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from sdseg_monai.evaluation.pairs import case_name, match_cases
 from sdseg_monai.io.label_maps import check_label_map, read_mask
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.voxel_order import on_same_grid
+from sdseg_monai.io.warnings import ImageWarning, log_warnings
 from sdseg_monai.metrics import TransUNetDice
 
 Protocol = Literal["native", "official"]
@@ -69,6 +70,7 @@ class CaseMetrics(Agreement):
             classes are exchanged, its Dice is 1.
         empty: metrics of all other classes.
         protocol: see :func:`evaluate_case`.
+        warnings: those about the prediction and the label, by their files; a file without any is left out.
     """
 
     case: str
@@ -76,6 +78,7 @@ class CaseMetrics(Agreement):
     foreground: Agreement
     empty: Agreement = EMPTY_PAIR
     protocol: Protocol = "native"
+    warnings: Mapping[Path, Sequence[ImageWarning]] = field(default_factory=dict)
 
     def in_class(self, value: int) -> Agreement:
         """Return the metrics of the class with this value."""
@@ -187,6 +190,9 @@ def evaluate_case(
         tolerance: of the surface Dice, in mm (of a picture in pixels).
         protocol: ``native``, on the label's own grid, or ``official``, see :func:`compare_officially`.
 
+    Returns:
+        The metrics, with the warnings about the two files, which are logged too.
+
     Raises:
         InputError: a file cannot be used or does not hold whole numbers, or the two files have different grids.
 
@@ -198,15 +204,21 @@ def evaluate_case(
         (0.91, 1.0)
     """
     predicted_volume, label_volume = read_mask(prediction), read_mask(label)
+    volumes = {prediction: predicted_volume, label: label_volume}
+    warnings = {path: volume.warnings for path, volume in volumes.items() if volume.warnings}
+    for path, file_warnings in warnings.items():
+        log_warnings(path, file_warnings)
     predicted_volume = on_same_grid(label, label_volume, prediction, predicted_volume)
     predicted_mask, label_mask = (  # [X, Y, Z]
         torch.from_numpy(check_label_map(path, volume.array, most_values=UNSURE, allow_unsure=False))
         for path, volume in ((prediction, predicted_volume), (label, label_volume))
     )
     if protocol == "official":
-        return compare_officially(case_name(prediction), predicted_mask, label_mask)
-    spacing = np.linalg.norm(label_volume.affine[:3, :3], axis=0).tolist()
-    return compare_masks(case_name(prediction), predicted_mask, label_mask, spacing, tolerance)
+        case = compare_officially(case_name(prediction), predicted_mask, label_mask)
+    else:
+        spacing = np.linalg.norm(label_volume.affine[:3, :3], axis=0).tolist()
+        case = compare_masks(case_name(prediction), predicted_mask, label_mask, spacing, tolerance)
+    return replace(case, warnings=warnings)
 
 
 def compare_officially(case: str, predicted: torch.Tensor, expected: torch.Tensor) -> CaseMetrics:

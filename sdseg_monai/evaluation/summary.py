@@ -72,6 +72,15 @@ def summarise(cases: Sequence[CaseMetrics], names: Names = NO_NAMES) -> dict[str
     return summary
 
 
+def warning_texts(case: CaseMetrics) -> list[str]:
+    """Return the warnings about the files of a case, each with the name of its file and folder."""
+    return [
+        f"{path.parent.name}/{path.name}: {warning.text}"
+        for path, warnings in case.warnings.items()
+        for warning in warnings
+    ]
+
+
 def write_csv(path: Path, cases: Sequence[CaseMetrics], names: Names = NO_NAMES) -> None:
     """Write a row for each case and a last row with the means.
 

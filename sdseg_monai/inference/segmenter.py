@@ -10,11 +10,13 @@ from typing import Any, Unpack
 
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import AsDiscreted, Compose
+from monai.inferers import Inferer
+from monai.transforms import AsDiscreted, Compose, Transform
 from monai.utils import MetaKeys, convert_to_dst_type
+from torch import nn
 
-from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors
-from sdseg_monai.errors import InputError, unwrapped_input_errors
+from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors, read_part, read_path
+from sdseg_monai.errors import InputError
 from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
@@ -25,11 +27,12 @@ from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
+from sdseg_monai.transforms.steps import apply_steps
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
 
-PREPROCESSING = "preprocessing"
-CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", PREPROCESSING, "postprocessing")
+PREPROCESSING, POSTPROCESSING = "preprocessing", "postprocessing"
+CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", PREPROCESSING, POSTPROCESSING)
 REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")  # to another value of a config
 OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
@@ -77,18 +80,18 @@ class Segmenter:
         overlays, device = as_paths("overlays", options.get("overlays", ())), options.get("device")
         with config_errors(self.config):
             parser = files.config("inference", overlays)
-            if device is not None:
-                parser["device"] = checked_device(device)
-            missing_keys = [key for key in CONFIG_KEYS if key not in parser]
-            if missing_keys:
-                raise InputError(f"{self.config}: no {', '.join(missing_keys)}, expected a bundle of this kind")
-            self._load_network(parser, files.root, weights)
-            self.inferer = parser.get_parsed_content("inferer")
-            self.preprocessing: Compose = parser.get_parsed_content(PREPROCESSING)
-            self._inverse, self._classify = split_postprocessing(parser, self.config)
-            early_steps = Compose([self.preprocessing, self._inverse]).flatten().transforms
-            if any(isinstance(step, SaveMaskd) for step in early_steps):  # into a folder of the bundle's choice
-                raise InputError(f"{self.config}: writes a file before there is a mask, expected that step at the end")
+        if device is not None:
+            parser["device"] = checked_device(device)
+        missing_keys = [key for key in CONFIG_KEYS if key not in parser]
+        if missing_keys:
+            raise InputError(f"{self.config}: no {', '.join(missing_keys)}, expected a bundle of this kind")
+        self._load_network(parser, files.root, weights)
+        self.inferer = read_part(parser, self.config, "inferer", Inferer)
+        self.preprocessing = read_part(parser, self.config, PREPROCESSING, Transform)
+        self._inverse, self._classify = split_postprocessing(parser, self.config)
+        early_steps = Compose([self.preprocessing, self._inverse]).flatten().transforms
+        if any(isinstance(step, SaveMaskd) for step in early_steps):  # into a folder of the bundle's choice
+            raise InputError(f"{self.config}: writes a file before there is a mask, expected that step at the end")
         are_images_known = _values_of(parser, PREPROCESSING) == _values_of(files.config("inference"), PREPROCESSING)
         self.segments, self.modality = _read_metadata(files, self.num_classes, are_images_known)
         with config_errors(self.config):
@@ -97,12 +100,12 @@ class Segmenter:
 
     def _load_network(self, parser: ConfigParser, root: Path, weights: Path | None) -> None:
         if weights is None:
-            weights = Path(parser.get_parsed_content("checkpoint"))
+            weights = read_path(parser, self.config, "checkpoint")
             if not weights.is_file():
                 raise InputError(f"{weights}: no weights in this bundle; train it first, see {root / 'docs/README.md'}")
-        self.num_classes = int(parser.get_parsed_content("num_classes")) if "num_classes" in parser else 2
-        self.device: torch.device = parser.get_parsed_content("device")
-        self.network = parser.get_parsed_content("network")
+        self.num_classes = read_part(parser, self.config, "num_classes", int) if "num_classes" in parser else 2
+        self.device: torch.device = read_part(parser, self.config, "device")
+        self.network = read_part(parser, self.config, "network", nn.Module)
         network_classes = getattr(self.network, "num_classes", self.num_classes)  # a PixelSegmenter has no num_classes
         if network_classes != self.num_classes:
             raise InputError(
@@ -143,8 +146,7 @@ class Segmenter:
             warnings.append(warning)
         image = load_source(source)  # a file, or a volume: voxels [X, Y, Z] with their affine
         warnings.check()  # after what is wrong with a series, before transforms that cannot use another kind of image
-        with unwrapped_input_errors():
-            item = self.preprocessing({"image": image, "source": source, "warnings": warnings})
+        item = self._apply(self.preprocessing, {"image": image, "source": source, "warnings": warnings}, "image")
         warnings.check()
         check_memory(item["image"].shape[1:], short_name(source), num_classes=self.num_classes)
         if item["image"].min() == item["image"].max():
@@ -180,7 +182,10 @@ class Segmenter:
     def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
         # MONAI's Invertd passes over what is not a MetaTensor, with a warning only
         meta_values = convert_to_dst_type(values, item["image"], dtype=torch.float32, device=values.device)[0]
-        return self._inverse({**item, "pred": meta_values})
+        return self._apply(self._inverse, {**item, "pred": meta_values}, "pred")
+
+    def _apply(self, steps: Transform, item: Mapping[str, Any], key: str) -> dict[str, Any]:
+        return apply_steps(steps, item, key, self.config, PREPROCESSING if key == "image" else POSTPROCESSING)
 
     def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
         """Resample a score to the grid of the image, and choose the class of each voxel there.
@@ -195,7 +200,7 @@ class Segmenter:
         confidence = score_margin(score_on_grid[None])[0, 0].numpy()
         foreground = score_on_grid if len(score_on_grid) == 1 else score_on_grid[1:]
         return SegmentationResult(
-            labels=mask_to_array(self._classify(item_on_grid)["pred"]),
+            labels=mask_to_array(self._apply(self._classify, item_on_grid, "pred")["pred"]),
             scores=foreground.numpy(),
             confidence=confidence,
             affine=item["image"].meta[MetaKeys.ORIGINAL_AFFINE].numpy(),
@@ -216,10 +221,10 @@ def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, C
     Raises:
         InputError: there is no step that chooses a class by the scores.
     """
-    postprocessing = parser.get_parsed_content("postprocessing")
+    postprocessing = read_part(parser, config, POSTPROCESSING, Transform)
     steps: Sequence[Any] = Compose([postprocessing]).flatten().transforms  # also of a Compose within a Compose
     mask_from_score, save_mask = (
-        parser.get_parsed_content(name) if name in parser else None for name in (MASK_FROM_SCORE, SAVE_MASK)
+        read_part(parser, config, name, Transform) if name in parser else None for name in (MASK_FROM_SCORE, SAVE_MASK)
     )
     for index, step in enumerate(steps):
         if step is mask_from_score or (mask_from_score is None and isinstance(step, AsDiscreted)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
-from typing import Any
+
+from sdseg_monai.io.bundles.entries import Entry
 
 UNSURE = 255  # the value of voxels on which a model abstains; classes have lower values, at most 27
 PHOTOGRAPHS = "RGB"  # the modality of a bundle for photographs
@@ -51,34 +52,51 @@ def class_colour(value: int) -> Rgb:
 UNSURE_SEGMENT = Segment("unsure", (128, 128, 128), None)
 
 
-def read_segments(metadata: dict[str, Any]) -> dict[int, Segment]:
+def read_segments(metadata: Entry) -> dict[int, Segment]:
     """Return the segments of a bundle's ``metadata`` by the masks' values, without the background, 0.
 
     Names are those of the written masks' ``channel_def``; colours and codes are under ``segments``. A segment without a
     colour gets that of :func:`class_colour`.
 
     Raises:
-        KeyError, TypeError, ValueError, StopIteration: these are not a bundle's metadata.
+        InputError: these are not a bundle's metadata; the message names the entry.
     """
-    masks = next(iter(metadata["network_data_format"]["post_processed_outputs"].values()))
-    attributes = metadata.get("segments", {})
+    names = metadata["network_data_format"]["post_processed_outputs"].first()["channel_def"]
+    attributes = metadata.get("segments") or Entry({})
     segments = {}
-    for value, name in masks["channel_def"].items():
-        if int(value) != 0:
-            attribute = attributes.get(value, {})
-            red, green, blue = (int(level) for level in attribute.get("color", class_colour(int(value))))
-            code = None
-            if "code" in attribute:
-                code_value, scheme, meaning = map(str, attribute["code"])
-                code = (code_value, scheme, meaning)
-            segments[int(value)] = Segment(str(name), (red, green, blue), code)
+    for key, name in names.items():
+        if not key.isdecimal():
+            raise names.refused("an object whose keys are the values of a mask, such as '1'")
+        if int(key) != 0:
+            attribute = attributes.get(key) or Entry({})
+            segments[int(key)] = Segment(name.text(), _read_colour(attribute, int(key)), _read_code(attribute))
     return segments
 
 
-def read_modality(metadata: dict[str, Any]) -> str:
+def _read_colour(attribute: Entry, value: int) -> Rgb:
+    entry = attribute.get("color")
+    if entry is None:
+        return class_colour(value)
+    levels = entry.list_of(3, "red, green and blue, each from 0 to 255")
+    red, green, blue = (level.whole(0, 255) for level in levels)
+    return red, green, blue
+
+
+def _read_code(attribute: Entry) -> tuple[str, str, str] | None:
+    entry = attribute.get("code")
+    if entry is None:
+        return None
+    code_value, scheme, meaning = (
+        part.text() for part in entry.list_of(3, "code value, coding scheme designator and code meaning")
+    )
+    return code_value, scheme, meaning
+
+
+def read_modality(metadata: Entry) -> str:
     """Return the modality of the images from a bundle's ``metadata``, empty where they name none.
 
     Raises:
-        KeyError, TypeError, StopIteration: these are not a bundle's metadata.
+        InputError: these are not a bundle's metadata; the message names the entry.
     """
-    return str(next(iter(metadata["network_data_format"]["inputs"].values())).get("modality", ""))
+    modality = metadata["network_data_format"]["inputs"].first().get("modality")
+    return "" if modality is None else modality.text()

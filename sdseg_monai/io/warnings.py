@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -53,6 +54,13 @@ def not_trusted(warnings: Iterable[ImageWarning]) -> str:
     """Return the mark of a mask: ``NOT TRUSTED: `` and the contradictions among ``warnings``; empty without one."""
     reasons = contradictions(warnings)
     return f"{NOT_TRUSTED}: {reasons}" if reasons else ""
+
+
+def log_warnings(path: Path, warnings: Iterable[ImageWarning]) -> None:
+    """Log the warnings about a file; the name of its folder tells a label from its image or prediction."""
+    logged_warnings = LoggedWarnings(f"{path.parent.name}/{path.name}")
+    for warning in warnings:
+        logged_warnings.append(warning)
 
 
 class LoggedWarnings(list[ImageWarning]):

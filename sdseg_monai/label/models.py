@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sdseg_monai.bundle import Bundle, config_errors, shipped_bundles
+from sdseg_monai.bundle import Bundle, config_errors, read_path, shipped_bundles
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.pipeline import Pipeline
 
@@ -64,8 +64,9 @@ class ServedModel:
         Raises:
             InputError: the config does not say where the weights are.
         """
-        with config_errors(self.bundle.config_file("inference")):
-            file = Path(self.bundle.config("inference").get_parsed_content("checkpoint"))
+        config = self.bundle.config_file("inference")
+        with config_errors(config):
+            file = read_path(self.bundle.config("inference"), config, "checkpoint")
         return file if file.is_file() else None
 
     @property

@@ -14,22 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from monai.metrics import compute_dice
-from monai.transforms import Compose
+from monai.transforms import Transform
 from tqdm import tqdm
 
-from sdseg_monai.bundle import Bundle, config_errors
-from sdseg_monai.errors import InputError, unwrapped_input_errors
+from sdseg_monai.bundle import Bundle, config_errors, read_part, read_path
+from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation import case_name, compare_masks, list_cases
 from sdseg_monai.io.label_maps import check_label_map
 from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.io.tables import write_table
 from sdseg_monai.io.volumes import read_volume
+from sdseg_monai.io.warnings import log_warnings
 from sdseg_monai.networks import MaskAutoencoder, TinyMaskAutoencoder
 from sdseg_monai.networks.codes import class_codes, classes_from_score, mask_to_image, score_from_mask_image
 from sdseg_monai.networks.device import checked_device
-from sdseg_monai.transforms.slices import extract_slices, resize_labels, resize_slices
+from sdseg_monai.transforms.slices import check_grid, extract_slices, resize_labels, resize_slices
+from sdseg_monai.transforms.steps import apply_steps
 from sdseg_monai.weights import fill_autoencoder, fill_from_segmenter
 
+PREPROCESSING = "train#preprocessing"
 SIZES = (1, 16, 64, 256, 1024, 4096, 16384)  # pixels of a class in a slice: lower ends of the bins
 PICTURE_AXIS = 2  # slice axis of a photograph, which is one slice
 MOST_VALUES = 128  # of a label map; TotalSegmentator's have 118
@@ -84,14 +87,16 @@ class Audit:
         size: (H, W) of the network's grid.
         slice_axis: spatial axis across which slices are taken, after the preprocessing.
         weights: the file of the autoencoder's weights.
+        config: the file ``train.json`` of the bundle, for messages.
     """
 
     autoencoder: MaskAutoencoder | TinyMaskAutoencoder
-    preprocessing: Compose
+    preprocessing: Transform
     num_classes: int
     size: tuple[int, int]
     slice_axis: int
     weights: str
+    config: Path
 
     def read(self, path: Path) -> torch.Tensor:
         """Read a label file into the bundle's orientation, [1, X, Y, Z] in {0..K-1}.
@@ -100,13 +105,16 @@ class Audit:
             InputError: the file cannot be used, is an image, or has other classes than the bundle.
         """
         if not is_picture(path):
-            check_label_map(path, read_volume(path).array, most_values=MOST_VALUES)
+            volume = read_volume(path)
+            log_warnings(path, volume.warnings)
+            check_label_map(path, volume.array, most_values=MOST_VALUES)
         elif self.slice_axis != PICTURE_AXIS:
             raise InputError(f"{path}: a picture, but the bundle takes slices of volumes; expected volumes")
-        with unwrapped_input_errors(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             # the preprocessing needs an image: the label takes its place, and the result is not used
             warnings.simplefilter("ignore")
-            item = self.preprocessing({"image": str(path), "label": str(path)})
+            files = {"image": str(path), "label": str(path), "warnings": []}  # those of the file are logged
+            item = apply_steps(self.preprocessing, files, "label", self.config, PREPROCESSING)
         return torch.as_tensor(item["label"]).as_subclass(torch.Tensor)
 
     def run(self, path: Path) -> list[Reconstruction]:
@@ -141,39 +149,45 @@ def load_audit(
             the trained network are there; or there is code that is not trusted.
     """
     files = Bundle.open(bundle, trust)
-    with config_errors(files.config_file("train")):
+    config = files.config_file("train")
+    with config_errors(config):
         parser = files.config("train", overlays)
-        _check_grid(parser["size"], parser["slice_axis"])
-        if device is not None:
-            parser["device"] = checked_device(device)
-        autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
-        weights = Path(parser.get_parsed_content("autoencoder_weights"))
-        # an overlay may name the weights of the network; train.json does not
-        inference = parser if "checkpoint" in parser else files.config("inference")
-        checkpoint = Path(inference.get_parsed_content("checkpoint"))
-        if weights.exists():
-            fill_autoencoder(autoencoder, weights)
-        elif checkpoint.is_file():
-            fill_from_segmenter(autoencoder, checkpoint)
-        else:
-            raise InputError(
-                f"{files.root}: neither {weights} nor {checkpoint} is there, expected a trained mask autoencoder"
-            )
-        height, width = parser.get_parsed_content("size")
-        return Audit(
-            autoencoder=autoencoder.to(parser.get_parsed_content("device")),
-            preprocessing=parser.get_parsed_content("train#preprocessing"),
-            num_classes=parser.get_parsed_content("num_classes"),
-            size=(height, width),
-            slice_axis=parser.get_parsed_content("slice_axis"),
-            weights=str(weights if weights.exists() else checkpoint),
+    if device is not None:
+        parser["device"] = checked_device(device)
+    size, slice_axis = (read_part(parser, config, name) for name in ("size", "slice_axis"))
+    try:
+        check_grid(size, slice_axis)
+    except InputError as error:
+        raise InputError(f"{config}: {error}") from error
+    autoencoder = read_part(parser, config, "network_def#autoencoder", MaskAutoencoder, TinyMaskAutoencoder).eval()
+    weights = read_path(parser, config, "autoencoder_weights")
+    # an overlay may name the weights of the network; train.json does not
+    if "checkpoint" in parser:
+        checkpoint = read_path(parser, config, "checkpoint")
+    else:
+        inference_config = files.config_file("inference")
+        with config_errors(inference_config):
+            checkpoint = read_path(files.config("inference"), inference_config, "checkpoint")
+    if weights.exists():
+        fill_autoencoder(autoencoder, weights)
+    elif checkpoint.is_file():
+        fill_from_segmenter(autoencoder, checkpoint)
+    else:
+        raise InputError(
+            f"{files.root}: neither {weights} nor {checkpoint} is there, expected a trained mask autoencoder"
         )
-
-
-def _check_grid(size: Any, slice_axis: Any) -> None:
-    is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
-    if not is_size or slice_axis not in (0, 1, 2):
-        raise InputError(f"size={size!r}, slice_axis={slice_axis!r}: expected two lengths in pixels, and 0, 1 or 2")
+    with config_errors(config):
+        autoencoder.to(read_part(parser, config, "device"))
+    height, width = size
+    return Audit(
+        autoencoder=autoencoder,
+        preprocessing=read_part(parser, config, PREPROCESSING, Transform),
+        num_classes=read_part(parser, config, "num_classes", int),
+        size=(height, width),
+        slice_axis=slice_axis,
+        weights=str(weights if weights.exists() else checkpoint),
+        config=config,
+    )
 
 
 def audit_folder(audit: Audit, labels: Path, progress: bool = True) -> list[Reconstruction]:

@@ -20,6 +20,7 @@ from sdseg_monai.io.pictures import is_picture, read_picture
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import Volume, read_volume, voxel_millilitres
 from sdseg_monai.io.voxel_order import on_same_grid
+from sdseg_monai.io.warnings import log_warnings
 from sdseg_monai.networks.codes import MOST_CLASSES
 
 FURTHER_CHANNEL = re.compile(r"_(?!0000)\d{4}$")  # of nnU-Net's images
@@ -202,7 +203,10 @@ def read_case(name: str, image_path: Path, label_path: Path) -> Case:
         image = Volume(read_picture(image_path).mean(axis=0)[..., None], np.eye(4))
     else:
         image = read_volume(image_path)
-    label = on_same_grid(image_path, image, label_path, read_mask(label_path))
+    label_volume = read_mask(label_path)
+    for path, volume in ((image_path, image), (label_path, label_volume)):
+        log_warnings(path, volume.warnings)
+    label = on_same_grid(image_path, image, label_path, label_volume)
     if image.array.min() == image.array.max():
         raise InputError(f"{image_path}: every voxel is {image.array.min():g}, expected an image")
     classes = check_label_map(label_path, label.array, largest=LARGEST_VALUE, most_values=MOST_CLASSES).astype(np.int64)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdseg_monai.about import __version__
-from sdseg_monai.evaluation import METRICS, CaseMetrics, Evaluation, has_class_means, match_images
+from sdseg_monai.evaluation import METRICS, CaseMetrics, Evaluation, has_class_means, match_images, warning_texts
 from sdseg_monai.inference.batch import Job
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
@@ -22,9 +22,12 @@ from sdseg_monai.io.segments import UNSURE, Segment
 from sdseg_monai.io.sources import load_source
 from sdseg_monai.io.volumes import Volume, read_volume
 from sdseg_monai.io.voxel_order import on_same_grid
+from sdseg_monai.io.warnings import ImageWarning, log_warnings
 from sdseg_monai.report import Picture, ReportCase, write_report
 from sdseg_monai.report.drawing import colours_of, segment_name
 from sdseg_monai.transforms import LoadVolumed
+
+FLAGS = ("failed", "warnings", "zero_dice")  # of a summary, which the page shows at the cases
 
 
 def report_segmentations(
@@ -93,7 +96,7 @@ def report_evaluation(
             ReportCase(
                 name=name,
                 status="done",
-                flags=[f"Dice 0: {', '.join(zero_names)}"] if zero_names else [],
+                flags=[*([f"Dice 0: {', '.join(zero_names)}"] if zero_names else []), *warning_texts(metrics[name])],
                 metrics=_metrics(metrics[name], has_foreground),
                 load=partial(_load_pair, prediction, label, image),
             )
@@ -106,7 +109,7 @@ def report_evaluation(
         about=about,
         cases=report_cases,
         segments=segments,
-        summary={name: value for name, value in summary.items() if name not in ("failed", "zero_dice")},  # flags
+        summary={name: value for name, value in summary.items() if name not in FLAGS},
     )
 
 
@@ -151,6 +154,7 @@ def _load_pair(prediction: Path, label: Path, image: Path | None) -> Picture:
     is_photograph = is_picture(label)
     if image is not None and not is_photograph:
         reference_path, reference = image, read_volume(image)
+        log_warnings(image, reference.warnings)
     else:
         reference_path, reference = label, masks["label"]
     arrays = {
@@ -168,7 +172,8 @@ def _read_mask(path: Path) -> Volume:
 
 
 def _picture(image: Any, masks: Mapping[str, np.ndarray]) -> Picture:
-    volume = LoadVolumed("image")({"image": image})["image"]  # [C, X, Y, Z]
+    known_warnings: list[ImageWarning] = []  # were logged when the image was read first
+    volume = LoadVolumed("image")({"image": image, "warnings": known_warnings})["image"]  # [C, X, Y, Z]
     return Picture(volume.numpy(), masks, volume.affine.numpy(), photograph=len(volume) == 3)
 
 

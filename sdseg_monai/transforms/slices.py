@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,6 +17,37 @@ from torch.nn import functional as F
 from sdseg_monai.errors import InputError
 
 TIE_BREAK = 1e-3  # added to the share of the nearest pixel's class: decides only between classes that are about equal
+
+
+def check_grid(size: Any, slice_axis: Any, context_mm: Any = None) -> None:
+    """Check what a config says of the slices that its network gets.
+
+    Args:
+        size: (H, W), two whole numbers above 0.
+        slice_axis: 0, 1 or 2.
+        context_mm: a distance in millimetres above 0, or None.
+
+    Raises:
+        InputError: one of them is anything else.
+    """
+    is_size = isinstance(size, Sequence) and len(size) == 2 and all(_is_whole(length) and length > 0 for length in size)
+    if not is_size or not (_is_whole(slice_axis) and 0 <= slice_axis <= 2):
+        raise InputError(f"size={size!r}, slice_axis={slice_axis!r}: expected two lengths in pixels, and 0, 1 or 2")
+    check_context(context_mm)
+
+
+def check_context(context_mm: Any) -> None:
+    """Check a distance of neighbouring slices in millimetres, above 0, or None.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if context_mm is not None and not (isinstance(context_mm, int | float) and 0 < context_mm < math.inf):
+        raise InputError(f"context_mm={context_mm!r}: expected a distance in millimetres above 0, or null for none")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def extract_slices(volume: torch.Tensor, slice_axis: int, start: int, stop: int) -> torch.Tensor:
@@ -91,16 +123,15 @@ def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | Non
     Args:
         image: [C, X, Y, Z], with an affine.
         slice_axis: spatial axis across which slices are taken, 0 to 2.
-        context_mm: distance in millimetres; None returns None.
+        context_mm: distance in millimetres above 0; None returns None.
 
     Raises:
-        InputError: the image is a photograph, or ``context_mm`` is not a positive distance.
+        InputError: the image is a photograph, or ``context_mm`` is no distance.
         ValueError: the image has no affine, which holds the distance of its slices.
     """
+    check_context(context_mm)
     if context_mm is None:
         return None
-    if not 0 < context_mm < math.inf:
-        raise InputError(f"context_mm={context_mm}: expected a distance in millimetres above 0, or null for none")
     if not isinstance(image, MetaTensor):
         raise ValueError(f"context_mm={context_mm} needs an image with an affine, got a {type(image).__name__}")
     if image.shape[0] != 1:
@@ -132,12 +163,16 @@ class StackSlicesd(MapTransform):
         slice_axis: spatial axis across which slices are taken, 0 to 2.
         size: (H, W) of the slices.
         context_mm: see :class:`sdseg_monai.data.SliceDataset`.
+
+    Raises:
+        InputError: ``slice_axis`` or ``size`` is anything else.
     """
 
     def __init__(
         self, keys: KeysCollection, slice_axis: int, size: Sequence[int], context_mm: float | None = None
     ) -> None:
         super().__init__(keys)
+        check_grid(size, slice_axis)
         self.slice_axis = slice_axis
         self.size = tuple(size)
         self.context_mm = context_mm

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdseg_monai.bundle import Bundle, config_errors
+from sdseg_monai.bundle import Bundle, config_errors, read_part, read_path
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_exists, check_new_folder
 from sdseg_monai.networks import SDSeg
@@ -119,10 +119,8 @@ def load_bundle_network(root: Path, trust: bool = False) -> SDSeg:
     config = bundle.config_file("inference")
     with config_errors(config):
         parser = bundle.config("inference")
-        network = parser.get_parsed_content("network_def")
-        if not isinstance(network, SDSeg):
-            raise InputError(f"{config}: network_def is a {type(network).__name__}, expected an SDSeg")
-        load_weights(network, parser.get_parsed_content("checkpoint"))
+    network = read_part(parser, config, "network_def", SDSeg)
+    load_weights(network, read_path(parser, config, "checkpoint"))
     return network.eval()
 
 

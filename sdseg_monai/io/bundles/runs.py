@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from sdseg_monai.errors import InputError, root_cause
+from sdseg_monai.errors import InputError, root_cause, short
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -28,6 +28,10 @@ WHOLE_NUMBERS: dict[str, tuple[int, int | None]] = {
     "warmup_steps": (0, None),
 }
 
+# values at the top of the shipped configs that MONAI makes; anything else it would take as it is
+COMPONENTS = ("dataloader", "dataset", "evaluator", "inferer", "network", "network_def", "postprocessing")
+PREPROCESSING = ("preprocessing", "train#preprocessing", "validate#preprocessing")
+
 
 def check_run() -> None:
     """Refuse a run whose names or values can only be mistakes; for the ``initialize`` of a config.
@@ -37,7 +41,8 @@ def check_run() -> None:
 
     Raises:
         InputError: the config cannot run the id that is to run; its device is an error; an override has an unknown
-            name, a value of another kind than the config's, or None, which MONAI leaves out; a number is out of range.
+            name, a value of another kind than the config's, or None, which MONAI leaves out; a number is out of range;
+            a component is none, or has no transforms.
     """
     from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -57,6 +62,9 @@ def check_run() -> None:
             _check_kind(name, value, files)
     for name, value in workflow.parser.config.items():
         _check_number(name, value)
+    for name in (*COMPONENTS, *PREPROCESSING):
+        if name in workflow.parser:
+            _check_component(name, workflow.parser[name])
 
 
 def _find_run() -> tuple[ConfigWorkflow | None, Mapping[str, Any]]:
@@ -150,6 +158,15 @@ def _check_number(name: str, value: Any) -> None:
         if not is_whole or number < low or (high is not None and number > high):
             bounds = f"from {low} on" if high is None else f"from {low} to {high}"
             raise InputError(f"{name}={value!r}: expected whole numbers {bounds}")
+
+
+def _check_component(name: str, value: Any) -> None:
+    if _is_expression(value):
+        return
+    if not (isinstance(value, Mapping) and isinstance(value.get("_target_"), str)):
+        raise InputError(f"{name}={short(value)}: expected a component, with its _target_, or an expression")
+    if name in PREPROCESSING and not value.get("transforms", True):
+        raise InputError(f"{name}#transforms={value['transforms']!r}: expected at least one transform")
 
 
 def _is_expression(value: Any) -> bool:

@@ -1,0 +1,46 @@
+"""A bundle's transforms, applied to one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdseg_monai.errors import InputError, find_fault, find_input_error
+
+
+def apply_steps(
+    steps: Callable[[dict[str, Any]], Any], item: Mapping[str, Any], key: str, config: Path, part: str
+) -> dict[str, Any]:
+    """Return the item that transforms of a bundle make of ``item``.
+
+    Args:
+        steps: the transforms.
+        item: the data of one image, by their keys.
+        key: of the image in the result, which must be a tensor [C, X, Y, Z].
+        config: the file that names the transforms, for messages.
+        part: their name there.
+
+    Raises:
+        InputError: the image cannot be used; or a transform cannot be applied because of the config's values, or none
+            makes a tensor.
+        RuntimeError: the machine fails, as without memory.
+    """
+    try:
+        result = steps(dict(item))
+    except RuntimeError as error:  # MONAI wraps everything in it
+        input_error, fault = find_input_error(error), find_fault(error)
+        if input_error is not None:
+            raise input_error from error
+        if fault is None or not fault.is_of_value:
+            raise
+        raise InputError(f"{config}: {part}: {fault.text}, expected transforms for this image") from error
+    image = result.get(key) if isinstance(result, Mapping) else None
+    if not isinstance(image, torch.Tensor) or image.ndim != 4:
+        kind = f"shape {list(image.shape)}" if isinstance(image, torch.Tensor) else f"type {type(image).__name__}"
+        raise InputError(
+            f"{config}: {part} leaves {key!r} of {kind}, expected transforms that make a tensor [C, X, Y, Z] of it"
+        )
+    return dict(result)
