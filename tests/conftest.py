@@ -18,6 +18,14 @@ if "SDSEG_SHARED" in os.environ and not SHARED.is_dir():  # tests would skip tha
 torch.set_num_threads(1)  # tiny tensors; two test processes fill two cores
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For ``--dist loadgroup``: the tests of a file stay together, and those of ``label``, whose processes start once."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group("label" if path.parts[0] == "label" else str(path)))
+
+
 @pytest.fixture
 def network() -> SDSeg:
     """A tiny epsilon network in evaluation mode."""

@@ -15,7 +15,7 @@ from sdseg_monai.io.dicom import choose_series, find_series, read_series, write_
 from sdseg_monai.io.segments import Segment
 from tests.io.dicom.comparing import assert_same_points, seg_in_space
 from tests.io.dicom.series import OBLIQUE, REVERSED, edit, make_enhanced, make_series
-from tests.label.datastore_process import DatastoreProcess, Refused
+from tests.label.datastore_process import Refused
 from tests.makers.label_server import needs_label_env
 from tests.makers.volumes import load_nifti
 
@@ -24,13 +24,6 @@ SEGMENTS = {  # as tests.datastore_process has them
     1: Segment("anterior", (0, 255, 0), ("10200004", "SCT", "Liver")),
     2: Segment("posterior", (0, 0, 255), None),
 }
-
-
-@pytest.fixture(scope="module")
-def store():
-    process = DatastoreProcess()
-    yield process
-    process.close()
 
 
 def empty_uids(files: list[Path]) -> None:
