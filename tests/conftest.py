@@ -20,7 +20,7 @@ torch.set_num_threads(1)  # tiny tensors; two test processes fill two cores
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """For ``--dist loadgroup``: the tests of a file stay together, and those of ``label``, whose processes start once."""
+    """For ``--dist loadgroup``: the tests of a file stay together, and those of ``label``, which share processes."""
     for item in items:
         path = item.path.relative_to(Path(__file__).parent)
         item.add_marker(pytest.mark.xdist_group("label" if path.parts[0] == "label" else str(path)))

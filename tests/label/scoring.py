@@ -137,4 +137,3 @@ def score_and_serve(studies: Path, labels: Path, bundle: Path, work_dir: Path) -
     store.refresh()
     facts["nothing_left"] = strategy({"strategy": "highest"}, store)
     return facts
-

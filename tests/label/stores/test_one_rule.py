@@ -15,7 +15,7 @@ from sdseg_monai.io.dicom import choose_series, find_series, read_series, write_
 from sdseg_monai.io.segments import Segment
 from tests.io.dicom.comparing import assert_same_points, seg_in_space
 from tests.io.dicom.series import OBLIQUE, REVERSED, edit, make_enhanced, make_series
-from tests.label.datastore_process import Refused
+from tests.label.datastore_process import DatastoreProcess, Refused
 from tests.makers.label_server import needs_label_env
 from tests.makers.volumes import load_nifti
 
