@@ -51,6 +51,7 @@ def run_forked(*command: object, cwd: Path = ROOT, **environment: str) -> subpro
         child = context.Process(target=_run, args=(words, cwd, {**os.environ, **QUIET, **environment}, streams))
         child.start()
         child.join()
+        assert child.exitcode is not None
         return subprocess.CompletedProcess(words, child.exitcode, *(path.read_text() for path in streams))
 
 
