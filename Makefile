@@ -29,10 +29,10 @@ demo: .venv/installed
 	$(BIN)/sdseg demo
 
 test: check
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: check label-env
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
 
 # About 20 minutes on two cores; writes docs/reliability.md.
 torture: .venv/installed-dev label-env

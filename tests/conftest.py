@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 from sdseg_monai.networks import SDSeg
 from tests.makers.networks import make_network
@@ -18,12 +19,17 @@ if "SDSEG_SHARED" in os.environ and not SHARED.is_dir():  # tests would skip tha
 torch.set_num_threads(1)  # tiny tensors; two test processes fill two cores
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """For ``--dist loadgroup``: the tests of a file stay together, and those of ``label``, which share processes."""
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group("label" if path.parts[0] == "label" else str(path)))
+class FileScheduling(LoadFileScheduling):
+    """Has one process run all tests of a file, and all tests of ``label``, whose servers thus start once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/label" if nodeid.startswith("tests/label/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Run with ``--dist loadfile``."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture
