@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 from sdseg_monai.networks import SDSeg
 from tests.makers.networks import make_network
@@ -16,6 +17,19 @@ from tests.makers.places import SHARED
 if "SDSEG_SHARED" in os.environ and not SHARED.is_dir():  # tests would skip that should not
     raise pytest.UsageError(f"SDSEG_SHARED={SHARED} is no folder")
 torch.set_num_threads(1)  # tiny tensors; two test processes fill two cores
+
+
+class FileScheduling(LoadFileScheduling):
+    """Has one process run all tests of a file, and all tests of ``label``, whose servers thus start once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/label" if nodeid.startswith("tests/label/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Run with ``--dist loadfile``."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.makers.places import ROOT, SHARED
-from tests.makers.processes import run_process
+from tests.makers.processes import run_forked, run_process
 
 KVASIR = SHARED / "data" / "kvasir-seg-256"
 TAESD = SHARED / "weights" / "taesd-fp8" / "taesd_fp8_e4m3.safetensors"
@@ -134,7 +134,7 @@ def test_one_command_writes_every_table_and_figure(study):
 )
 def test_what_would_fail_after_hours_ends_at_once_with_one_line(tmp_path, options, message):
     (tmp_path / "d.json").write_text("{}")
-    process = run_process(
+    process = run_forked(
         *("python", "benchmarks/paper.py", "--study", "benchmarks/studies/kvasir_cpu.json", "--dataset_dir", tmp_path),
         *("--datalist", tmp_path / "d.json", "--output", tmp_path, *options),
     )

@@ -6,15 +6,17 @@ import signal
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from sdseg_monai.cli import main
 from sdseg_monai.errors import InputError
 from tests.makers.places import ROOT
 from torment import folder_runs, hostile, mutants, names
-from torment.children import call_in_child, files_left, processes_left, start
-from torment.examples import WRITERS
+from torment.children import SDSEG, call_in_child, files_left, processes_left, start
+from torment.examples import WRITERS, write_phantom
 from torment.groups import GROUPS
 from torment.kills import while_writing
 from torment.mutations import mutate
@@ -163,7 +165,7 @@ def test_no_header_makes_another_file_be_read(tmp_path):
 
 
 def test_no_data_run_code(tmp_path):
-    attempt_hostile(tmp_path, of_kind("data that would run code"))
+    attempt_hostile(tmp_path, of_kind("data that would run code", 24))
 
 
 def test_no_zip_leaves_its_folder(tmp_path):
@@ -183,19 +185,49 @@ def test_a_bundle_from_elsewhere_runs_no_code(tmp_path):
     attempt_hostile(tmp_path, of_kind("bundle that would run code", 12))
 
 
+SOME_NAMES = (*names.NAMES[::3], names.NAMES[-1])
+
+
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """What the commands make of images with hostile names."""
+    """What the commands make of images with some of the hostile names."""
     setting = Setting(tmp_path_factory.mktemp("names") / "names", 0)
-    names.prepare(setting)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "NAMES", SOME_NAMES)
+        names.prepare(setting)
     return setting
 
 
 @pytest.mark.parametrize("surface", names.SURFACES)
 def test_no_name_does_anything_where_it_is_shown(named, surface):
-    right(names.attempt(named, index) for index, (place, _) in enumerate(names.TRIES) if place == surface)
+    right(names.attempt(named, names.TRIES.index((surface, name))) for name in SOME_NAMES)
 
 
+def test_a_folder_run_that_is_killed_while_it_writes_is_resumed(tmp_path, monkeypatch):
+    """At an exact moment: when the second image's mask is written, and has not yet its name."""
+    images, whole, output = (tmp_path / name for name in ("images", "whole", "killed"))
+    for seed, name in enumerate(folder_runs.IMAGES[:3]):
+        write_phantom(images / name, seed)
+    (tmp_path / "small.json").write_text(json.dumps(folder_runs.SMALL))
+
+    def segment(folder, *options):
+        return main([str(word) for word in folder_runs.command(images, folder, *options)[len(SDSEG) :]])
+
+    def kill(path, target):
+        if target.name == "b.nrrd":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(path, target)
+
+    rename = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        assert "SIGKILL" in call_in_child(lambda: segment(output), 60, 4096).failure
+    assert (output / "a.nii.gz").is_file() and len(files_left(output)) == 1
+    assert segment(whole) == segment(output, "--resume") == 0
+    assert folder_runs.difference(whole, output) == "" and files_left(output) == ()
+
+
+@pytest.mark.slow
 def test_a_folder_run_that_is_killed_and_resumed_ends_as_another(tmp_path):
     setting = Setting(tmp_path / "folder_runs", 0)
     folder_runs.prepare(setting)

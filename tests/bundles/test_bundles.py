@@ -18,7 +18,7 @@ from sdseg_monai.losses import PixelLoss, SDSegLoss
 from sdseg_monai.networks import MaskAutoencoder
 from sdseg_monai.weights import load_weights
 from tests.makers.places import ROOT
-from tests.makers.processes import run_process
+from tests.makers.processes import run_forked, run_process
 from tests.makers.volumes import load_nifti, write_case
 
 BUNDLES = ("sdseg", "hippocampus_sdseg")
@@ -159,7 +159,7 @@ def test_hippocampus_bundle_trains_on_real_volumes(hippocampus, tmp_path):
 
 def test_inference_command_writes_masks_on_the_inputs_grids(trained):
     folder, _ = trained
-    process = run_process(
+    process = run_forked(
         *("python", "-m", "monai.bundle", "run", "inference"),
         *("--config_file", f"['bundles/sdseg/configs/inference.json','{SMOKE}']"),
         *("--dataset_dir", folder / "data" / "img", "--checkpoint", folder / "models" / "model.pt"),
@@ -171,7 +171,7 @@ def test_inference_command_writes_masks_on_the_inputs_grids(trained):
 
 def test_a_missing_dataset_ends_with_one_line(tmp_path):
     # the promised command, word for word
-    process = run_process("python", "-m", "monai.bundle", "run", "training", "--config_file", TRAIN)
+    process = run_forked("python", "-m", "monai.bundle", "run", "training", "--config_file", TRAIN)
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
     last = process.stderr.strip().splitlines()[-1]
@@ -182,7 +182,7 @@ def test_a_missing_dataset_ends_with_one_line(tmp_path):
 def test_a_bad_case_ends_the_training_with_one_line(tmp_path):
     make_btcv(tmp_path)
     (tmp_path / "img" / "img0006.nii.gz").write_bytes(b"no volume")
-    process = run_process(
+    process = run_forked(
         *("python", "-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}','{SMOKE}']"),
         *("--dataset_dir", tmp_path, "--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs"),
     )
@@ -193,7 +193,7 @@ def test_a_bad_case_ends_the_training_with_one_line(tmp_path):
 
 def test_without_autoencoder_weights_the_training_is_refused(tmp_path):
     make_btcv(tmp_path)
-    process = run_process(
+    process = run_forked(
         *("python", "-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}','{SMOKE}']"),
         *("--dataset_dir", tmp_path, "--autoencoder_weights", tmp_path / "autoencoder.pt"),
         *("--ckpt_dir", tmp_path / "models", "--log_dir", tmp_path / "logs"),
@@ -203,7 +203,7 @@ def test_without_autoencoder_weights_the_training_is_refused(tmp_path):
 
 
 def test_inside_the_bundle_the_root_is_a_dot(trained, tmp_path):
-    process = run_process(
+    process = run_forked(
         *("python", "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"),
         *("--bundle_root", "."),
         cwd=CONFIGS / "hippocampus_sdseg",
@@ -295,7 +295,7 @@ def test_metadata_tells_what_the_network_takes(bundle):
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_verify_metadata(bundle, metadata_schema):
     meta = CONFIGS / bundle / "configs" / "metadata.json"
-    process = run_process(
+    process = run_forked(
         *("python", "-m", "monai.bundle", "verify_metadata", "--meta_file", meta, "--filepath", metadata_schema)
     )
     assert process.returncode == 0 and "verified with no error" in process.stdout + process.stderr
@@ -304,7 +304,7 @@ def test_verify_metadata(bundle, metadata_schema):
 @pytest.mark.parametrize("bundle", [pytest.param("sdseg", marks=pytest.mark.slow), "hippocampus_sdseg"])
 def test_verify_net_in_out(bundle):
     configs = CONFIGS / bundle / "configs"
-    process = run_process(
+    process = run_forked(
         *("python", "-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
         *("--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json"),
     )

@@ -8,7 +8,7 @@ from monai.bundle import ConfigWorkflow, create_workflow
 
 from sdseg_monai.errors import find_input_error
 from tests.makers.places import ROOT
-from tests.makers.processes import run_process
+from tests.makers.processes import run_forked
 
 pytestmark = [
     pytest.mark.usefixtures("keep_global_state"),
@@ -149,7 +149,7 @@ def test_right_values_pass(tmp_path):
 
 
 def test_the_command_ends_with_one_line():
-    process = run_process("python", "-m", "monai.bundle", "run", "training", "--config_file", TRAIN, "--epoch", 1)
+    process = run_forked("python", "-m", "monai.bundle", "run", "training", "--config_file", TRAIN, "--epoch", 1)
     assert process.returncode == 2 and "Traceback" not in process.stderr
     expected = "error: --epoch: the config has no such value, did you mean --epochs?"
     assert process.stderr.splitlines()[-1] == expected

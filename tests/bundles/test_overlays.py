@@ -17,10 +17,26 @@ from tests.makers.volumes import load_nifti, write_nifti
 
 pytestmark = pytest.mark.usefixtures("keep_global_state")
 
+LONG = [name for name in PICTURES if name.startswith("baselines/")]
+COMBINED = [
+    "cross-attention, frozen",
+    "cross-attention, no latent loss",
+    "table 6, fusion",
+]  # of what table 6, none has
+ALIKE = [  # but for a number
+    f"recipe/{name}"
+    for name in (
+        *("augmentation_cycle_2", "latent_weight_3", "segmentation_weight_1", "segmentation_weight_3"),
+        *("double_width", "reference_width"),
+    )
+]
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("baselines/")) for name in PICTURES]
-)
+
+def slow_if_in(slow, names):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_if_in((*LONG, *COMBINED), PICTURES))
 def test_overlay_trains_two_iterations_and_evaluates_pictures(name, pictures, tmp_path):
     steps, dice, _ = train_and_evaluate(("datasets/kvasir", *PICTURES[name]), pictures, tmp_path)
     assert steps == 2 and 0 <= dice <= 1
@@ -118,9 +134,9 @@ def test_overlay_trains_two_iterations_and_evaluates_volumes(name, volumes, tmp_
     assert steps == (4 if name == "official" else 2) and 0 <= dice <= 1
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", slow_if_in(ALIKE, RECIPES))
 def test_recipe_trains_and_evaluates_two_classes_in_one_pass(name, halves, tmp_path):
-    steps, dice, evaluation = train_and_evaluate((name,), halves, tmp_path, bundle=HIPPOCAMPUS)
+    steps, dice, evaluation = train_and_evaluate((name,), halves, tmp_path, bundle=HIPPOCAMPUS, size=[32, 32])
     assert steps == 2 and 0 <= dice <= 1
     assert evaluation.parser.get_parsed_content("network_def").num_classes == 3
 

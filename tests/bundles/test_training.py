@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 from sdseg_monai.errors import InputError, find_input_error
 from tests.makers.places import ROOT
-from tests.makers.processes import run_process
+from tests.makers.processes import run_forked, run_process
 from tests.makers.volumes import load_nifti, write_case, write_nifti
 
 CONFIGS = "bundles/sdseg/configs"
@@ -55,7 +55,7 @@ def read(path):
 def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, steps_before_the_kill):
     # dropout, augmentation, noise, schedule, average and best metric are all in play
     options = ("--epochs", 3, "--batch_size", 4, "--warmup_steps", 5, "--learning_rate", 0.001)
-    whole = run_process("python", *arguments(data, tmp_path / "whole", *options))
+    whole = run_forked("python", *arguments(data, tmp_path / "whole", *options))
     assert whole.returncode == 0, whole.stderr[-2000:]
     command = arguments(data, tmp_path / "killed", *options)
     # kill -9 from within, at an exact step: a forward hook counts the training steps of the real run
@@ -71,9 +71,9 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path, ste
         "sys.argv = ['monai.bundle'] + sys.argv[1:]\n"
         "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)\n"
     )
-    killed = run_process("python", "-c", killer, *command[2:])
+    killed = run_forked("python", "-c", killer, *command[2:])
     assert killed.returncode == -signal.SIGKILL
-    again = run_process("python", *command)
+    again = run_forked("python", *command)
     assert again.returncode == 0, again.stderr[-2000:]
     if steps_before_the_kill > 4:
         assert "continuing after epoch 1" in again.stdout
@@ -149,7 +149,7 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
     ],
 )
 def test_options_that_cannot_train_end_with_one_line(data, tmp_path, options, message):
-    process = run_process("python", *arguments(data, tmp_path, *options))
+    process = run_forked("python", *arguments(data, tmp_path, *options))
     assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr[-2000:]
     assert message in process.stderr.splitlines()[-1]
     assert not (tmp_path / "model.pt").exists()

@@ -6,15 +6,15 @@ import shutil
 import pytest
 
 from sdseg_monai.bundle import bundles_dir
-from sdseg_monai.demo.phantom import write_phantom
 from tests.makers.bundles import write_random_weights
+from tests.makers.volumes import write_thick_phantom
 
 
 @pytest.fixture
 def volume(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    write_phantom(folder / "a.nii.gz", tmp_path / "label.nii.gz")
+    write_thick_phantom(folder / "a.nii.gz", tmp_path / "label.nii.gz")
     return folder / "a.nii.gz"
 
 

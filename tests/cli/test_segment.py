@@ -10,10 +10,9 @@ import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from sdseg_monai.cli import main
-from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.io.segments import UNSURE
 from tests.cli.running import run
-from tests.makers.volumes import bad_files, load_nifti, write_nifti
+from tests.makers.volumes import bad_files, load_nifti, write_nifti, write_thick_phantom
 
 
 def test_segment_a_file(volume, tmp_path, capsys):
@@ -36,7 +35,7 @@ def test_segment_a_file(volume, tmp_path, capsys):
     label = load_nifti(tmp_path / "label.nii.gz").get_fdata()
     for name, value in report["labels"].items():  # the front is in front
         inside, expected = classes == value, label == value
-        assert volumes[name] == pytest.approx(inside.sum() / 1000), "1 mm voxels"
+        assert volumes[name] == pytest.approx(3 * inside.sum() / 1000), "slices of 3 mm"
         assert 2 * (inside & expected).sum() / (inside.sum() + expected.sum()) > 0.75
 
 
@@ -236,7 +235,7 @@ def test_another_field_of_view_or_modality_is_refused(tmp_path, caplog, capsys):
     assert run(capsys, "segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "mask.nii.gz", "--force")[0] == 0
     assert "NOT TRUSTED: field of view 200 x 200 x 200 mm" in caplog.text and "another modality" in caplog.text
     caplog.clear()
-    write_phantom(tmp_path / "mr.nii.gz", tmp_path / "label.nii.gz")
+    write_thick_phantom(tmp_path / "mr.nii.gz", tmp_path / "label.nii.gz")
     assert run(capsys, "segment", tmp_path / "mr.nii.gz", "-o", tmp_path / "mask.nii.gz")[0] == 0
     assert caplog.text == ""
 

@@ -7,10 +7,9 @@ import shutil
 import pytest
 
 from sdseg_monai import __version__
-from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.inference.manifest import FILE_NAME
 from tests.cli.running import run
-from tests.makers.volumes import load_nifti, write_nifti
+from tests.makers.volumes import load_nifti, write_nifti, write_thick_phantom
 
 
 def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys):
@@ -23,7 +22,7 @@ def test_a_folder_of_masks_has_folders_of_maps(bundle, volume, tmp_path, capsys)
 
 
 def test_a_folder_goes_on_after_a_bad_case(volume, tmp_path, capsys):
-    write_phantom(volume.parent / "c.nii.gz", tmp_path / "label.nii.gz", seed=1)
+    write_thick_phantom(volume.parent / "c.nii.gz", tmp_path / "label.nii.gz", seed=1)
     (volume.parent / "b.nii.gz").write_bytes(volume.read_bytes()[:2000])
     code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out", "--save-score")
     assert code == 1
@@ -62,7 +61,7 @@ def test_a_manifest_says_what_was_done_to_each_case(studies, bundle, tmp_path):
     assert "c.nii.gz" in manifest["cases"]["c.nii.gz"]["error"]
     case, mask = manifest["cases"]["a.nii.gz"], load_nifti(tmp_path / "out" / "a.nii.gz").get_fdata()
     assert case["input_sha256"] == hashlib.sha256((tmp_path / "in" / "a.nii.gz").read_bytes()).hexdigest()
-    volumes = [(mask == value).sum() / 1000 for value in range(1, len(case["volume_ml"]) + 1)]
+    volumes = [3 * (mask == value).sum() / 1000 for value in range(1, len(case["volume_ml"]) + 1)]
     assert list(case["volume_ml"].values()) == pytest.approx(volumes)
     assert case["seconds"] > 0 and case["warnings"] == []
 
@@ -88,7 +87,7 @@ def test_a_run_is_resumed_where_it_stopped(studies, volume, tmp_path):
     spoilt = out / "confidence" / "a.nii.gz"
     whole = spoilt.read_bytes()
     spoilt.write_bytes(whole[:-100])
-    write_phantom(volume.with_name("d.nii.gz"), tmp_path / "label.nii.gz", seed=1)
+    write_thick_phantom(volume.with_name("d.nii.gz"), tmp_path / "label.nii.gz", seed=1)
     (out / "c.nii.gz").unlink()
     assert studies("--save-confidence", "--resume")[1]["skipped"] == 0
     assert spoilt.read_bytes() == whole

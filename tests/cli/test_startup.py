@@ -109,6 +109,7 @@ def test_mistakes_are_told_before_anything_large_is_imported(command, message, f
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_what_is_not_a_mistake_in_typing_does_import_it(folder):
     shutil.rmtree(folder / "labels")
     (folder / "labels").mkdir()

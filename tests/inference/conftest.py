@@ -3,13 +3,13 @@
 import pytest
 
 from sdseg_monai import segment
-from sdseg_monai.demo.phantom import write_phantom
+from tests.makers.volumes import write_thick_phantom
 
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     folder = tmp_path_factory.mktemp("volume")
-    write_phantom(folder / "a.nii.gz", folder / "label.nii.gz")
+    write_thick_phantom(folder / "a.nii.gz", folder / "label.nii.gz")
     return folder / "a.nii.gz"
 
 

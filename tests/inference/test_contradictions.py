@@ -11,7 +11,6 @@ import SimpleITK as sitk
 
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.cli import main
-from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.dicom import choose_series, read_seg, read_series
@@ -19,7 +18,7 @@ from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings, not_trusted
 from sdseg_monai.transforms import LoadVolumed, WarnFieldOfViewd
 from tests.makers.dicom import write_mr_series
-from tests.makers.volumes import load_nifti, write_nifti
+from tests.makers.volumes import load_nifti, write_nifti, write_thick_phantom
 
 PT = "PT, but the network knows MR"
 
@@ -217,7 +216,7 @@ def test_a_forced_volume_file_says_so(forced, tmp_path, suffix):
 def scans(tmp_path_factory):
     """A folder with a phantom and a volume that has the air of a CT."""
     folder = tmp_path_factory.mktemp("scans")
-    write_phantom(folder / "mr.nii.gz", folder.parent / "label.nii.gz")
+    write_thick_phantom(folder / "mr.nii.gz", folder.parent / "label.nii.gz")
     write_nifti(folder / "ct.nii.gz", *ball(lowest=-1000))
     return folder
 

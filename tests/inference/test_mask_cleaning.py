@@ -8,9 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from sdseg_monai.bundle import Bundle, bundles_dir
-from sdseg_monai.demo.phantom import write_phantom
 from sdseg_monai.inference.pipeline import Pipeline
-from tests.makers.volumes import load_nifti
+from tests.makers.volumes import load_nifti, write_thick_phantom
 
 CLEAN = bundles_dir() / "sdseg" / "configs" / "clean_mask.json"
 SPACING = np.diag([2.0, 1.0, 1.5, 1.0])
@@ -60,7 +59,7 @@ def test_the_smallest_volume_is_in_cubic_millimetres(smallest, kept):
 
 
 def test_a_mask_is_cleaned_only_where_the_bundle_says_so(tmp_path):
-    write_phantom(tmp_path / "a.nii.gz", tmp_path / "label.nii.gz")
+    write_thick_phantom(tmp_path / "a.nii.gz", tmp_path / "label.nii.gz")
     plain = Pipeline(device="cpu")(tmp_path / "a.nii.gz")
     overlay = tmp_path / "small.json"
     overlay.write_text(json.dumps({"min_volume_mm3": 1e6}))

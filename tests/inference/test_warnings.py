@@ -13,7 +13,7 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.warnings import ImageWarning
 from sdseg_monai.transforms import LoadVolumed, WarnFieldOfViewd
 from tests.makers.dicom import write_mr_series
-from tests.makers.processes import run_process
+from tests.makers.processes import run_forked
 from tests.makers.volumes import write_case
 
 
@@ -48,7 +48,7 @@ def test_every_way_to_segment_a_damaged_folder_warns_alike(study, tmp_path, caps
 
 
 def test_a_warning_is_printed_once_with_a_short_name(study, tmp_path):
-    run = run_process("sdseg", "segment", study, "-o", tmp_path / "mask.dcm", "--device", "cpu")
+    run = run_forked("sdseg", "segment", study, "-o", tmp_path / "mask.dcm", "--device", "cpu")
     lines = [line for line in run.stderr.splitlines() if line.startswith("WARNING")]
     assert len(lines) == 2 and all(line.startswith("WARNING: T1 (series 1): ") for line in lines)
     assert "left out" in lines[0] and "field of view" in lines[1]

@@ -1,14 +1,15 @@
-"""Fixtures: a client of the real server."""
+"""Fixtures: a client of the real server, and datastores in the environment that has MONAI Label; both start once."""
 
 import shutil
 
 import pytest
 
 from tests.label.client import CASE, CASES, Client
+from tests.label.datastore_process import DatastoreProcess
 from tests.makers.label_server import LabelServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(hippocampus, tmp_path_factory):
     """A client of a server on two real volumes, one of them labelled, in a folder of its own."""
     folder = tmp_path_factory.mktemp("safety")
@@ -22,3 +23,11 @@ def client(hippocampus, tmp_path_factory):
         client = Client(server, volume, label, folder, studies)
         client.mask = client.infer().content
         yield client
+
+
+@pytest.fixture(scope="session")
+def store():
+    """A process that opens one datastore after another."""
+    process = DatastoreProcess()
+    yield process
+    process.close()

@@ -82,6 +82,7 @@ def serve() -> None:
     from sdseg_monai.label.names import check_labels
     from sdseg_monai.label.stores import dicom_folder, open_datastore
     from sdseg_monai.label.stores.dicom_seg import describe_segments
+    from tests.label.scoring import score_and_serve
 
     dicom_folder.SCAN_SECONDS = 0  # tests do not wait
     answers = os.fdopen(os.dup(1), "w")
@@ -121,6 +122,7 @@ def serve() -> None:
         "hide": lambda module: sys.modules.update({module: None}),
         "show": lambda module: sys.modules.pop(module),
         "describe": describe,
+        "score_and_serve": lambda *folders: score_and_serve(*map(Path, folders)),
         "check_labels": lambda count: check_labels(store, dict(list(segments.items())[:count])),
     }
     for line in sys.stdin:

@@ -249,7 +249,8 @@ def test_what_is_not_there(client, method, path, status, reason):
 
 
 @pytest.mark.parametrize(
-    "path", ["/session/nothing", "/datastore/image?image=nothing", "/proxy/dicom/studies", "/train/"]
+    "path",
+    ["/session/nothing", "/datastore/image?image=nothing", "/proxy/dicom/studies", "/train/?check_if_running=true"],
 )
 def test_looking_for_what_is_not_there_is_no_warning(client, path):
     """Viewers ask every few seconds whether a training runs."""

@@ -116,6 +116,7 @@ def test_next_sample_twice_in_a_second(client):
     assert [client.send("POST", "/activelearning/random", json={}).json()["id"] for _ in range(4)] == [OTHER] * 4
 
 
+@pytest.mark.slow
 def test_batch_goes_on_after_a_bad_image(client):
     """With MONAI Label's own options, which are for GPUs."""
     bad = client.studies / "bad.nii.gz"

@@ -1,27 +1,20 @@
 """Scores of unlabelled images in a real datastore, and which image the server offers next."""
 
-import json
-import os
 import shutil
-import subprocess
 
 import pytest
 
 from tests.makers.bundles import write_sdseg
 from tests.makers.label_server import needs_label_env
-from tests.makers.places import LABEL_BIN, ROOT
+
+pytestmark = needs_label_env
 
 GOOD, BROKEN = ("hippocampus_001", "hippocampus_003", "hippocampus_004"), "broken"
 
 
-# in the label environment
-
-
 @pytest.fixture(scope="module")
-def scored(hippocampus, tmp_path_factory):
-    """What scoring and serving three real volumes and a broken one came to; see ``label_scoring.py``."""
-    if not (LABEL_BIN / "python").is_file():
-        pytest.skip(needs_label_env.kwargs["reason"])
+def scored(store, hippocampus, tmp_path_factory):
+    """What scoring and serving three real volumes and a broken one came to; see ``tests/label/scoring.py``."""
     folder = tmp_path_factory.mktemp("label")
     for name in ("studies", "work"):
         (folder / name).mkdir()
@@ -30,17 +23,7 @@ def scored(hippocampus, tmp_path_factory):
     whole = (hippocampus / "images" / "hippocampus_006.nii.gz").read_bytes()
     (folder / "studies" / f"{BROKEN}.nii.gz").write_bytes(whole[: len(whole) // 2])
     bundle = write_sdseg(folder / "tiny", "zeros")
-    done = subprocess.run(
-        [
-            *(LABEL_BIN / "python", ROOT / "tests" / "label" / "scoring_process.py"),
-            *(folder / "studies", hippocampus / "labels", bundle, folder / "work"),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return store("score_and_serve", folder / "studies", hippocampus / "labels", bundle, folder / "work")
 
 
 @pytest.mark.shared

@@ -21,6 +21,8 @@ import SimpleITK as sitk
 from pydicom.uid import generate_uid
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
+from sdseg_monai.cli import main
+from tests.label.client import CASE, MODEL, OTHER
 from tests.makers.dicom import write_mr_series
 from tests.makers.label_server import LabelServer, needs_label_env
 from tests.makers.places import LABEL_BIN
@@ -29,32 +31,14 @@ from tests.makers.volumes import OBLIQUE, load_nifti, write_nifti
 
 pytestmark = [needs_label_env, pytest.mark.shared]
 
-MODEL = "hippocampus_sdseg"
 LABELS = {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
-CASES = ("hippocampus_001", "hippocampus_003", "hippocampus_004", "hippocampus_006", "hippocampus_008")
+CASES = (CASE, OTHER, "hippocampus_004", "hippocampus_006", "hippocampus_008")
 
 
-@pytest.fixture(scope="module")
-def server(hippocampus, tmp_path_factory):
-    """A server on five real volumes."""
-    folder = tmp_path_factory.mktemp("label")
-    (folder / "studies").mkdir()
-    for case in CASES:
-        shutil.copy(hippocampus / "images" / f"{case}.nii.gz", folder / "studies")
-    with LabelServer(folder / "studies", folder / "work") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def masks(server, tmp_path_factory):
-    """What ``sdseg segment`` makes of the volumes."""
-    folder = tmp_path_factory.mktemp("masks")
-    images = tmp_path_factory.mktemp("images")
-    for path in server.studies.glob("*.nii.gz"):
-        shutil.copy(path, images)
-    done = run_process("sdseg", "segment", str(images), "-o", str(folder))
-    assert done.returncode == 0, done.stderr
-    return folder
+@pytest.fixture
+def server(client):
+    """A server on the first two of the volumes."""
+    return client.server
 
 
 def infer(server, model=MODEL, *, image=None, params=None, output="image", upload=None, **query):
@@ -82,14 +66,14 @@ def test_info(server):
     assert {"device", "seed", "batch_size", "weights"} <= model["config"].keys()
     assert set(info["trainers"]) == {MODEL} and {"max_epochs", "val_split"} <= info["trainers"][MODEL]["config"].keys()
     assert "random" in info["strategies"] and f"{MODEL}_flips" in info["strategies"]
-    assert info["labels"] == list(LABELS) and info["datastore"]["total"] == len(CASES)
+    assert info["labels"] == list(LABELS) and info["datastore"]["total"] == 2
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
-def test_equals_segment(server, masks, tmp_path, suffix):
-    case = CASES[0]
-    path = read_mask(infer(server, image=case, params={"result_extension": suffix}), tmp_path, suffix)
-    expected = sitk.ReadImage(str(masks / f"{case}.nii.gz"))
+def test_equals_segment(server, hippocampus, tmp_path, suffix):
+    path = read_mask(infer(server, image=CASE, params={"result_extension": suffix}), tmp_path, suffix)
+    assert main(["segment", str(hippocampus / "images" / f"{CASE}.nii.gz"), "-o", str(tmp_path / "own.nii.gz")]) == 0
+    expected = sitk.ReadImage(str(tmp_path / "own.nii.gz"))
     mask = sitk.ReadImage(str(path))
     assert mask.GetPixelIDTypeAsString() == "8-bit unsigned integer"
     assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(expected))
@@ -101,17 +85,17 @@ def test_equals_segment(server, masks, tmp_path, suffix):
 
 def test_options_do_not_change_a_deterministic_model(server, tmp_path):
     params = {"device": "cpu", "seed": "7", "batch_size": 3, "weights": "original"}
-    plain = infer(server, image=CASES[1], params={"seed": "", "batch_size": ""})
+    plain = infer(server, image=OTHER, params={"seed": "", "batch_size": ""})
     assert load_nifti(read_mask(plain, tmp_path)).get_fdata().any()
-    assert infer(server, image=CASES[1], params=params).content == plain.content
+    assert infer(server, image=OTHER, params=params).content == plain.content
 
 
-def test_multipart_holds_mask_and_names(server, masks):
-    response = infer(server, image=CASES[0], output="all")
+def test_multipart_holds_mask_and_names(server):
+    response = infer(server, image=CASE, output="all")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("multipart/form-data")
     assert f'"label_names": {json.dumps(LABELS)}'.encode() in response.content
-    only_json = infer(server, image=CASES[0], output="json").json()
+    only_json = infer(server, image=CASE, output="json").json()
     assert only_json["label_names"] == LABELS and only_json["latencies"]["total"] > 0
 
 
@@ -138,23 +122,24 @@ def test_slicer_client(server, hippocampus, tmp_path):
     client = module.MONAILabelClient(server.url, str(tmp_path))
     assert MODEL in client.info()["models"]
     sample = client.next_sample("random", {})
-    assert sample["id"] in CASES
+    assert sample["id"] in (CASE, OTHER)
     params = {"result_extension": ".nrrd", "result_dtype": "uint8", "device": "cpu", "seed": "", "batch_size": ""}
-    file, answer = client.infer(MODEL, CASES[3], params)
+    file, answer = client.infer(MODEL, OTHER, params)
     assert sitk.GetArrayFromImage(sitk.ReadImage(file)).any() and answer["label_names"] == LABELS
-    label = hippocampus / "labels" / f"{CASES[3]}.nii.gz"
+    label = hippocampus / "labels" / f"{OTHER}.nii.gz"
     label_info = [{"name": name, "idx": value} for name, value in LABELS.items()]
-    saved = client.save_label(CASES[3], str(label), params={"label_info": label_info})
-    assert saved["label"] == CASES[3]
-    assert "final" in client.datastore()["objects"][CASES[3]]["labels"]
+    saved = client.save_label(OTHER, str(label), params={"label_info": label_info})
+    assert saved["label"] == OTHER
+    assert "final" in client.datastore()["objects"][OTHER]["labels"]
     session = client.create_session(str(hippocampus / "images" / f"{CASES[4]}.nii.gz"))
     assert sitk.ReadImage(client.infer(MODEL, "", params, session_id=session["session_id"])[0])
     client.remove_session(session["session_id"])
     assert client.train_start(MODEL, {"max_epochs": 1})["status"] in ("SUBMITTED", "RUNNING")
     assert client.train_status(False)["request"]["max_epochs"] == 1
     client.train_stop()
-    assert wait_for_training(server)["status"] in ("STOPPED", "ERROR"), "one label is too few"
+    assert wait_for_training(server)["status"] in ("STOPPED", "ERROR")
     assert "Traceback" not in requests.get(f"{server.url}/logs/", params={"text": True, "lines": 2000}).text
+    assert requests.delete(f"{server.url}/datastore/label", params={"id": OTHER, "tag": "final"}).ok
 
 
 @pytest.mark.slow

@@ -159,6 +159,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.slow
 def test_a_ct_of_many_classes_is_small_enough(tmp_path):
     """Real tissue on a grid of 512 x 512 x 100, with noise, which is what costs bytes."""
     folder = SHARED / "data" / "totalsegmentator-example"

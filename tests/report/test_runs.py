@@ -9,8 +9,7 @@ from PIL import Image
 
 from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import main
-from sdseg_monai.demo.phantom import write_phantom
-from tests.makers.volumes import write_case
+from tests.makers.volumes import write_case, write_thick_phantom
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def study(tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "labels").mkdir(exist_ok=True)
-        write_phantom(tmp_path / "in" / f"{name}.nii.gz", tmp_path / "labels" / f"{name}.nii.gz", seed=seed)
+        write_thick_phantom(tmp_path / "in" / f"{name}.nii.gz", tmp_path / "labels" / f"{name}.nii.gz", seed=seed)
     (tmp_path / "in" / "<i>c.nii.gz").write_bytes(b"no volume")
     return tmp_path
 

@@ -26,13 +26,6 @@ SEGMENTS = {  # as tests.datastore_process has them
 }
 
 
-@pytest.fixture(scope="module")
-def store():
-    process = DatastoreProcess()
-    yield process
-    process.close()
-
-
 def empty_uids(files: list[Path]) -> None:
     for file in files:
         edit(file, StudyInstanceUID="", SeriesInstanceUID="", SOPInstanceUID="", SOPClassUID="")

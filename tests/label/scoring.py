@@ -1,7 +1,4 @@
-"""Scoring on a real datastore for ``tests/label/test_scoring.py``: run in the label environment, writes JSON to stdout.
-
-python scoring_process.py STUDIES LABELS BUNDLE WORK_DIR
-"""
+"""Scoring on a real datastore for ``tests/label/test_scoring.py``, in the environment that has MONAI Label."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import cast
@@ -80,7 +76,8 @@ def serve(strategy: HighestScore, store: VolumeDatastore, ts: float) -> dict[str
     return answer
 
 
-def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str, object]:
+def score_and_serve(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str, object]:
+    """Score the images of a folder, label some, and ask for the next one, again and again; return what came of it."""
     facts: dict[str, object] = {}
     images = sorted(studies.glob("*.nii.gz"))
     facts["two_processes"] = two_processes(studies, labels)
@@ -140,7 +137,3 @@ def main(studies: Path, labels: Path, bundle: Path, work_dir: Path) -> dict[str,
     store.refresh()
     facts["nothing_left"] = strategy({"strategy": "highest"}, store)
     return facts
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(*map(Path, sys.argv[1:]))))
