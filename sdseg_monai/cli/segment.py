@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     check_bundle(options)
 
     from sdseg_monai.inference.pipeline import Pipeline
-    from sdseg_monai.inference.results import check_sidecar
+    from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
     from sdseg_monai.io.files import check_folder, check_outputs
     from sdseg_monai.io.sources import list_sources, source_files
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
         check_output(options.report, ".html", "page")
         outputs.append(options.report)
     for job in jobs:
-        check_sidecar(job.mask)
+        check_sidecar(sidecar(job.mask))
     inputs = [file for source in sources for file in source_files(source)]
     datalist = [options.input] if options.input.is_file() else []
     check_outputs([*inputs, *options.weights, *options.overlay, *datalist], outputs)

@@ -187,8 +187,9 @@ class SegmentationResult:
         for name in files:
             if name not in map_arrays:
                 raise InputError(f"no map is called {name!r}, expected {', '.join(map_arrays)}")
-        check_sidecar(path)
-        check_outputs(source_files(self.source), [path, sidecar(path), *files.values()])
+        beside = sidecar(path)
+        check_sidecar(beside)
+        check_outputs(source_files(self.source), [path, beside, *files.values()])
         for name, target in files.items():  # maps first: where the mask exists, the maps are complete
             write_volume(target, map_arrays[name], self._grid, description=self.not_trusted)
         if path.suffix.lower() == DICOM_SUFFIX and isinstance(self.source, Series):
@@ -201,7 +202,7 @@ class SegmentationResult:
             write_volume(path, self.labels, self._grid, extension=extension, description=self.not_trusted)
         about = {"generator": GENERATOR, "mask": path.name, "labels": self._label_records(), **self.manifest}
         text = json.dumps(about, indent=1) + "\n"
-        write_atomically(sidecar(path), lambda temporary: temporary.write_text(text))
+        write_atomically(beside, lambda temporary: temporary.write_text(text))
 
     def _label_records(self) -> dict[int, dict[str, Any]]:
         return {
@@ -223,28 +224,20 @@ def mask_suffixes(source: Source) -> tuple[str, ...]:
     return (*VOLUME_SUFFIXES, DICOM_SUFFIX) if isinstance(source, Series) else VOLUME_SUFFIXES
 
 
-def check_sidecar(mask: Path) -> None:
-    """Check that the JSON file beside a mask replaces neither a file of the user nor that of another mask.
-
-    Args:
-        mask: file of the mask to write; ``case.mha`` and ``case.nii.gz`` would share the file ``case.json``.
+def check_sidecar(path: Path) -> None:
+    """Check that the JSON file beside a mask does not replace a file of the user, such as a datalist or a config.
 
     Raises:
-        InputError: there is a file of this name that this package did not write, or that belongs to another mask.
+        InputError: there is a file of this name that this package did not write beside a mask.
     """
-    path = sidecar(mask)
     if not path.exists():
         return
     try:
-        about = json.loads(path.read_text())
-        is_sidecar = about["generator"].startswith(PROGRAM)
-        owner = path.with_name(about.get("mask", mask.name))  # older files do not name it
+        is_sidecar = json.loads(path.read_text())["generator"].startswith(PROGRAM)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         is_sidecar = False
     if not is_sidecar:
         raise InputError(f"{path}: is not of a mask and would be replaced, name another output")
-    if owner.name != mask.name and owner.is_file():
-        raise InputError(f"{path}: belongs to {owner.name} and would be replaced, name another output")
 
 
 def score_names(count: int) -> list[str]:

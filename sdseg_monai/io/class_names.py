@@ -13,9 +13,16 @@ from sdseg_monai.io.volumes import NIFTI_SUFFIXES
 
 
 def sidecar(mask: Path) -> Path:
-    """Return the path of the JSON file beside a mask."""
+    """Return the path of the JSON file beside a mask: ``case.json`` beside ``case.nii.gz``.
+
+    Where that file belongs to another mask that is there, such as ``case.dcm``, it is ``case.nii.gz.json``.
+    """
     stem = mask.name.removesuffix(".gz")
-    return mask.with_name(f"{stem[: -len(Path(stem).suffix)]}.json")
+    path = mask.with_name(f"{stem[: -len(Path(stem).suffix)]}.json")
+    owner = _owner(path)
+    if owner not in ("", mask.name) and mask.with_name(owner).is_file():
+        return mask.with_name(f"{mask.name}.json")
+    return path
 
 
 def read_class_names(mask: Path) -> dict[int, str]:
@@ -44,6 +51,14 @@ def names_by_value(masks: Iterable[Path]) -> dict[int, list[str]]:
             if name not in names.setdefault(value, []):
                 names[value].append(name)
     return dict(sorted(names.items()))
+
+
+def _owner(file: Path) -> str:
+    """Return the name of the mask that the JSON file ``file`` belongs to, empty where it does not say it."""
+    try:
+        return Path(json.loads(file.read_text("utf-8"))["mask"]).name
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # another program's, an older one, or none
+        return ""
 
 
 def _names_beside(file: Path) -> dict[int, str]:

@@ -17,6 +17,7 @@ from sdseg_monai.bundle import Bundle
 from sdseg_monai.cli import main
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.bundles.archives import unpack_bundle
+from sdseg_monai.io.class_names import read_class_names
 from sdseg_monai.io.formats.nifti_labels import read_label_names
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import read_volume
@@ -94,11 +95,18 @@ def test_what_cannot_be_saved_leaves_nothing(volume, result, tmp_path):
     (tmp_path / "m.json").unlink()
     result.save(tmp_path / "m.nii.gz")
     result.save(tmp_path / "m.nii.gz")  # its own may be
-    with pytest.raises(InputError, match=r"m\.json: belongs to m\.nii\.gz and would be replaced"):
-        result.save(tmp_path / "m.mha")
-    assert not (tmp_path / "m.mha").exists()
-    (tmp_path / "m.nii.gz").unlink()
+
+
+def test_masks_of_one_stem_have_a_json_each(result, tmp_path):
+    for name in ("m.nii.gz", "m.mha", "m.nii.gz"):
+        result.save(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"m.nii.gz", "m.json", "m.mha", "m.mha.json"}
+    for name, beside in (("m.nii.gz", "m.json"), ("m.mha", "m.mha.json")):
+        assert json.loads((tmp_path / beside).read_text())["mask"] == name
+        assert read_class_names(tmp_path / name) == NAMES
+    (tmp_path / "m.nii.gz").unlink()  # its JSON belongs to nobody now
     result.save(tmp_path / "m.mha")
+    assert json.loads((tmp_path / "m.json").read_text())["mask"] == "m.mha"
 
 
 @pytest.mark.parametrize(
