@@ -34,6 +34,7 @@ OTHER_SUFFIXES = {
     (".mgz", ".mgh", ".mnc", ".par", ".rec"): "is a volume of a kind that is not read: convert it to NIfTI, in Python "
     "by nibabel",
 }
+SMALLEST_EDGE = 1e-6  # mm, of a voxel; the positions of smaller ones cannot be compared in double precision
 LARGEST_INTENSITY = 1e30  # float32 cannot scale larger ones
 HEADER_READERS: dict[str, Callable[[Path], Layout]] = {".nrrd": read_nrrd_header, ".mha": read_metaimage_header}
 LONGEST_DESCRIPTION = 79  # bytes of NIfTI's descrip, without the final zero
@@ -284,10 +285,13 @@ def _checked_affine(name: str, affine: np.ndarray) -> np.ndarray:
         edges = np.linalg.norm(affine[:3, :3], axis=0)  # millimetres
     if (
         not (np.isfinite(affine).all() and np.isfinite(edges).all())
-        or (edges <= 0).any()
+        or (edges < SMALLEST_EDGE).any()
         or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-6
     ):
-        raise InputError(f"{name}: the affine is singular, expected three independent voxel axes: {affine.tolist()}")
+        raise InputError(
+            f"{name}: the affine is singular, expected three independent voxel axes, each {SMALLEST_EDGE:g} mm or "
+            f"more: {affine.tolist()}"
+        )
     return affine
 
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sdseg_monai.errors import InputError
@@ -221,6 +221,7 @@ def test_voxels_are_those_that_nibabel_reads(tmp_path, image_class, order, dtype
 odd = st.sampled_from([0.0, -1.0, 1.0, 2.0, np.nan, np.inf, 1e38, -1e38, 1e-38])
 
 
+@example(numbers={76: 0.0, 80: 0.0, 84: 0.0, 88: 0.0, 284: -1.0, 304: 1e-38}, codes=(1, 0), unit=1)  # edges of 1e-38
 @settings(deadline=None, max_examples=60)
 @given(
     numbers=st.dictionaries(st.sampled_from([76, 80, 84, 88, *range(256, 328, 4)]), odd, max_size=8),
