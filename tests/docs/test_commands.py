@@ -118,6 +118,8 @@ def test_trainings(name, workspace):
             if "monai.bundle" in words and not any(part in " ".join(words) for part in NOT_TRAINED):
                 command = limits(words)
                 full = [*programs[command[0]], *command[1:]]
+                for checkpoint in Path().rglob("*checkpoint.pt"):  # each command starts a training of its own
+                    checkpoint.unlink()
                 done = subprocess.run(full, env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, f"{place}: {' '.join(command)}: {done.stderr[-2000:]}"
 
