@@ -52,7 +52,7 @@ class Study:
         dataset_dir: folder that the paths in the datalist are relative to.
         datalist: file of the datalist.
         folder: folder for weights, tables, figures and report.
-        options: top-level keys for all runs, as on MONAI's command line.
+        options: top-level keys for all runs, in their last config: some runs may have no other use for a key.
         images: planned number of images that each run sees; empty if the study has no plan.
         cpu_hours: planned hours of all runs together; None if there is no plan.
         show_cases: whether a report may show images of the data.
@@ -76,11 +76,11 @@ class Study:
         return [*self.experiments[experiment], str(self.run_folder(experiment) / "settings.json")]
 
     def write_settings(self) -> None:
-        """Write the last config of each run into its folder, where MONAI's command can read it."""
+        """Write the last config of each run, its settings and the study's options, where MONAI's command reads it."""
         for experiment, settings in self.settings.items():
             folder = self.run_folder(experiment)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "settings.json").write_text(json.dumps(settings, indent=1))
+            (folder / "settings.json").write_text(json.dumps({**settings, **self.options}, indent=1))
 
     def run_folder(self, experiment: str) -> Path:
         """Return the folder of ``experiment``."""
@@ -95,9 +95,9 @@ class Study:
         return parser
 
     def overrides(self) -> dict[str, Any]:
-        """Return the top-level keys that all runs change: the folders and files, and the study's options."""
+        """Return the top-level keys that the command line of each run changes: the folders and files."""
         paths = {"bundle_root": self.bundle, "dataset_dir": self.dataset_dir, "datalist": self.datalist}
-        return {**{key: str(path) for key, path in paths.items()}, **self.options}
+        return {key: str(path) for key, path in paths.items()}
 
     def trained(self, experiment: str) -> ConfigParser:
         """Return the parsed configs of ``experiment``, with the best weights of its training, in evaluation mode."""

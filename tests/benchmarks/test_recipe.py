@@ -79,7 +79,7 @@ def test_a_recipe_is_trained_scored_and_drawn(volumes):
         rows = list(csv.DictReader((volumes / "out" / f"toy_{split}.csv").open()))
         assert [row["experiment"] for row in rows] == ["U-Net", "3-D", "broken"]
         assert [row["seeds"] for row in rows[:2]] == ["2 of 2", "2 of 2"]
-        assert rows[2]["seeds"].startswith("0 of 2; error: monai.networks.nets.unet.UNet cannot be made")
+        assert rows[2]["seeds"].startswith("0 of 2; error: network_def#backbone: UNet cannot be made")
         assert [row["images seen"] for row in rows] == ["24", "24", "not trained"]
         assert all(re.fullmatch(r"[12], [12] of 2", row["best epoch"]) for row in rows[:2])
         about, *lines = (volumes / "out" / "3_d_seed_1" / f"scores_{split}.csv").read_text().splitlines()
