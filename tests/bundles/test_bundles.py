@@ -384,7 +384,8 @@ def test_a_network_of_other_classes_than_the_config_is_refused(change, num_class
     ):
         Segmenter(tmp_path, device="cpu", overlays=[overlay])
     overlay.write_text(json.dumps({"network_def#unet#num_class_embeds": 5}))
-    with pytest.raises(InputError, match=r"inference\.json: network: num_classes=3, but .* has 5: set the config's num_classes to 5$"):
+    message = r"inference\.json: network: num_classes=3, but .* has 5: set the config's num_classes to 5$"
+    with pytest.raises(InputError, match=message):
         Segmenter(tmp_path, device="cpu", overlays=[overlay])
 
 
