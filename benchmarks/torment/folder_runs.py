@@ -18,6 +18,7 @@ NUMBER, QUICK = 20, 2
 WRITING, BETWEEN, ANY = "while a file is written", "when a file has appeared", "at a random moment"
 KINDS = (*[WRITING] * 2, BETWEEN, ANY) * (NUMBER // 4)
 RUN_SECONDS = 10.0  # about, from its start to its end
+FILES = "**/[!.]*.*"  # that are complete
 MANIFEST = "sdseg_manifest.json"
 SMALL = {"size": [32, 32]}  # of a slice, so that a volume takes less than a second
 
@@ -63,10 +64,11 @@ def attempt(setting: Setting, index: int) -> Try:
 
 def _moment(kind: str, random: Random, program: Program, output: Path) -> tuple[str, Callable[[], bool]]:
     count = random.randint(1, 3 * len(IMAGES) - 2)  # of the files for an image: mask, map, JSON, and the manifest
-    if kind == WRITING:
-        return f"while temporary file {count} is written", while_writing(output, count, random.choice((0, 1, 500)))
+    if kind == WRITING:  # a temporary file lives so briefly that one may not be seen; then it is the next one
+        there, writing = when_there(output, FILES, count - 1), while_writing(output, 1, random.choice((0, 1, 500)))
+        return f"while a file after the first {count - 1} is written", lambda: there() and writing()
     if kind == BETWEEN:
-        return f"when file {count} has appeared", when_there(output, "**/[!.]*.*", count)
+        return f"when file {count} has appeared", when_there(output, FILES, count)
     seconds = random.uniform(0, RUN_SECONDS)
     if random.random() < 0.5:
         return f"{seconds:.2f} s after its start", after(seconds)
