@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from sdseg_monai.errors import InputError, printable
 from sdseg_monai.networks.sdseg import SDSeg
+from sdseg_monai.networks.trained_for import KEY, check_trained_for
 from sdseg_monai.seeding import seed_from, seeded_normal
 from sdseg_monai.transforms.slices import (
     add_context,
@@ -151,8 +152,10 @@ class SliceWiseInferer(Inferer):
             [S, K, X, Y, Z] in [0, 1], float32.
 
         Raises:
-            InputError: noise is ``per_slice``, and the network has no start noise.
+            InputError: noise is ``per_slice``, and the network has no start noise; or its weights were trained for
+                other slices.
         """
+        check_trained_for(getattr(network, KEY, {}), network, self)
         noise, num_samples = noise or self.noise, num_samples or self.num_samples
         offset = context_offset(volume, self.slice_axis, self.context_mm)
         volume = volume.as_subclass(torch.Tensor)

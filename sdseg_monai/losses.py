@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks.autoencoder import AutoencoderOutput
-from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
+from sdseg_monai.networks.codes import class_codes, class_logits, is_one_hot, mask_to_image
 from sdseg_monai.networks.distillation import DistillationOutput
 from sdseg_monai.networks.sdseg import SDSegOutput
 
@@ -135,7 +135,9 @@ class PixelLoss(nn.Module):
 
 
 class MaskAutoencoderLoss(nn.Module):
-    """Reconstruction loss (L1 of the mask image and :class:`SegmentationLoss`) plus the KL term of the posterior.
+    """Reconstruction loss plus the KL term of the posterior.
+
+    The reconstruction loss is the :class:`SegmentationLoss`; of colours also the L1 of the mask image.
 
     Args:
         kl_weight: weight of the KL divergence per latent value.
@@ -149,16 +151,18 @@ class MaskAutoencoderLoss(nn.Module):
         super().__init__()
         self.kl_weight = kl_weight
         self.codes = class_codes(num_classes)
-        self.segmentation_loss = SegmentationLoss()
+        # most masks lack most of many classes, and the Dice of a single mask would be about those
+        self.segmentation_loss = SegmentationLoss(batch_dice=is_one_hot(num_classes))
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, output: AutoencoderOutput, mask: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss of ``output`` for ``mask`` [B, 1, H, W] in {0..K-1}."""
         terms = {
-            "l1": F.l1_loss(output.reconstruction, mask_to_image(mask, self.codes)),
             "segmentation": self.segmentation_loss(class_logits(output.reconstruction, self.codes), mask),
             "kl": self.kl_weight * output.posterior.kl().sum() / output.posterior.mean.numel(),
         }
+        if not is_one_hot(len(self.codes)):
+            terms = {"l1": F.l1_loss(output.reconstruction, mask_to_image(mask, self.codes)), **terms}
         return _total(self, terms)
 
 

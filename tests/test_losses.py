@@ -6,7 +6,7 @@ import torch
 from sdseg_monai.errors import InputError
 from sdseg_monai.losses import MaskAutoencoderLoss, SDSegLoss, SegmentationLoss
 from sdseg_monai.networks import SDSegOutput
-from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image
+from sdseg_monai.networks.codes import LOGIT_GAIN, MOST_COLOURS, class_codes, class_logits, mask_to_image
 from sdseg_monai.schedule import NoiseSchedule
 from tests.makers.networks import make_network
 
@@ -104,7 +104,8 @@ def test_right_classes_cost_less_than_wrong_ones(num_classes):
     mask = (torch.arange(64) % num_classes).view(1, 1, 8, 8).float()
 
     def loss(classes):
-        return SegmentationLoss()(class_logits(mask_to_image(classes, codes), codes), mask)
+        gain = LOGIT_GAIN if num_classes > MOST_COLOURS else 1  # the channels of many classes are their logits
+        return SegmentationLoss()(class_logits(gain * mask_to_image(classes, codes), codes), mask)
 
     halfway = SegmentationLoss()(torch.zeros(1, num_classes, 8, 8), mask)
     assert loss(mask) < 0.3 * halfway and halfway < loss((mask + 1) % num_classes)

@@ -20,13 +20,11 @@ KINDS = (*[WRITING] * 2, BETWEEN, ANY) * (NUMBER // 4)
 RUN_SECONDS = 10.0  # about, from its start to its end
 FILES = "**/[!.]*.*"  # that are complete
 MANIFEST = "sdseg_manifest.json"
-SMALL = {"size": [32, 32]}  # of a slice, so that a volume takes less than a second
 
 
 def command(images: Path, output: Path, *options: object) -> list[object]:
-    """Return the command: the shipped bundle with smaller slices, masks and confidence maps."""
-    overlay = images.with_name("small.json")
-    return [*SDSEG, "segment", images, "-o", output, "--save-confidence", "--overlay", overlay, *options]
+    """Return the command: masks and confidence maps by the shipped bundle."""
+    return [*SDSEG, "segment", images, "-o", output, "--save-confidence", *options]
 
 
 def prepare(setting: Setting) -> None:
@@ -35,7 +33,6 @@ def prepare(setting: Setting) -> None:
     if not whole.exists():
         for seed, name in enumerate(IMAGES):
             write_phantom(images / name, seed)
-        images.with_name("small.json").write_text(json.dumps(SMALL))
         code, output = run(command(images, whole), setting.common)
         if code:
             raise SystemExit(f"the uninterrupted run ends with {code}: {output[-2000:]}")

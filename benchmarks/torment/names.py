@@ -87,10 +87,9 @@ def _run_commands(folder: Path) -> None:
     shutil.copytree(folder / "images", folder / "mixed")
     for name in NAMES:
         (folder / "mixed" / f"{name} damaged{SUFFIX}").write_bytes(b"damaged")
-    (folder / "small.json").write_text(json.dumps({"size": [16, 16]}))
     labels = ("--labels", "labels")
     commands = {
-        SEGMENT: ("segment", "mixed", "-o", "masks", "--overlay", "small.json", "--report", "masks.html", "-v"),
+        SEGMENT: ("segment", "mixed", "-o", "masks", "--report", "masks.html", "-v"),
         EVALUATE: ("evaluate", "--predictions", "masks", *labels, "-o", "metrics.csv", "--report", "evaluation.html"),
         AUDIT: ("audit", *labels, "-o", "audit.csv"),
         INIT: ("init-bundle", "--images", "images", *labels, "-o", "bundle", "--minutes", "1"),

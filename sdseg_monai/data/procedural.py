@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from torch.utils.data import Dataset
 
-from sdseg_monai.networks.codes import class_codes, mask_to_image
+from sdseg_monai.networks.codes import class_codes, is_one_hot, mask_to_image
 from sdseg_monai.seeding import seed_from
 
 SMALLEST_RADIUS = 1.5  # pixels
 LARGEST_RADIUS = 0.45  # as a fraction of the slice's edge
+# of masks of many classes, like an abdominal slice of 256 x 256 pixels
+ORGANS = (3, 14)  # number of organs of a mask: least and most
+THIN_SHARE = 0.3  # of the organs, which are thin as vessels and adrenal glands are
+THIN_WIDTH = (2.0, 8.0)  # pixels
+THIN_LENGTH = (6.0, 70.0)  # pixels
+ENCLOSED_SHARE = 0.35  # of the other organs, in which a small organ of another class lies
+ENCLOSED_RADIUS = (1.5, 8.0)  # pixels
 
 
 class ProceduralMasks(Dataset):
@@ -21,7 +28,9 @@ class ProceduralMasks(Dataset):
     smooth random field, and about a third of the parts have a hole in the form of a smaller copy: the parts look like
     organs, rings, crescents and specks. If there are several foreground classes, each part has one of them, and about
     half of the parts are divided by a curved line, with another class on the other side, so that classes touch as
-    often as they stand alone; such masks have twice as many parts. An item depends on ``seed`` and its index alone.
+    often as they stand alone; such masks have twice as many parts. Masks of more than four classes are like slices of
+    the abdomen: they have many parts; some are thin and bent, and others enclose a small part of another class. An item
+    depends on ``seed`` and its index alone.
 
     Args:
         size: height and width in pixels.
@@ -48,24 +57,29 @@ class ProceduralMasks(Dataset):
         """Return mask ``index``; an index of ``length`` or more is a mask of a later epoch.
 
         Returns:
-            ``label`` [1, size, size] in {0..K-1} and ``image`` [3, size, size], the same mask as a mask image in
-            [-1, 1], both float32, and ``seed``, int64, for the posterior's noise.
+            ``label`` [1, size, size] in {0..K-1} and ``image`` [C, size, size], the same mask as a mask image, see
+            :func:`~sdseg_monai.networks.codes.mask_to_image`, both float32, and ``seed``, int64, for the posterior's
+            noise.
         """
         seed = seed_from("procedural", self.seed, index)
         rng = np.random.default_rng(seed)
         mask = np.zeros((self.size, self.size), np.float32)
         if rng.random() > 0.03:
-            num_parts = rng.choice([1, 2, 3, 6], p=[0.5, 0.25, 0.15, 0.1])
-            for _ in range(num_parts if self.num_classes == 2 else 2 * num_parts):
-                self._add_part(mask, rng)
+            if is_one_hot(self.num_classes):
+                self._add_organs(mask, rng)
+            else:
+                num_parts = rng.choice([1, 2, 3, 6], p=[0.5, 0.25, 0.15, 0.1])
+                for _ in range(num_parts if self.num_classes == 2 else 2 * num_parts):
+                    self._add_part(mask, rng)
         label = torch.from_numpy(mask[None])
         return {"image": mask_to_image(label[None], self.codes)[0], "label": label, "seed": torch.tensor(seed)}
 
-    def _add_part(self, mask: np.ndarray, rng: np.random.Generator) -> None:
+    def _add_part(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Add a part, or one that is divided between two classes, to ``mask`` [size, size]; return where it lies."""
         part = self._part(rng)
         if self.num_classes == 2:
             mask[part] = 1
-            return
+            return part
         part_class, neighbour_class = rng.choice(np.arange(1, self.num_classes), 2, replace=False)
         mask[part] = part_class
         if rng.random() < 0.5:
@@ -78,6 +92,36 @@ class ProceduralMasks(Dataset):
                 curvature = rng.uniform(-0.5, 0.5) * v**2 / np.sqrt(len(y))
                 is_neighbour = u + curvature > rng.uniform(-0.3, 0.3) * np.sqrt(len(y))
                 mask[y[is_neighbour], x[is_neighbour]] = neighbour_class
+        return part
+
+    def _add_organs(self, mask: np.ndarray, rng: np.random.Generator) -> None:
+        for _ in range(rng.integers(*ORGANS, endpoint=True)):
+            if rng.random() < THIN_SHARE:
+                mask[self._thin_part(rng)] = rng.integers(1, self.num_classes)
+                continue
+            organ = self._add_part(mask, rng)
+            if organ.any() and rng.random() < ENCLOSED_SHARE:
+                centre = rng.choice(np.argwhere(organ))
+                y, x = np.mgrid[: self.size, : self.size] - centre[:, None, None]
+                enclosed = np.hypot(x, y) < rng.uniform(*ENCLOSED_RADIUS)
+                mask[enclosed & organ] = rng.integers(1, self.num_classes)
+
+    def _thin_part(self, rng: np.random.Generator) -> np.ndarray:
+        """Return a bent line of a constant width, [size, size]: a quadratic Bezier curve through three points."""
+        start = rng.uniform(0, self.size, 2)
+        length, angle = np.exp(rng.uniform(*np.log(THIN_LENGTH))), rng.uniform(0, 2 * np.pi)
+        along = np.array([np.sin(angle), np.cos(angle)])
+        end = start + length * along
+        bend = (start + end) / 2 + rng.uniform(-0.6, 0.6) * length * along[::-1] * (1, -1)
+        steps = np.linspace(0, 1, max(2, int(length)))[:, None]
+        curve = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * bend + steps**2 * end
+        pixels = curve.round().astype(int)
+        pixels = pixels[((pixels >= 0) & (pixels < self.size)).all(axis=1)]
+        is_line = np.zeros((self.size, self.size), bool)
+        is_line[tuple(pixels.T)] = True
+        if not is_line.any():
+            return is_line
+        return distance_transform_edt(~is_line) <= rng.uniform(*THIN_WIDTH) / 2
 
     def _part(self, rng: np.random.Generator) -> np.ndarray:
         radius = np.exp(rng.uniform(np.log(SMALLEST_RADIUS), np.log(LARGEST_RADIUS * self.size)))

@@ -1,5 +1,6 @@
 """Ignite handlers of a bundle's training config, in addition to those of MONAI and ignite."""
 
+from sdseg_monai.handlers.autocast import CpuAutocast
 from sdseg_monai.handlers.average import UpdateAverage, WeightAverage
 from sdseg_monai.handlers.checkpoints import BestModel, Checkpoint, LastModel, TrainingCheckpoint
 from sdseg_monai.handlers.panels import ImageLatentHandler, PanelHandler
@@ -9,6 +10,7 @@ __all__ = [
     "BestModel",
     "CacheLatents",
     "Checkpoint",
+    "CpuAutocast",
     "EpochSeed",
     "ExpectedTime",
     "ImageLatentHandler",

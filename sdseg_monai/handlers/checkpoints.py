@@ -17,7 +17,7 @@ from sdseg_monai.handlers.contents import check_contents, check_position, epoch_
 from sdseg_monai.handlers.schedules import load_schedules
 from sdseg_monai.io.files import check_folder
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.weights import read_tensors, save_tensors
+from sdseg_monai.weights import read_tensors, save_network, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _training_options(item: Any) -> dict[str, str] | None:
 
 
 class BestModel:
-    """Write the state dict of the evaluated network whenever the key metric is the best so far.
+    """Write the weights of the evaluated network, and what they are for, whenever the key metric is the best so far.
 
     Args:
         path: the file, a bundle's ``models/model.pt``.
@@ -169,7 +169,7 @@ class BestModel:
         """Write the file if this evaluation was the best."""
         state = engine.state
         if getattr(state, "rank", 0) == 0 and state.best_metric_epoch == state.epoch:
-            save_tensors(self.path, self.network.state_dict())
+            save_network(self.network, self.path, getattr(engine, "inferer", None))
             logger.info("%s: epoch %d, %s %.4f", self.path, state.epoch, state.key_metric_name, state.best_metric)
 
 
@@ -183,4 +183,4 @@ class LastModel(BestModel):
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
         if getattr(engine.state, "rank", 0) == 0:
-            save_tensors(self.path, self.network.state_dict())
+            save_network(self.network, self.path)

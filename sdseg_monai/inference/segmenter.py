@@ -85,8 +85,8 @@ class Segmenter:
         missing_keys = [key for key in CONFIG_KEYS if key not in parser]
         if missing_keys:
             raise InputError(f"{self.config}: no {', '.join(missing_keys)}, expected a bundle of this kind")
-        self._load_network(parser, files.root, weights)
         self.inferer = read_part(parser, self.config, "inferer", Inferer)
+        self._load_network(parser, files.root, weights)
         self.preprocessing = read_part(parser, self.config, PREPROCESSING, Transform)
         self._inverse, self._classify = split_postprocessing(parser, self.config)
         early_steps = Compose([self.preprocessing, self._inverse]).flatten().transforms
@@ -112,7 +112,7 @@ class Segmenter:
                 f"{self.config}: its network has {network_classes} classes, num_classes is {self.num_classes}: set the "
                 f"config's num_classes to {network_classes}"
             )
-        load_weights(self.network, weights)
+        load_weights(self.network, weights, self.inferer)
         self.weights = weights
         self.network.eval()
 

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DecoderTiny, DiagonalGaussianDistribution
 from torch import nn
 
+from sdseg_monai.networks.codes import class_codes, is_one_hot
 from sdseg_monai.seeding import seeded_normal
 
 
 class AutoencoderOutput(NamedTuple):
     """Output of a training step of the autoencoder."""
 
-    reconstruction: torch.Tensor  # [B, 3, H, W], about [-1, 1], not clamped
+    reconstruction: torch.Tensor  # [B, C, H, W], colours, about [-1, 1] and not clamped, or logits
     posterior: DiagonalGaussianDistribution  # over [B, latent_channels, h, w]
 
 
@@ -31,12 +32,13 @@ class MaskDecoder(DecoderTiny):
         latent_channels: channels of the latent.
         channels: channels of every layer.
         levels: number of resolutions; each is twice the one before it, the last is the image's.
+        mask_channels: C, channels of the mask image.
     """
 
-    def __init__(self, latent_channels: int, channels: int, levels: int) -> None:
+    def __init__(self, latent_channels: int, channels: int, levels: int, mask_channels: int = 3) -> None:
         super().__init__(
             in_channels=latent_channels,
-            out_channels=3,
+            out_channels=mask_channels,
             num_blocks=(3,) * (levels - 1) + (1,),
             block_out_channels=(channels,) * levels,
             upsampling_scaling_factor=2,
@@ -45,7 +47,7 @@ class MaskDecoder(DecoderTiny):
         )
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        """Decode ``latent`` [B, latent_channels, h, w], not scaled, to a mask image [B, 3, H, W], about [-1, 1]."""
+        """Decode ``latent`` [B, latent_channels, h, w], not scaled, to a mask image [B, C, H, W]."""
         return 2 * self.layers(latent) - 1
 
 
@@ -61,9 +63,12 @@ class MaskAutoencoder(AutoencoderKL):
         norm_num_groups: groups of every GroupNorm.
         decoder_channels: channels of a distilled :class:`MaskDecoder`, which replaces the decoder of the layout and
             takes the same latents; None keeps the decoder of the layout.
+        num_classes: K, including the background: the mask image has the channels of its
+            :func:`~sdseg_monai.networks.codes.class_codes`, three for up to four classes, else K.
 
     Attributes:
         downsampling: f, by which the encoder divides height and width.
+        mask_channels: C, channels of the mask image.
 
     Source: official-behaviour 1.1; 83,653,863 parameters at the default size.
 
@@ -82,11 +87,13 @@ class MaskAutoencoder(AutoencoderKL):
         latent_channels: int = 4,
         norm_num_groups: int = 32,
         decoder_channels: int | None = None,
+        num_classes: int = 2,
     ) -> None:
         levels = len(block_out_channels)
+        mask_channels = class_codes(num_classes).shape[1]
         super().__init__(
-            in_channels=3,
-            out_channels=3,
+            in_channels=mask_channels,
+            out_channels=mask_channels,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=tuple(block_out_channels),
@@ -96,8 +103,9 @@ class MaskAutoencoder(AutoencoderKL):
             use_post_quant_conv=decoder_channels is None,
         )
         if decoder_channels is not None:
-            self.decoder = MaskDecoder(latent_channels, decoder_channels, levels)
+            self.decoder = MaskDecoder(latent_channels, decoder_channels, levels, mask_channels)
         self.latent_channels = latent_channels
+        self.mask_channels = mask_channels
         self.downsampling = 2 ** (levels - 1)
 
     @property
@@ -109,7 +117,8 @@ class MaskAutoencoder(AutoencoderKL):
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of this constructor that give the network of a diffusers ``config``."""
         names = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
-        return {name: config[name] for name in names}
+        channels = config["in_channels"]
+        return {name: config[name] for name in names} | {"num_classes": channels if is_one_hot(channels) else 2}
 
     @property
     def decoding_parts(self) -> nn.ModuleDict:
@@ -119,7 +128,7 @@ class MaskAutoencoder(AutoencoderKL):
         return nn.ModuleDict({"post_quant_conv": self.post_quant_conv, "decoder": self.decoder})
 
     def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to its latent [B, latent_channels, h, w], not scaled.
+        """Encode ``mask_image`` [B, C, H, W] to its latent [B, latent_channels, h, w], not scaled.
 
         Args:
             mask_image: H and W are multiples of ``downsampling``.
@@ -141,15 +150,15 @@ class MaskAutoencoder(AutoencoderKL):
         """Encode and decode as diffusers' class does, or, with ``seeds``, as a training step of the autoencoder does.
 
         Args:
-            sample: mask image, [B, 3, H, W], in [-1, 1]; H and W multiples of ``downsampling``.
+            sample: mask image, [B, C, H, W]; H and W multiples of ``downsampling``.
             sample_posterior: decode a sample of the posterior instead of its mean.
             return_dict: return an output with the attribute ``sample`` instead of a tuple.
             generator: random generator of the posterior's noise.
             seeds: [B], int64, one seed per sample for the posterior's noise; replaces the three arguments above.
 
         Returns:
-            The decoded mask image [B, 3, H, W], about [-1, 1], not clamped, as the attribute ``sample`` or alone in a
-            tuple; with ``seeds`` an :class:`AutoencoderOutput`.
+            The decoded mask image [B, C, H, W], as the attribute ``sample`` or alone in a tuple: colours, about [-1, 1]
+            and not clamped, or logits. With ``seeds`` an :class:`AutoencoderOutput`.
         """
         if seeds is None:
             return super().forward(sample, sample_posterior, return_dict, generator)
@@ -157,77 +166,3 @@ class MaskAutoencoder(AutoencoderKL):
         noise = seeded_normal(seeds, posterior.mean.shape[1:]).to(posterior.mean)
         latent = posterior.mean + posterior.std * noise  # [B, latent_channels, h, w]
         return AutoencoderOutput(self.decode(latent).sample, posterior)
-
-
-class TinyMaskAutoencoder(AutoencoderTiny):
-    """TAESD, a small distilled replacement of Stable Diffusion's autoencoder: f=8, 1.2 M parameters each way.
-
-    It encodes to one latent, without a posterior, already scaled as Stable Diffusion's U-Net expects it.
-
-    Args:
-        block_out_channels: channels of each level, all equal.
-        num_blocks: residual blocks of each encoder level; the decoder has them in reverse order.
-        latent_channels: channels of the latent.
-        decoder_channels: channels of every layer of a distilled decoder; None for those of ``block_out_channels``.
-
-    Attributes:
-        downsampling: f, by which the encoder divides height and width.
-
-    Source: madebyollin/taesd in diffusers' ``AutoencoderTiny``.
-
-    Example:
-        >>> autoencoder = TinyMaskAutoencoder([8, 8, 8], num_blocks=[1, 1, 1])
-        >>> autoencoder.encode_latent(torch.zeros(1, 3, 32, 32)).shape
-        torch.Size([1, 4, 8, 8])
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        block_out_channels: Sequence[int] = (64, 64, 64, 64),
-        num_blocks: Sequence[int] = (1, 3, 3, 3),
-        latent_channels: int = 4,
-        decoder_channels: int | None = None,
-    ) -> None:
-        encoder = tuple(block_out_channels)
-        super().__init__(
-            encoder_block_out_channels=encoder,
-            decoder_block_out_channels=encoder if decoder_channels is None else (decoder_channels,) * len(encoder),
-            num_encoder_blocks=tuple(num_blocks),
-            num_decoder_blocks=tuple(reversed(num_blocks)),
-            latent_channels=latent_channels,
-        )
-        self.register_to_config(block_out_channels=encoder)  # diffusers' constructor registers the decoder's
-        self.latent_channels = latent_channels
-        self.downsampling = 2 ** (len(encoder) - 1)
-
-    @property
-    def diffusers_class(self) -> type[AutoencoderTiny]:
-        """The class of diffusers that computes the same."""
-        return AutoencoderTiny
-
-    @classmethod
-    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of this constructor that give the network of a diffusers ``config``."""
-        encoder, decoder = config["encoder_block_out_channels"], config["decoder_block_out_channels"]
-        return {
-            "block_out_channels": encoder,
-            "num_blocks": config["num_encoder_blocks"],
-            "latent_channels": config["latent_channels"],
-            "decoder_channels": None if decoder == encoder else decoder[0],
-        }
-
-    @property
-    def decoding_parts(self) -> nn.ModuleDict:
-        """The modules that decoding uses, by name."""
-        return nn.ModuleDict({"decoder": self.decoder})
-
-    def encode_latent(self, mask_image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode ``mask_image`` [B, 3, H, W] in [-1, 1] to its latent [B, latent_channels, h, w].
-
-        Raises:
-            ValueError: ``noise`` is given, but there is no posterior to sample from.
-        """
-        if noise is not None:
-            raise ValueError("this autoencoder has no posterior to sample: use mask_latent='mean'")
-        return self.encode(mask_image).latents

@@ -1,68 +1,83 @@
-"""Class codes: a label map as the three channels of the autoencoder, and the decoded channels as scores again."""
+"""Class codes: a label map as the channels of the autoencoder, and the decoded channels as scores again.
+
+Up to four classes are colours of three channels, as in a photograph. More classes have a channel each.
+"""
 
 from __future__ import annotations
-
-from functools import cache
-from itertools import combinations, product
 
 import torch
 
 from sdseg_monai.errors import InputError
 
-LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 on a code: Dice and cross-entropy then gain little from more
-MOST_CLASSES = 27
+LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 on a colour: Dice and cross-entropy then gain little from more
+MOST_COLOURS = 4  # corners of a cube that are equally far from each other
+MOST_CLASSES = 128  # TotalSegmentator's label maps have 118
 
 
 def class_codes(num_classes: int) -> torch.Tensor:
-    """Return the code of each class, its value in each of the three channels.
+    """Return the code of each class, its value in each channel of the mask image.
 
-    The background, class 0, is (-1, -1, -1). Two classes are black and white, as in the paper. Up to 8 classes have
-    codes of two levels, -1 and 1; up to 27 have a third level, 0. The order of the codes keeps them far apart: the
-    square of the smallest distance between two is 12 for 2 classes, 8 for up to 4, 4 for up to 8, 2 for up to 14 and 1
-    for up to 27. The codes of up to 4 classes are equally far from each other. With 5 classes or more a third code can
-    be as near to the midpoint of two codes as these are, with 9 or more even nearer: a blurred edge between two classes
-    may then be decoded as a third class.
+    Two classes are black and white, as in the paper. Three or four are colours, corners of a cube that are equally far
+    from each other: half-way between two colours lies no third one. There is no fifth such corner. So more classes have
+    a channel each (one-hot): with colours, a blurred edge between two classes would be decoded as a third class.
 
     Args:
         num_classes: K, including the background.
 
     Returns:
-        [K, 3], float32, on the CPU, values in {-1, 0, 1}.
+        [K, 3] with values -1 and 1, or, for more than :data:`MOST_COLOURS` classes, [K, K] with values 0 and 1;
+        float32, on the CPU.
 
     Raises:
-        InputError: K is not from 2 to 27.
+        InputError: K is not from 2 to :data:`MOST_CLASSES`.
 
     Example:
         >>> class_codes(3)
         tensor([[-1., -1., -1.],
                 [-1.,  1.,  1.],
                 [ 1., -1.,  1.]])
+        >>> class_codes(14).shape
+        torch.Size([14, 14])
     """
-    # on the CPU even where a network is built on the meta device: no file of a part holds the codes
-    return torch.tensor(_codes(num_classes), dtype=torch.float32, device="cpu")
-
-
-@cache
-def _codes(num_classes: int) -> list[tuple[int, ...]]:
     if not 2 <= num_classes <= MOST_CLASSES:
         raise InputError(f"num_classes={num_classes}: expected 2 to {MOST_CLASSES}, the background included")
-    if num_classes == 2:
-        return [(-1, -1, -1), (1, 1, 1)]
-    # points of a cube: its corners, the even ones of which differ in two channels each, then face centres, then edges
-    corners = list(product((-1, 1), repeat=3))
-    even_corners = [corner for corner in corners if corner.count(1) % 2 == 0]
-    odd_corners = [corner for corner in corners if corner.count(1) % 2 == 1]
-    lattice = list(product((-1, 0, 1), repeat=3))
-    face_centres = [point for point in lattice if point.count(0) == 2]
-    edges_and_centre = [point for point in lattice if point.count(0) in (1, 3)]
-    return [*even_corners, *odd_corners, *face_centres, *edges_and_centre][:num_classes]
+    # on the CPU even where a network is built on the meta device: no file of a part holds the codes
+    if is_one_hot(num_classes):
+        return torch.eye(num_classes, dtype=torch.float32, device="cpu")
+    colours = [(-1, -1, -1), (1, 1, 1)]
+    if num_classes > 2:
+        colours = [(-1, -1, -1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)][:num_classes]
+    return torch.tensor(colours, dtype=torch.float32, device="cpu")
 
 
-@cache
-def smallest_square_distance(num_classes: int) -> int:
-    """Return the square of the smallest distance between two codes of :func:`class_codes`."""
-    pairs = combinations(_codes(num_classes), 2)
-    return min(sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) for pair in pairs)
+def is_one_hot(num_classes: int) -> bool:
+    """Tell whether each of so many classes has a channel of its own; the decoded channels are then logits."""
+    return num_classes > MOST_COLOURS
+
+
+def check_channels(num_classes: int, mask_channels: int) -> None:
+    """Check that the mask image of an autoencoder has the channels of so many classes.
+
+    Args:
+        num_classes: K, including the background.
+        mask_channels: C of the autoencoder.
+
+    Raises:
+        InputError: it has others, or K is not possible.
+    """
+    channels = class_codes(num_classes).shape[1]
+    if mask_channels == channels:
+        return
+    remedy = f"set network_def#autoencoder#num_classes to {num_classes}"
+    if is_one_hot(num_classes):
+        remedy += (
+            " and train that autoencoder with train_autoencoder.json, or segment one class in a pass "
+            "(recipe/one_pass_per_class.json)"
+        )
+    raise InputError(
+        f"{num_classes} classes need {channels} channels of a mask image, but the mask autoencoder has "
+        f"{mask_channels}: {remedy}"
+    )
 
 
 def mask_to_image(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -70,10 +85,10 @@ def mask_to_image(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 
     Args:
         mask: class of each pixel, [B, 1, H, W] in {0..K-1}; a binary mask if there are two classes.
-        codes: [K, 3], from :func:`class_codes`.
+        codes: [K, C], from :func:`class_codes`.
 
     Returns:
-        [B, 3, H, W] in [-1, 1], in the dtype of ``codes``.
+        [B, C, H, W], in the dtype of ``codes``: colours in [-1, 1], or one-hot channels of 0 and 1.
 
     Example:
         >>> mask_to_image(torch.tensor([[[[0, 1]]]]), class_codes(2))[0, :, 0]
@@ -87,40 +102,46 @@ def mask_to_image(mask: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 def class_logits(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Return one logit per class for a decoded mask image.
 
-    The logit of a class falls with the squared distance between the pixel and the class's code, as if each code were
-    the centre of a Gaussian. The scale is such that for a pixel exactly on a code the next class is ``LOGIT_GAIN``
-    lower. With two classes the difference of the logits is ``LOGIT_GAIN`` times the mean of the three channels.
+    Where each class has a channel of its own, the decoder gives the logits. The logit of a colour falls with the
+    squared distance between the pixel and the colour, as if each colour were the centre of a Gaussian. The scale is
+    such that for a pixel exactly on a colour the next class is ``LOGIT_GAIN`` lower. With two classes the difference of
+    the logits is ``LOGIT_GAIN`` times the mean of the three channels.
 
     Args:
-        mask_image: [B, 3, H, W], about [-1, 1], not clamped.
-        codes: [K, 3], from :func:`class_codes`.
+        mask_image: decoded, [B, C, H, W]: colours, about [-1, 1] and not clamped, or logits.
+        codes: [K, C], from :func:`class_codes`.
 
     Returns:
         [B, K, H, W], float32.
     """
+    if is_one_hot(len(codes)):
+        return mask_image.float()
     codes = codes.to(mask_image.device, torch.float32)
     # -|x - c|^2 without its term |x|^2, which is the same for all classes; autocast would round 2 x.c to bfloat16
     with torch.autocast(mask_image.device.type, enabled=False):
         inner_products = torch.einsum("bchw,kc->bkhw", mask_image.float(), codes)
     squared_norms = (codes**2).sum(dim=1).view(1, -1, 1, 1)
-    return LOGIT_GAIN / smallest_square_distance(len(codes)) * (2 * inner_products - squared_norms)
+    square_distance = 12 if len(codes) == 2 else 8  # between any two colours
+    return LOGIT_GAIN / square_distance * (2 * inner_products - squared_norms)
 
 
 def score_from_mask_image(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Turn a decoded mask image into scores.
 
     Args:
-        mask_image: [B, 3, H, W], about [-1, 1], not clamped.
-        codes: [K, 3], from :func:`class_codes`.
+        mask_image: decoded, [B, C, H, W]: colours, about [-1, 1] and not clamped, or logits.
+        codes: [K, C], from :func:`class_codes`.
 
     Returns:
         float32 in [0, 1]. With two classes the foreground's score, [B, 1, H, W]: each channel is mapped from [-1, 1] to
         [0, 1] and clamped, then the three are averaged (official-behaviour, section 2). With more classes [B, K, H, W],
-        which sum to 1: the softmax of :func:`class_logits` of the clamped channels.
+        which sum to 1: the softmax of :func:`class_logits`, of colours after their channels were clamped.
     """
     if len(codes) == 2:
         return ((mask_image.float() + 1) / 2).clamp(0, 1).mean(dim=1, keepdim=True)
-    return class_logits(mask_image.float().clamp(-1, 1), codes).softmax(dim=1)
+    if not is_one_hot(len(codes)):
+        mask_image = mask_image.float().clamp(-1, 1)
+    return class_logits(mask_image, codes).softmax(dim=1)
 
 
 def classes_from_score(score: torch.Tensor) -> torch.Tensor:
@@ -143,9 +164,10 @@ def classes_from_score(score: torch.Tensor) -> torch.Tensor:
 def score_margin(score: torch.Tensor) -> torch.Tensor:
     """Return the margin by which each pixel's class is ahead of the next class: how sure the class is.
 
-    With several classes the margin says how much farther, as squared distances, the second-nearest code is than the
-    nearest: 1 on a code, 0 half-way between two. With two classes, scored by one channel, this is twice the distance of
-    the score from 0.5. With one pass per class it is half the difference of the two highest class maps, 1 where these
+    With three or four classes the margin says how much farther, as squared distances, the second-nearest colour is than
+    the nearest: 1 on a colour, 0 half-way between two. With two classes, scored by one channel, this is twice the
+    distance of the score from 0.5. With more classes it is the difference of the two highest logits, 1 from
+    ``LOGIT_GAIN`` on. With one pass per class it is half the difference of the two highest class maps, 1 where these
     are 1 and -1. It depends on the scores alone, so it can be computed after they were resized.
 
     Args:

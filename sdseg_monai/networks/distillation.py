@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
+from sdseg_monai.networks.autoencoder import MaskAutoencoder
+from sdseg_monai.networks.tiny import TinyMaskAutoencoder
 from sdseg_monai.seeding import seeded_integers, seeded_normal
 
 

@@ -16,11 +16,12 @@ from torch import nn
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_folder
-from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
+from sdseg_monai.networks.autoencoder import MaskAutoencoder
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.states import check_state, read_safetensors, shapes_of, to_float32
+from sdseg_monai.networks.tiny import TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.networks.unet import DenoisingUNet
-from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
+from sdseg_monai.networks.vision_encoder import VisionEncoder
 from sdseg_monai.schedule import NoiseSchedule
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -10,18 +10,27 @@ import torch
 from torch import nn
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.networks.autoencoder import MaskAutoencoder, TinyMaskAutoencoder
-from sdseg_monai.networks.codes import LOGIT_GAIN, class_codes, class_logits, mask_to_image, score_from_mask_image
+from sdseg_monai.networks.autoencoder import MaskAutoencoder
+from sdseg_monai.networks.codes import (
+    LOGIT_GAIN,
+    check_channels,
+    class_codes,
+    class_logits,
+    mask_to_image,
+    score_from_mask_image,
+)
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.pretrained import load_folder, save_folder
+from sdseg_monai.networks.tiny import TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.networks.unet import DenoisingUNet
-from sdseg_monai.networks.vision_encoder import TinyVisionEncoder, VisionEncoder
+from sdseg_monai.networks.vision_encoder import VisionEncoder
 from sdseg_monai.schedule import NoiseSchedule, PredictionType
 from sdseg_monai.seeding import seed_from, seeded_integers, seeded_normal
 
 StartNoise = Literal["shared", "zeros"]
 MaskLatent = Literal["mean", "sample"]
 TrainTimesteps = Literal["all", "last"]
+DrawnClasses = Literal["all", "present"]
 
 
 class SDSegOutput(NamedTuple):
@@ -60,11 +69,15 @@ class SDSeg(nn.Module):
         train_decoder: True trains the autoencoder's decoder too; its encoder stays frozen.
         train_timesteps: timesteps of training: ``all``, drawn uniformly (the paper), or ``last``, only T-1, that of
             single-step inference; with ``start_noise`` ``zeros`` it is T-1 in any case.
+        drawn_classes: classes on which a class-conditional network is trained: ``all``, or only those ``present`` in
+            the slice (the official code, whose network therefore never learns that a slice may lack a class).
         num_classes: K, classes of a pixel including the background. All are segmented in one pass, by the codes of
-            :func:`~sdseg_monai.networks.codes.class_codes`. None takes the number of a class-conditional U-Net, else 2.
+            :func:`~sdseg_monai.networks.codes.class_codes`, which the autoencoder must have been built for. None takes
+            the number of a class-conditional U-Net, else 2.
 
     Raises:
-        InputError: a class-conditional U-Net has another number of classes.
+        InputError: a class-conditional U-Net has another number of classes, or the autoencoder's mask image has not the
+            channels of these classes.
         ValueError: the three networks do not fit each other, or an option is unknown or contradicts another.
 
     Example:
@@ -77,7 +90,7 @@ class SDSeg(nn.Module):
     """
 
     scale_factor: torch.Tensor
-    class_codes: torch.Tensor  # [K, 3]
+    class_codes: torch.Tensor  # [K, C]
 
     def __init__(
         self,
@@ -94,9 +107,10 @@ class SDSeg(nn.Module):
         train_decoder: bool = False,
         train_timesteps: TrainTimesteps = "all",
         num_classes: int | None = None,
+        drawn_classes: DrawnClasses = "all",
     ) -> None:
         super().__init__()
-        _check_options(prediction_type, start_noise, mask_latent, train_timesteps, num_inference_steps)
+        _check_options(prediction_type, start_noise, mask_latent, train_timesteps, drawn_classes, num_inference_steps)
         _check_fit(autoencoder, vision_encoder, unet)
         embedding_classes = unet.config.num_class_embeds
         if embedding_classes is not None and num_classes not in (None, embedding_classes):
@@ -114,6 +128,7 @@ class SDSeg(nn.Module):
         self.num_inference_steps = num_inference_steps
         self.mask_latent: MaskLatent = mask_latent
         self.train_timesteps: TrainTimesteps = train_timesteps
+        self.drawn_classes: DrawnClasses = drawn_classes
         self.train_vision_encoder = train_vision_encoder
         self.schedule = NoiseSchedule() if schedule is None else schedule
         self.prediction_type: PredictionType = prediction_type
@@ -121,6 +136,7 @@ class SDSeg(nn.Module):
         self.seed = seed
         self.register_buffer("scale_factor", torch.tensor(float("nan")))
         codes = class_codes(2 if self.class_conditional else self.num_classes)  # a class-conditional pass is binary
+        check_channels(len(codes), autoencoder.mask_channels)
         # more than two classes: in the state dict, so that weights for another number of classes do not load
         self.register_buffer("class_codes", codes, persistent=len(codes) > 2)
 
@@ -227,7 +243,18 @@ class SDSeg(nn.Module):
 
         Source: official-behaviour, section 2.
         """
-        class_labels = seeded_integers(_purpose_seeds("class", seeds), self.num_classes).to(mask.device)
+        class_seeds = _purpose_seeds("class", seeds)
+        if self.drawn_classes == "all":
+            class_labels = seeded_integers(class_seeds, self.num_classes)
+        else:
+            present_classes = [sample.unique().long().cpu() for sample in mask]
+            class_labels = torch.cat(
+                [
+                    classes[seeded_integers(class_seed[None], len(classes))]
+                    for classes, class_seed in zip(present_classes, class_seeds, strict=True)
+                ]
+            )
+        class_labels = class_labels.to(mask.device)
         labels = class_labels.view(-1, 1, 1, 1)
         return torch.where(labels == 0, mask > 0, mask == labels).to(mask.dtype), class_labels
 
@@ -244,7 +271,10 @@ class SDSeg(nn.Module):
         return self.schedule.estimate_latent(noisy_latent, prediction, timesteps, self.prediction_type)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Decode a scaled latent [B, Z, h, w] to the mask image [B, 3, H, W], about [-1, 1], not clamped."""
+        """Decode a scaled latent [B, Z, h, w] to the mask image [B, C, H, W].
+
+        Its channels are colours, about [-1, 1] and not clamped, or the logits of more classes.
+        """
         return self.autoencoder.decode((latent / self.scale_factor).to(self.autoencoder.dtype)).sample
 
     def decode_score(self, latent: torch.Tensor) -> torch.Tensor:
@@ -410,13 +440,19 @@ def _purpose_seeds(purpose: str, seeds: torch.Tensor) -> torch.Tensor:
 
 
 def _check_options(
-    prediction_type: str, start_noise: str, mask_latent: str, train_timesteps: str, num_inference_steps: int
+    prediction_type: str,
+    start_noise: str,
+    mask_latent: str,
+    train_timesteps: str,
+    drawn_classes: str,
+    num_inference_steps: int,
 ) -> None:
     for name, value, choices in (
         ("prediction_type", prediction_type, get_args(PredictionType)),
         ("start_noise", start_noise, get_args(StartNoise)),
         ("mask_latent", mask_latent, get_args(MaskLatent)),
         ("train_timesteps", train_timesteps, get_args(TrainTimesteps)),
+        ("drawn_classes", drawn_classes, get_args(DrawnClasses)),
     ):
         if value not in choices:
             raise ValueError(f"{name}={value!r} is unknown: expected one of {', '.join(choices)}")

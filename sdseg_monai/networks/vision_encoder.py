@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import Encoder, EncoderTiny
+from diffusers.models.autoencoders.vae import Encoder
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
@@ -63,35 +63,3 @@ class VisionEncoder(ModelMixin, ConfigMixin):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode ``image`` [B, 3, H, W] in [-1, 1] to its latent z_c [B, Z, h, w]."""
         return self.out(self.encoder(image))
-
-
-class TinyVisionEncoder(ModelMixin, ConfigMixin):
-    """TAESD's encoder as vision encoder; it needs no further convolution, because its output has Z channels.
-
-    Args:
-        block_out_channels: channels of each level, all equal; the mask autoencoder must have the same number of levels.
-        num_blocks: residual blocks of each level.
-        latent_channels: Z, channels of the latent.
-
-    Example:
-        >>> TinyVisionEncoder([8, 8, 8], num_blocks=[1, 1, 1])(torch.zeros(1, 3, 32, 32)).shape
-        torch.Size([1, 4, 8, 8])
-    """
-
-    diffusers_class = None
-
-    @register_to_config
-    def __init__(
-        self,
-        block_out_channels: Sequence[int] = (64, 64, 64, 64),
-        num_blocks: Sequence[int] = (1, 3, 3, 3),
-        latent_channels: int = 4,
-    ) -> None:
-        super().__init__()
-        self.encoder = EncoderTiny(3, latent_channels, tuple(num_blocks), tuple(block_out_channels), "relu")
-        self.latent_channels = latent_channels
-        self.downsampling = 2 ** (len(block_out_channels) - 1)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Encode ``image`` [B, 3, H, W] in [-1, 1] to its latent z_c [B, Z, h, w]."""
-        return self.encoder(image)

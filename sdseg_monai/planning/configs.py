@@ -63,6 +63,7 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
             "context_mm": grid.context_mm.value,
             "mirror_probability": grid.mirror.value,
             "learning_rate": network["learning_rate"],
+            "latent_channels": network["latent_channels"],
             **{
                 f"network_def#{part}": network["network_def"][part]
                 for part in ("autoencoder", "vision_encoder", "unet")
@@ -89,7 +90,7 @@ def inference_config(
 ) -> dict[str, Any]:
     """Return the ``inference.json`` that goes with a ``train.json``."""
     config = shipped_config(GENERAL, "inference.json")
-    knobs = ("bundle_root", "num_classes", "slice_axis", "size", "context_mm", "network_def")
+    knobs = ("bundle_root", "num_classes", "latent_channels", "slice_axis", "size", "context_mm", "network_def")
     config |= {name: copy.deepcopy(train[name]) for name in knobs}
     config["dataset_dir"] = folders.images
     config = _with_window(config, ("preprocessing",), grid)

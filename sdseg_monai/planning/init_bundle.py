@@ -261,8 +261,8 @@ def _knows_classes(config: dict[str, Any], weights: Path) -> bool:
     """Tell whether the autoencoder of ``config``, with these weights, reconstructs each class as itself."""
     parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
-    fill_autoencoder(autoencoder, weights)
     try:
+        fill_autoencoder(autoencoder, weights)
         check_codes(autoencoder, config["num_classes"], weights)
     except InputError:
         return False

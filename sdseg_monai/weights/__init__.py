@@ -10,15 +10,18 @@ from sdseg_monai.weights.autoencoder import (
     fill_from_segmenter,
     load_autoencoder,
     load_teacher,
+    load_vision_encoder,
     replace_mask_decoder,
 )
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import (
     drop_mask_encoder,
     inference_state,
+    load_binary,
     load_weights,
     read_tensors,
     save_inference,
+    save_network,
     save_tensors,
 )
 from sdseg_monai.weights.official import ImportedNetwork, import_official, load_official
@@ -45,15 +48,18 @@ __all__ = [
     "import_official",
     "inference_state",
     "load_autoencoder",
+    "load_binary",
     "load_diffusers_folder",
     "load_official",
     "load_teacher",
     "load_unet",
+    "load_vision_encoder",
     "load_weights",
     "read_checkpoint",
     "read_tensors",
     "replace_mask_decoder",
     "save_diffusers_folder",
     "save_inference",
+    "save_network",
     "save_tensors",
 ]

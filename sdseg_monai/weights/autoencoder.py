@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,27 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder
+from sdseg_monai.networks import DecoderDistillation, MaskAutoencoder, SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.networks.codes import class_codes, class_logits, mask_to_image
 from sdseg_monai.networks.pretrained import tuples_to_lists
 from sdseg_monai.networks.states import check_state, reason, refuse_unexpected, shapes_of, to_float32
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import MASK_ENCODER, load_weights, mask_encoder_names, read_tensors
-from sdseg_monai.weights.keymaps import AUTOENCODER_PREFIX, autoencoder_source, axis, describe_layout, encoder_sizes
+from sdseg_monai.weights.keymaps import (
+    AUTOENCODER_PREFIX,
+    autoencoder_source,
+    axis,
+    describe_layout,
+    encoder_sizes,
+    tiny_source,
+)
 from sdseg_monai.weights.transfer import check_sources, strip_prefix, take_tensors
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
+TINY_LAYER = re.compile(r"(encoder|decoder)\.\d+\.")  # of a file of madebyollin/taesd
 FIRST_LAYER = "decoder.layers.0.weight"  # of a distilled decoder
 LATENT_EDGE = 16  # h and w of the latents in check_codes; on smaller masks a trained autoencoder may fail as well
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
@@ -47,8 +56,9 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
 
             - a ``.pt`` file of plain tensors that ``train_autoencoder.json`` or ``distill_decoder.json`` wrote;
             - a ``.ckpt`` or ``.safetensors`` file of CompVis (kl-f8, SD's VAE, or a whole model with it under
-              ``first_stage_model``), of diffusers, or of TAESD for a :class:`TinyMaskAutoencoder`, in any floating
-              point dtype; a file of diffusers does not say how many groups its norms have: the network's are assumed;
+              ``first_stage_model``), of diffusers, or of TAESD or TAEF2 for a :class:`TinyMaskAutoencoder`, in any
+              floating point dtype; a file of diffusers does not say how many groups its norms have: the network's are
+              assumed;
             - a diffusers autoencoder, folder or hub id, alone or under ``vae`` in a pipeline;
             - ``random``, which keeps the random weights, for smoke tests.
 
@@ -70,6 +80,29 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
         )
     else:
         logger.info("the vision encoder has other sizes than the mask autoencoder: it starts at random")
+
+
+def load_vision_encoder(network: SDSeg, source: str | Path) -> None:
+    """Start a :class:`TinyVisionEncoder` from the encoder of a tiny autoencoder, whatever the mask autoencoder is.
+
+    Args:
+        network: its vision encoder is filled.
+        source: as of :func:`load_autoencoder`, for a :class:`TinyMaskAutoencoder`.
+
+    Raises:
+        InputError: the vision encoder is of another kind, or there is no such source, or a tensor is missing or has
+            another shape.
+    """
+    encoder = network.vision_encoder
+    if not isinstance(encoder, TinyVisionEncoder):
+        raise InputError(
+            f"{source}: starts a TinyVisionEncoder, but network_def#vision_encoder is a {type(encoder).__name__}"
+        )
+    autoencoder = TinyMaskAutoencoder(
+        **{name: encoder.config[name] for name in inspect.signature(type(encoder)).parameters}
+    )
+    fill_autoencoder(autoencoder, source)
+    encoder.encoder.load_state_dict(autoencoder.encoder.state_dict())
 
 
 def load_teacher(distillation: DecoderDistillation, source: str | Path, num_classes: int = 2) -> None:
@@ -172,7 +205,8 @@ def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
 def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
     """Check that an autoencoder encodes and decodes a mask of each class to the same class.
 
-    An autoencoder that was trained on fewer classes does not. Two classes and ``random`` are not checked.
+    An autoencoder that was trained on fewer colours does not, nor one whose training was too short. Two classes and
+    ``random`` are not checked.
 
     Args:
         autoencoder: with its weights.
@@ -202,7 +236,9 @@ def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -
     is_tiny = isinstance(autoencoder, TinyMaskAutoencoder)
     diffusers_prefix = "encoder.layers." if is_tiny else "encoder.down_blocks."  # diffusers' names are the network's
     try:
-        if any(name.startswith(diffusers_prefix) for name in state):
+        if is_tiny and all(TINY_LAYER.match(name) for name in state):
+            tensors = take_tiny(autoencoder, state)
+        elif any(name.startswith(diffusers_prefix) for name in state):
             check_state(shapes_of(state), shapes_of(autoencoder.state_dict()))
             tensors = {name: to_float32(name, tensor) for name, tensor in state.items()}
         elif is_tiny or not any(name.startswith("encoder.down.") for name in state):
@@ -213,6 +249,23 @@ def _load_file(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path: Path) -
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     autoencoder.load_state_dict(tensors, strict=True)
+
+
+def take_tiny(autoencoder: TinyMaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state dict of ``autoencoder`` with the tensors of a file of madebyollin/taesd.
+
+    Args:
+        autoencoder: network of the sizes to expect; it does not change.
+        state: tensors of the file, by name.
+
+    Raises:
+        InputError: a tensor is missing, has another shape or is not part of the network.
+    """
+    targets = shapes_of(autoencoder.state_dict())
+    sources = {name: tiny_source(name) for name in targets}
+    check_sources(shapes_of(state), sources, targets)
+    refuse_unexpected(state, (source.name for source in sources.values()))
+    return take_tensors(state, sources, targets)
 
 
 def take_compvis(autoencoder: MaskAutoencoder, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from monai.inferers import Inferer
 
 from sdseg_monai.bundle import Bundle, config_errors, read_part, read_path
 from sdseg_monai.errors import InputError
@@ -12,7 +13,7 @@ from sdseg_monai.io.files import check_exists, check_new_folder
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.networks.pretrained import PARTS, options_of, part_config, schedule_config
 from sdseg_monai.weights.autoencoder import replace_mask_decoder
-from sdseg_monai.weights.files import load_weights, mask_encoder_names, save_inference, save_tensors
+from sdseg_monai.weights.files import load_weights, mask_encoder_names, save_inference, save_network
 from sdseg_monai.weights.official import OFFICIAL_HEADS, import_official
 
 SOURCE_KINDS = ("official", "bundle", "diffusers")
@@ -74,12 +75,16 @@ def convert(
     if source_kind != "official" and (raw or num_heads is not None):
         raise InputError(f"the number of heads and raw weights are for official checkpoints, not for {source_kind}")
     _check_output(source, output, target_kind)
+    inferer = None
     if source_kind == "official":
         heads = OFFICIAL_HEADS if num_heads is None else num_heads
         official = import_official(source, num_heads=heads, use_ema=not raw)
         network, counts = official.network, official.report.counts()
     else:
-        network = load_bundle_network(source, trust) if source_kind == "bundle" else SDSeg.from_pretrained(source)
+        if source_kind == "bundle":
+            network, inferer = load_bundle_network(source, trust)
+        else:
+            network = SDSeg.from_pretrained(source)
         counts = {"used": len(network.state_dict()), "unused": 0, "missing": 0}
     if mask_decoder is not None:
         num_old_tensors = replace_mask_decoder(network, mask_decoder)
@@ -90,7 +95,10 @@ def convert(
         counts["missing"] += len(mask_encoder)
     elif not mask_encoder:
         raise InputError(f"{source}: holds an inference export without the mask encoder, expected the full weights")
-    WRITERS[target_kind](network, output)
+    if target_kind == "diffusers":
+        network.save_pretrained(output)
+    else:
+        (save_inference if target_kind == "inference" else save_network)(network, output, inferer)
     return Conversion(**counts, bytes=_size(output), network_def=network_config(network))
 
 
@@ -104,8 +112,8 @@ def network_config(network: SDSeg) -> dict[str, Any]:
     return {**config, "schedule": schedule, **options_of(network)}
 
 
-def load_bundle_network(root: Path, trust: bool = False) -> SDSeg:
-    """Return the network of a bundle's ``configs/inference.json`` with the bundle's weights, in evaluation mode.
+def load_bundle_network(root: Path, trust: bool = False) -> tuple[SDSeg, Inferer | None]:
+    """Return the network of a bundle's ``configs/inference.json`` with its weights, and the config's inferer, if any.
 
     Args:
         root: folder of the bundle.
@@ -120,19 +128,9 @@ def load_bundle_network(root: Path, trust: bool = False) -> SDSeg:
     with config_errors(config):
         parser = bundle.config("inference")
     network = read_part(parser, config, "network_def", SDSeg)
-    load_weights(network, read_path(parser, config, "checkpoint"))
-    return network.eval()
-
-
-def _save_model(network: SDSeg, path: Path) -> None:
-    save_tensors(path, network.state_dict())
-
-
-WRITERS: Mapping[str, Callable[[SDSeg, Path], None]] = {
-    "bundle": _save_model,
-    "diffusers": SDSeg.save_pretrained,
-    "inference": save_inference,
-}
+    inferer = read_part(parser, config, "inferer", Inferer) if "inferer" in parser else None
+    load_weights(network, read_path(parser, config, "checkpoint"), inferer)
+    return network.eval(), inferer
 
 
 def _check_output(source: Path, output: Path, target_kind: str) -> None:

@@ -13,11 +13,13 @@ from torch import nn
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.networks.states import reason
+from sdseg_monai.networks.states import check_state, reason, shapes_of, to_float32
+from sdseg_monai.networks.trained_for import KEY, check_trained_for, trained_for
 from sdseg_monai.weights.checkpoints import is_plain, load_torch_file
 
 logger = logging.getLogger(__name__)
 
+CLASS_EMBEDDING = "unet.class_embedding."
 MASK_ENCODER = ("autoencoder.encoder.", "autoencoder.quant_conv.")
 
 
@@ -41,6 +43,21 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
     write_atomically(Path(path), write)
 
 
+def save_network(network: nn.Module, path: str | Path, inferer: Any = None) -> None:
+    """Write the state dict of ``network`` and what it was trained for, atomically; :func:`load_weights` reads it.
+
+    Args:
+        network: network to write.
+        path: the file.
+        inferer: with which it was validated, which knows its slices; None where there is none.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    options = trained_for(network, inferer)
+    save_tensors(Path(path), {**network.state_dict(), **({KEY: options} if options else {})})
+
+
 def read_tensors(path: str | Path) -> dict[str, Any]:
     """Return what :func:`save_tensors` wrote, with tensors on the CPU; nothing in the file is executed.
 
@@ -59,7 +76,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, inferer: Any = None) -> None:
     """Load ``path`` into ``network`` strictly; a float16 file fills a float32 network.
 
     If the file is an inference export, which has no mask encoder, the network loses its mask encoder too: it segments,
@@ -67,12 +84,19 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
     Args:
         network: network to fill.
-        path: file that :func:`save_tensors` or :func:`save_inference` wrote.
+        path: file that :func:`save_network`, :func:`save_tensors` or :func:`save_inference` wrote.
+        inferer: with which the network will segment, to check its slices; None where there is none.
 
     Raises:
-        InputError: the file cannot be read, its names or shapes are not the network's, or a value is not finite.
+        InputError: the file cannot be read, its names or shapes are not the network's, a value is not finite, or the
+            weights were trained for other options of the network or the inferer.
     """
     state = read_tensors(path)
+    known = state.pop(KEY, {})
+    try:
+        check_trained_for(known, network, inferer)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     integer_names = {name for name, value in network.state_dict().items() if not value.is_floating_point()}
     for name, value in state.items():
         if name not in integer_names and not _is_usable(name, value):
@@ -91,6 +115,36 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise InputError(
             f"{path}: not the weights of this network ({' '.join(lines[:2])[:300]}); other sizes?"
         ) from error
+    setattr(network, KEY, known)  # for the inferers that it will be used with
+
+
+def load_binary(network: SDSeg, path: str | Path) -> None:
+    """Start a class-conditional network from the weights of a binary one; its class embedding stays random.
+
+    The latent scale of the binary masks is not taken over: :class:`sdseg_monai.handlers.LatentScale` measures it anew.
+
+    Args:
+        network: class-conditional network to fill.
+        path: ``model.pt`` of a binary network of the same sizes.
+
+    Raises:
+        InputError: the network is not class-conditional, or the file cannot be read, has other names or shapes, or a
+            value that is not finite.
+
+    Source: official-behaviour 1.3.
+    """
+    if not network.class_conditional:
+        raise InputError(f"{path}: starts a network with one pass per class, set network_def#unet#num_class_embeds")
+    path, own_state = Path(path), network.state_dict()
+    state = read_tensors(path)
+    state.pop(KEY, None)
+    embedding = {name: value for name, value in own_state.items() if name.startswith(CLASS_EMBEDDING)}
+    try:
+        check_state(shapes_of(state), shapes_of({name: own_state[name] for name in own_state if name not in embedding}))
+        tensors = {name: to_float32(name, value) for name, value in state.items()}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    network.load_state_dict({**tensors, **embedding, "scale_factor": torch.tensor(float("nan"))}, strict=True)
 
 
 def _is_usable(name: Any, value: Any) -> bool:
@@ -101,7 +155,7 @@ def _is_usable(name: Any, value: Any) -> bool:
     return bool(torch.isfinite(value.float()).all()) and not (name == "scale_factor" and bool(value <= 0))
 
 
-def save_inference(network: SDSeg, path: str | Path) -> None:
+def save_inference(network: SDSeg, path: str | Path, inferer: Any = None) -> None:
     """Write the weights that inference uses, in float16; :func:`load_weights` reads them.
 
     The file has no mask encoder, no optimiser and only one set of U-Net weights: 0.757 GB at the full size, where an
@@ -110,11 +164,12 @@ def save_inference(network: SDSeg, path: str | Path) -> None:
     Args:
         network: network to write.
         path: the file.
+        inferer: as of :func:`save_network`.
 
     Raises:
         InputError: the file cannot be written, or a weight is too large for float16.
     """
-    save_tensors(Path(path), inference_state(network))
+    save_tensors(Path(path), {**inference_state(network), KEY: trained_for(network, inferer)})
 
 
 class NoEncoder(nn.Module):

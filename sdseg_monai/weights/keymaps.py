@@ -134,6 +134,15 @@ def autoencoder_source(name: str, levels: int) -> Source:
     return Source(re.sub(r"\.up\.(\d+)\.", lambda match: f".up.{levels - 1 - int(match[1])}.", name))
 
 
+def tiny_source(name: str) -> Source:
+    """Return the source of a tensor of :class:`TinyMaskAutoencoder` in a file of madebyollin/taesd, such as TAEF2's.
+
+    Its decoder counts the clamp of the latent as its first layer.
+    """
+    part, _, index, rest = name.split(".", 3)
+    return Source(f"{part}.{int(index) + (part == 'decoder')}.{rest}")
+
+
 def ema_name(name: str) -> str:
     """Return the name of the average of a parameter ``name`` of ``model``: under ``model_ema``, without the dots."""
     return "model_ema." + name.replace(".", "")

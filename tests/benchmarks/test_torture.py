@@ -208,7 +208,6 @@ def test_a_folder_run_that_is_killed_while_it_writes_is_resumed(tmp_path, monkey
     images, whole, output = (tmp_path / name for name in ("images", "whole", "killed"))
     for seed, name in enumerate(folder_runs.IMAGES[:3]):
         write_phantom(images / name, seed)
-    (tmp_path / "small.json").write_text(json.dumps(folder_runs.SMALL))
 
     def segment(folder, *options):
         return main([str(word) for word in folder_runs.command(images, folder, *options)[len(SDSEG) :]])

@@ -27,6 +27,8 @@ SMALL = {
     "cross_attention": SMALL_SDSEG,
     "sd_autoencoder": {**SMALL_SDSEG, "network_def#autoencoder#block_out_channels": [32] * 4},
     "taesd": {**RUN, **SMALL_TINY},
+    "taef2": {**RUN, **SMALL_TINY},
+    "taef2_encoder": {**RUN, **SMALL_TINY, "vision_encoder_weights": "random"},
     "unet": {**RUN, "network_def#backbone#features": [4, 4, 8, 8, 16, 4]},
     "unet_r50": RUN,
     "unet_small": RUN,
@@ -47,6 +49,8 @@ PICTURES = {
     "datasets/refuge2": ("datasets/refuge2",),
     "sd_autoencoder": ("sd_autoencoder",),
     "taesd": ("taesd",),
+    "taef2": ("taef2",),
+    "taef2_encoder": ("taef2_encoder",),
     "zero_start": ("zero_start",),
     **{
         f"baselines/{n}": ("baselines/baseline", f"baselines/{n}")
@@ -56,6 +60,7 @@ PICTURES = {
 VOLUMES = {"datasets/sts": ("datasets/sts",), "official": ("official",)}
 ORGANS = {
     "classes/organs": ("classes/organs",),
+    "classes/synapse9": ("classes/synapse9",),
     "organs by a pixel network": ("classes/organs", "baselines/baseline", "baselines/unet"),
 }
 RECIPES = [name for name in OVERLAYS if name.startswith("recipe/")]

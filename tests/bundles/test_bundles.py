@@ -65,6 +65,10 @@ def test_training_command_trains_checkpoints_and_validates(trained):
     assert {p.name for p in (folder / "models").iterdir()} == {"model.pt", "checkpoint.pt"}
     assert "val_mean_dice" in process.stdout
     state = torch.load(folder / "models" / "model.pt", weights_only=True)
+    assert state.pop("trained_for") == {
+        **{"num_classes": 2, "prediction_type": "epsilon", "start_noise": "shared"},
+        **{"slice_axis": 2, "size": [64, 64], "context_mm": None},
+    }
     assert torch.isfinite(state["scale_factor"]) and all(isinstance(v, torch.Tensor) for v in state.values())
     checkpoint = torch.load(folder / "models" / "checkpoint.pt", weights_only=True)
     assert checkpoint["epoch"] == 2

@@ -107,4 +107,4 @@ def test_overlay_trains_two_iterations_and_evaluates_organs(name, organs, tmp_pa
     assert steps == 2 and 0 <= dice <= 1
     with torch.no_grad():
         score = evaluation.parser.get_parsed_content("network_def").eval()(torch.zeros(1, 3, 64, 64))
-    assert score.shape == (1, 14, 64, 64)
+    assert score.shape == (1, evaluation.parser["num_classes"], 64, 64)

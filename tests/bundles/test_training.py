@@ -212,7 +212,7 @@ def train_in_process(data, out, **options):
     ("options", "message"),
     [
         ({"batch_size": 5000}, "fewer than batch_size"),
-        ({"num_classes": 28}, "num_classes=28: expected 2 to 27"),
+        ({"num_classes": 129}, "num_classes=129: expected 2 to 128"),
         ({"size": [20, 16]}, "image is 20x16: expected multiples of"),
         ({"latent_weight": -1}, "latent_weight=-1, expected a number from 0 on"),
         ({"latent_weight": 0, "network_def#prediction_type": "sample"}, "nothing is left to learn"),

@@ -37,7 +37,10 @@ INFERENCE_FAULTS = {
 }
 TRAIN_FAULTS = {
     "size": ("x", "size='x', slice_axis=1: expected two lengths in pixels, and 0, 1 or 2"),
-    "num_classes": (None, "num_classes is a NoneType, None, expected int"),
+    "num_classes": (
+        None,
+        "network_def#autoencoder: sdseg_monai.networks.MaskAutoencoder cannot be made of the config's",
+    ),
     "autoencoder_weights": ([], "autoencoder_weights is a list, [], expected str or Path"),
     "network_def/autoencoder": (
         4,

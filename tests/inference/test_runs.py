@@ -162,7 +162,7 @@ def test_another_config_is_not_resumed(volume, tmp_path, capsys):
     shutil.copy(volume, volume.parent / "folder")
     assert main([*command, "-q"]) == 0
     config = tmp_path / "b" / "configs" / "inference.json"
-    config.write_text(config.read_text().replace('"slice_axis": 1', '"slice_axis": 2'))
+    config.write_text(config.read_text().replace('"batch_size": 8', '"batch_size": 4'))
     capsys.readouterr()
     assert main([*command, "-q", "--resume"]) == 2 and "with config_sha256" in capsys.readouterr().err
 

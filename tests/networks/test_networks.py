@@ -116,8 +116,8 @@ def test_zero_start_trains_what_inference_runs(prediction_type):
         ({"start_noise": "random"}, "shared, zeros"),
         ({"mask_latent": "mode"}, "mean, sample"),
         ({"train_timesteps": "first"}, "all, last"),
-        ({"num_classes": 1}, "expected 2 to 27"),
-        ({"num_classes": 28}, "expected 2 to 27"),
+        ({"num_classes": 1}, "expected 2 to 128"),
+        ({"num_classes": 129}, "expected 2 to 128"),
         ({"prediction_type": "sample", "start_noise": "zeros", "num_inference_steps": 2}, "use 1"),
     ],
 )
@@ -132,6 +132,12 @@ def test_parts_that_do_not_fit_are_refused():
         SDSeg(autoencoder, VisionEncoder([8, 8, 8], 1, 4, 4), unet)
     with pytest.raises(ValueError, match="expected 8"):
         SDSeg(autoencoder, VisionEncoder([8, 8], 1, 4, 4), DenoisingUNet(4, 4, [16], [True], 1, 4, 8))
+    with pytest.raises(InputError, match="5 classes need 5 channels of a mask image, but the mask autoencoder has 3"):
+        SDSeg(autoencoder, VisionEncoder([8, 8], 1, 4, 4), unet, num_classes=5)
+    many = MaskAutoencoder([8, 8], 1, 4, 4, num_classes=5)
+    with pytest.raises(InputError, match="2 classes need 3 channels of a mask image, but the mask autoencoder has 5"):
+        SDSeg(many, VisionEncoder([8, 8], 1, 4, 4), unet)
+    assert SDSeg(many, VisionEncoder([8, 8], 1, 4, 4), unet, num_classes=5).num_classes == 5
     with pytest.raises(ValueError, match="one per level"):
         DenoisingUNet(8, 4, [16], [True, True], 1, 4, 8)
     with pytest.raises(ValueError, match="num_heads=3"):

@@ -23,6 +23,7 @@ from sdseg_monai.planning.audit import (
     SIZES,
     audit_label,
     by_size,
+    count_strays,
     load_audit,
     loss_warnings,
     slice_dice,
@@ -57,10 +58,9 @@ class Coarse(Exact):
         return SimpleNamespace(sample=F.interpolate(latent, scale_factor=4))
 
 
-def audit(autoencoder, label, num_classes=2, size=(16, 16), slice_axis=2):
-    return audit_label(
-        autoencoder, label, "case", num_classes=num_classes, size=size, slice_axis=slice_axis
-    )  # fmt: skip
+def audit(autoencoder, label, num_classes=2, size=(16, 16), slice_axis=2, latent_noise=(0,)):
+    grid = {"num_classes": num_classes, "size": size, "slice_axis": slice_axis}
+    return audit_label(autoencoder, label, "case", **grid, latent_noise=latent_noise)
 
 
 def label_of(num_classes, shape=(16, 16, 5), seed=0):
@@ -118,6 +118,27 @@ class TestLibrary:
         result = audit(Exact(), label)
         assert result[0].dice == 1 and result[0].size < label.sum()
         assert 0.9 < result[1].dice < 1 and result[1].size == label.sum()
+
+    def test_pixels_far_from_their_class_are_strays(self):
+        predicted, expected = torch.zeros(2, 2, 1, 16, 16)
+        expected[:, 0, 4, 4] = 2
+        predicted[0, 0, 4, 4:14] = 2  # columns 9 to 13 are more than 4 from column 4
+        predicted[1, 0, 8, 8] = 2
+        predicted[1, 0, 0, 0] = 1
+        assert count_strays(predicted, expected, 2) == [5, 0]
+        assert count_strays(predicted, expected, 1) == [0, 1]
+
+    def test_noise_of_the_latents_costs_dice_and_depends_on_the_slice_alone(self):
+        label = label_of(3, (16, 16, 19))
+        rows = audit(Exact(), label, 3, latent_noise=(0, 0.1, 3))
+        assert all(row.dice == 1 and row.strays == 0 for row in rows if row.noise < 3)
+        summary = summarise_audit(rows)["classes"][1]
+        assert summary["dice"] == summary["latent_noise"][0]["dice"] == 1 and summary["strays"] == 0
+        noisy = summary["latent_noise"][1]
+        assert noisy["noise"] == 3 and noisy["dice"] < 0.9 and noisy["strays"] > 0
+        slice_rows = [row for row in rows if row.slice is not None and row.noise == 3]
+        assert noisy["strays"] == sum(row.strays for row in slice_rows if row.label == 1)
+        assert rows == audit(Exact(), label, 3, latent_noise=(0, 0.1, 3))
 
     def test_batches_do_not_matter(self):
         label = label_of(3, (16, 16, 19))
@@ -200,7 +221,8 @@ class TestCommand:
         assert report["cases"] == 2 and report["classes"].keys() == {"1", "2"}
         assert report["weights"] == str(bundle / "models" / "autoencoder.pt") and report["size"] == [64, 64]
         rows = list(csv.DictReader((tmp_path / "new" / "t.csv").open()))
-        by_case = [row for row in rows if row["slice"] == "" and row["class"] == "1"]
+        assert {row["latent_noise"] for row in rows} == {"0", "0.1", "0.2"}
+        by_case = [row for row in rows if row["slice"] == "" and row["class"] == "1" and row["latent_noise"] == "0"]
         assert [row["case"] for row in by_case] == ["a", "b"] and {row["size"] for row in by_case} == {str(8 * 4 * 7)}
         assert report["classes"]["1"]["dice"] == pytest.approx(
             np.mean([float(row["dice"]) for row in by_case]), abs=1e-5
@@ -319,8 +341,8 @@ def test_the_shipped_autoencoder_keeps_discs_of_a_picture(tmp_path):
     sdseg = load_audit("sdseg", "cpu")
     for name, dice in (("large", 0.98), ("small", 0.9)):
         result = sdseg.run(tmp_path / f"{name}.png")
-        assert [row.slice for row in result] == [0, None]
-        assert all(row.case == name and row.label == 1 and row.dice > dice for row in result)
+        assert [(row.slice, row.noise) for row in result] == [(i, n) for n in (0, 0.1, 0.2) for i in (0, None)]
+        assert all(row.case == name and row.label == 1 and row.dice > dice for row in result if row.noise < 0.2)
 
 
 def test_a_picture_is_no_slice_of_a_volume(tmp_path):

@@ -36,7 +36,7 @@ def test_all_faults_are_named_in_one_line_and_nothing_is_written(tmp_path):
         ((0, 0), "hold nothing but 0"),
         ((1, 2), "hold the values 1, 2, expected 0 for the background"),
         ((0, 1, 4, 7), "hold the values 0, 1, 4, 7, expected 0 to 3 without gaps: renumber 4 to 2, 7 to 3"),
-        (tuple(range(30)), "30 different values, expected 27 classes or fewer"),
+        (tuple(range(130)), "130 different values, expected 128 classes or fewer"),
         ((0, -1), "such as -1, expected whole numbers from 0"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.makers.compvis import tiny_official
 from tests.makers.networks import make_network
 from tests.makers.places import ROOT
 from tests.makers.volumes import load_nifti, write_case
-from tests.weights.conversions import HIPPOCAMPUS, equal_states, run
+from tests.weights.conversions import HIPPOCAMPUS, equal_states, run, tensors_of
 
 
 class TestCommand:
@@ -81,7 +81,7 @@ class TestCommand:
         assert run(capsys, checkpoint, "-o", folder, "--from", "official", "--to", "diffusers")[0] == 0
         code, out, _ = run(capsys, folder, "-o", tmp_path / "model.pt", "--from", "diffusers", "--to", "bundle")
         assert code == 0 and json.loads(out)["used"] == len(official.state_dict())
-        assert equal_states(read_tensors(tmp_path / "model.pt"), official.state_dict())
+        assert equal_states(tensors_of(tmp_path / "model.pt"), official.state_dict())
 
     def test_several_classes_there_and_back(self, tmp_path, capsys):
         """From folder to file to a bundle of the reported network to inference weights: the scores stay the same."""
@@ -91,13 +91,13 @@ class TestCommand:
         code, out, _ = run(capsys, tmp_path / "folder", "-o", target, "--from", "diffusers", "--to", "bundle")
         network_def = json.loads(out)["network_def"]
         assert code == 0 and network_def["num_classes"] == 3
-        assert equal_states(read_tensors(target), network.state_dict())
+        assert equal_states(tensors_of(target), network.state_dict())
         (bundle / "configs").mkdir()
         config = {"network_def": network_def, "checkpoint": "$@bundle_root + '/models/model.pt'"}
         (bundle / "configs" / "inference.json").write_text(json.dumps(config))
         image = torch.randn(1, 3, 16, 16)
         with torch.inference_mode():
-            assert torch.equal(load_bundle_network(bundle)(image), network(image))
+            assert torch.equal(load_bundle_network(bundle)[0](image), network(image))
         small = tmp_path / "small.pt"
         assert run(capsys, bundle, "-o", small, "--from", "bundle", "--to", "inference")[0] == 0
         assert torch.equal(read_tensors(small)["class_codes"].float(), network.class_codes)
@@ -120,7 +120,7 @@ class TestCommand:
         target = bundle / "models" / "model.pt"
         code, out, _ = run(capsys, HIPPOCAMPUS, "-o", target, "--from", "bundle", "--to", "inference")
         report = json.loads(out)
-        full = load_bundle_network(HIPPOCAMPUS)
+        full, _ = load_bundle_network(HIPPOCAMPUS)
         left_out = sum(k.startswith(("autoencoder.encoder", "autoencoder.quant_conv")) for k in full.state_dict())
         assert code == 0 and report["missing"] == left_out > 0
         network, image = Segmenter(bundle, device="cpu").network, torch.randn(1, 3, 64, 64)

@@ -110,7 +110,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network():
-    return load_bundle_network(BUNDLES / "hippocampus_sdseg")
+    return load_bundle_network(BUNDLES / "hippocampus_sdseg")[0]
 
 
 class TestShippedBundle:

@@ -83,9 +83,9 @@ class TestFolder:
     def test_of_more_classes_than_there_are_codes(self, tmp_path, network):
         save_diffusers_folder(network, tmp_path / "out")
         index = json.loads((tmp_path / "out" / "model_index.json").read_text())
-        index["options"]["num_classes"] = 28
+        index["options"]["num_classes"] = 129
         (tmp_path / "out" / "model_index.json").write_text(json.dumps(index))
-        with pytest.raises(InputError, match="expected 2 to 27"):
+        with pytest.raises(InputError, match="expected 2 to 128"):
             load_diffusers_folder(tmp_path / "out")
 
     def test_of_the_cross_attention_baseline(self, tmp_path):

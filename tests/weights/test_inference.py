@@ -13,12 +13,13 @@ from sdseg_monai.weights import (
 from sdseg_monai.weights.files import save_inference
 from tests.makers.compvis import size_of
 from tests.makers.networks import make_network
+from tests.weights.conversions import tensors_of
 
 
 class TestInference:
     def test_segments_and_nothing_else(self, tmp_path, official):
         save_inference(official, tmp_path / "inference.pt")
-        state = read_tensors(tmp_path / "inference.pt")
+        state = tensors_of(tmp_path / "inference.pt")
         assert not any(name.startswith(("autoencoder.encoder", "autoencoder.quant_conv")) for name in state)
         assert {v.dtype for k, v in state.items() if k != "scale_factor"} == {torch.float16}
         assert float(state["scale_factor"]) == float(official.scale_factor)
@@ -55,6 +56,9 @@ class TestInference:
             load_weights(network, tmp_path / "inference.pt")
             torch.testing.assert_close(network(image), expected, atol=0.02, rtol=0)
         assert torch.equal(network.class_codes, make_network(num_classes=3).class_codes)
+        with pytest.raises(InputError, match="were trained for num_classes=3, not 2"):
+            load_weights(make_network(), tmp_path / "inference.pt")
+        save_tensors(tmp_path / "inference.pt", tensors_of(tmp_path / "inference.pt"))  # as older ones are
         with pytest.raises(InputError, match="not the weights of this network"):
             load_weights(make_network(), tmp_path / "inference.pt")
 

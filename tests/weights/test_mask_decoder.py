@@ -19,7 +19,7 @@ from sdseg_monai.weights import (
 )
 from sdseg_monai.weights.files import save_inference
 from tests.makers.networks import make_network
-from tests.weights.conversions import equal_states, run
+from tests.weights.conversions import equal_states, run, tensors_of
 
 
 def distilled(network, channels=8):
@@ -106,7 +106,7 @@ class TestMaskDecoder:
         assert code == 0 and report["network_def"]["autoencoder"]["decoder_channels"] == 8
         assert report["unused"] > 0 and report["used"] + report["unused"] == len(read_checkpoint(checkpoint))
         replace_mask_decoder(official, file)
-        assert equal_states(read_tensors(tmp_path / "model.pt"), official.state_dict())
+        assert equal_states(tensors_of(tmp_path / "model.pt"), official.state_dict())
         code, out, _ = run(capsys, *arguments, tmp_path / "inference.pt", "--to", "inference")
         assert code == 0 and json.loads(out)["bytes"] < report["bytes"]
         save_tensors(file, official.unet.state_dict())
