@@ -29,7 +29,7 @@ BLURS = ((0.4, 0.0), (0.7, 0.0), (1.0, 0.0), (1.5, 0.0), (0.4, 0.3))
 
 
 def lattice(num_classes: int) -> torch.Tensor:
-    """Return the colours of version 0.6.0 for 9 to 14 classes, [K, 3]: corners of a cube, then centres of its faces."""
+    """Return the colours that 9 to 14 classes had before, [K, 3]: corners of a cube, then centres of its faces."""
     corners = list(product((-1, 1), repeat=3))
     faces = [point for point in product((-1, 0, 1), repeat=3) if point.count(0) == 2]
     by_parity = sorted(corners, key=lambda corner: corner.count(1) % 2)
@@ -42,7 +42,7 @@ def bits(num_classes: int) -> torch.Tensor:
 
 
 CODES = {
-    "three colours (version 0.6.0)": lattice(NUM_CLASSES),
+    "colours of three channels, as before": lattice(NUM_CLASSES),
     "four bits in four channels": bits(NUM_CLASSES),
     "one channel a class": class_codes(NUM_CLASSES),
 }
