@@ -1,11 +1,14 @@
-"""Series of volumes on oblique, reversed and sagittal grids, and functions that change their headers."""
+"""Series of volumes on oblique, reversed and sagittal grids, functions that change their headers, and reading them."""
 
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pydicom
+import pytest
 
+from sdseg_monai.errors import InputError
+from sdseg_monai.io.dicom import choose_series, read_series
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.io.volumes import Volume
 from tests.makers.dicom import OBLIQUE, REVERSED, SAGITTAL, write_mr_series, write_noise
@@ -53,3 +56,15 @@ def make_enhanced(files: list[Path], path: Path, order: list[int]) -> None:
     enhanced.PerFrameFunctionalGroupsSequence = [groups[index] for index in order]
     path.parent.mkdir(parents=True)
     enhanced.save_as(path)
+
+
+def read(file: Path) -> np.ndarray:
+    """Return the voxels of the only series in the folder of a file."""
+    return read_series(choose_series(file.parent)).array
+
+
+def refusal(file: Path) -> str:
+    """Return why that series is refused."""
+    with pytest.raises(InputError) as caught:
+        read(file)
+    return str(caught.value)

@@ -10,9 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from sdseg_monai.errors import InputError
-from sdseg_monai.io.dicom import choose_series, read_series
-from tests.io.dicom.series import edit, make_enhanced, make_series
+from tests.io.dicom.series import edit, make_enhanced, make_series, read, refusal
 from tests.makers.dicom import slice_grid
 
 SHAPE = (14, 10, 4)
@@ -60,16 +58,6 @@ def add(file: Path, place: str, **elements: object) -> None:
     for keyword, value in elements.items():
         setattr(groups, keyword, value)
     dataset.save_as(file)
-
-
-def read(file: Path) -> np.ndarray:
-    return read_series(choose_series(file.parent)).array
-
-
-def refusal(file: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        read(file)
-    return str(caught.value)
 
 
 def test_each_frame_has_its_own_slope(files, enhanced):

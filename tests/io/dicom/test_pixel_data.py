@@ -10,9 +10,7 @@ import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from sdseg_monai.errors import InputError
-from sdseg_monai.io.dicom import choose_series, read_series
-from tests.io.dicom.series import edit, make_enhanced, make_series
+from tests.io.dicom.series import edit, make_enhanced, make_series, read, refusal
 from tests.makers.dicom import slice_grid
 
 SHAPE = (14, 10, 6)
@@ -50,16 +48,6 @@ def recode(file: Path, syntax: UID, table: str = "basic", fragments: int = 1) ->
     else:
         dataset.PixelData = encapsulate(frames, fragments_per_frame=fragments, has_bot=table == "basic")
     dataset.save_as(file)
-
-
-def read(file: Path) -> np.ndarray:
-    return read_series(choose_series(file.parent)).array
-
-
-def refusal(file: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        read(file)
-    return str(caught.value)
 
 
 def change_groups(file: Path, count: int) -> None:
