@@ -157,14 +157,12 @@ class SliceWiseInferer(Inferer):
         """
         check_trained_for(getattr(network, KEY, {}), network, self)
         noise, num_samples = noise or self.noise, num_samples or self.num_samples
-        offset = context_offset(volume, self.slice_axis, self.context_mm)
-        volume = volume.as_subclass(torch.Tensor)
         depth = volume.shape[self.slice_axis + 1]
         in_plane_size = [length for axis, length in enumerate(volume.shape[1:]) if axis != self.slice_axis]
         starts = range(0, depth, self.batch_size)
         for start in tqdm(starts, desc=printable(case) or "slices", delay=2, leave=False, disable=not self.progress):
             stop = min(start + self.batch_size, depth)
-            image = self._image(volume, start, stop, offset)  # [N, 3, H, W]
+            image = self.network_image(volume, start, stop)
             yield torch.stack(
                 [
                     resize_slices(score, in_plane_size).movedim(0, self.slice_axis + 1)
@@ -172,7 +170,16 @@ class SliceWiseInferer(Inferer):
                 ]
             )
 
-    def _image(self, volume: torch.Tensor, start: int, stop: int, offset: float | None) -> torch.Tensor:
+    def network_image(self, volume: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Return the slices ``start`` to ``stop - 1`` of a volume as the network gets them, [N, 3, H, W] in [-1, 1].
+
+        Args:
+            volume: as of :meth:`iter_scores`.
+            start: index of the first slice along ``slice_axis``.
+            stop: index after the last one.
+        """
+        offset = context_offset(volume, self.slice_axis, self.context_mm)
+        volume = volume.as_subclass(torch.Tensor)
         if offset is None:
             return to_three_channels(resize_slices(extract_slices(volume, self.slice_axis, start, stop), self.size))
         margin = math.ceil(offset)

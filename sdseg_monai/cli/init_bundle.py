@@ -32,7 +32,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--modality", help="CT, MR, PT, US, OT, or RGB for photographs (default: a guess from the intensities)"
     )
     command.add_argument(
-        "--network", choices=("small", "paper"), help="size of the network (default: chosen by the data and the GPU)"
+        "--network",
+        choices=("small", "pretrained", "paper"),
+        help="the network (default: chosen by the data and the GPU)",
     )
     command.add_argument(
         "--minutes", type=length, default=10, help="time for the training on this machine (default: %(default)g)"

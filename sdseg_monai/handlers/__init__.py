@@ -4,6 +4,7 @@ from sdseg_monai.handlers.autocast import CpuAutocast
 from sdseg_monai.handlers.average import UpdateAverage, WeightAverage
 from sdseg_monai.handlers.checkpoints import BestModel, Checkpoint, LastModel, TrainingCheckpoint
 from sdseg_monai.handlers.clipping import ClipGradients
+from sdseg_monai.handlers.images import DescribeImages
 from sdseg_monai.handlers.panels import ImageLatentHandler, PanelHandler
 from sdseg_monai.handlers.start import CacheLatents, EpochSeed, ExpectedTime, LatentScale
 
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "ClipGradients",
     "CpuAutocast",
+    "DescribeImages",
     "EpochSeed",
     "ExpectedTime",
     "ImageLatentHandler",

@@ -33,6 +33,7 @@ from sdseg_monai.weights import load_weights
 
 PREPROCESSING, POSTPROCESSING = "preprocessing", "postprocessing"
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", PREPROCESSING, POSTPROCESSING)
+CHECKED_WITH = ("network", "network_def", "inferer")
 REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")  # to another value of a config
 OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
@@ -237,12 +238,15 @@ def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, C
 
 
 def _values_of(parser: ConfigParser, name: str) -> dict[str, Any]:
-    """Return what a config holds under ``name``, and under all names that this refers to, not evaluated."""
+    """Return what a config holds under ``name``, and under all names that this refers to, not evaluated.
+
+    What a check of images looks at, the network and its inferer, does not change how they are prepared.
+    """
     values: dict[str, Any] = {}
     names = [name]
     while names:
         name = names.pop()
-        if name not in values and name in parser:
+        if name not in values and name in parser and name not in CHECKED_WITH:
             values[name] = parser[name]
             names += REFERENCE.findall(json.dumps(values[name], default=str))
     return values

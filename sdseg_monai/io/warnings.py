@@ -12,7 +12,16 @@ from typing import Literal, Self
 from sdseg_monai.errors import ArgumentError, InputError
 
 WarningKind = Literal[
-    "constant", "field_of_view", "geometry", "intensity", "left_out", "modality", "same_uid", "text", "thickness"
+    "constant",
+    "field_of_view",
+    "geometry",
+    "intensity",
+    "left_out",
+    "modality",
+    "same_uid",
+    "text",
+    "thickness",
+    "unlike",
 ]
 NOT_TRUSTED = "NOT TRUSTED"  # before the reason, wherever a mask is shown or kept that was made with ``force``
 
@@ -35,9 +44,11 @@ class ImageWarning:
             * ``same_uid``: two files of a series have the same SOPInstanceUID.
             * ``text``: texts of its headers, such as the description of a series, may be wrong.
             * ``thickness``: the thickness of a single slice is unknown.
+            * ``unlike``: the network's vision encoder finds it unlike the images of the training.
         text: what was found and what it means, in one line.
         contradiction: whether a network of this training cannot segment this image: it has another modality,
-            intensities that the modality cannot have, or shows far more of the body. Without ``force`` it is refused.
+            intensities that the modality cannot have, shows far more of the body, or looks like something else. Without
+            ``force`` it is refused.
     """
 
     kind: WarningKind

@@ -3,6 +3,7 @@
 from sdseg_monai.networks.autoencoder import AutoencoderOutput, MaskAutoencoder
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
 from sdseg_monai.networks.distillation import DecoderDistillation, DistillationOutput
+from sdseg_monai.networks.lite import EfficientNetLite, LiteVisionEncoder
 from sdseg_monai.networks.pixel import PixelSegmenter
 from sdseg_monai.networks.sdseg import SDSeg, SDSegOutput
 from sdseg_monai.networks.tiny import TinyMaskAutoencoder, TinyVisionEncoder
@@ -15,6 +16,8 @@ __all__ = [
     "DecoderDistillation",
     "DenoisingUNet",
     "DistillationOutput",
+    "EfficientNetLite",
+    "LiteVisionEncoder",
     "MaskAutoencoder",
     "PixelSegmenter",
     "SDSeg",

@@ -18,6 +18,7 @@ from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_folder
 from sdseg_monai.networks.autoencoder import MaskAutoencoder
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
+from sdseg_monai.networks.lite import LiteVisionEncoder
 from sdseg_monai.networks.states import check_state, read_safetensors, shapes_of, to_float32
 from sdseg_monai.networks.tiny import TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.networks.unet import DenoisingUNet
@@ -31,7 +32,7 @@ CONFIG = "config.json"
 OWN_WEIGHTS = "sdseg_monai.safetensors"  # diffusers does not look for this name, so it cannot load half of a part
 PARTS: Mapping[str, tuple[Any, ...]] = {
     "autoencoder": (MaskAutoencoder, TinyMaskAutoencoder),
-    "vision_encoder": (VisionEncoder, TinyVisionEncoder),
+    "vision_encoder": (VisionEncoder, TinyVisionEncoder, LiteVisionEncoder),
     "unet": (DenoisingUNet, CrossAttentionUNet),
 }
 DIFFUSERS_CLASSES = {  # with the class of this package that computes the same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, overload
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ from sdseg_monai.networks.codes import (
     score_from_mask_image,
 )
 from sdseg_monai.networks.cross_attention import CrossAttentionUNet
+from sdseg_monai.networks.known_images import IMAGES, image_distance, latent_features
+from sdseg_monai.networks.lite import LiteVisionEncoder
 from sdseg_monai.networks.pretrained import load_folder, save_folder
 from sdseg_monai.networks.tiny import TinyMaskAutoencoder, TinyVisionEncoder
 from sdseg_monai.networks.unet import DenoisingUNet
@@ -95,7 +97,7 @@ class SDSeg(nn.Module):
     def __init__(
         self,
         autoencoder: MaskAutoencoder | TinyMaskAutoencoder,
-        vision_encoder: VisionEncoder | TinyVisionEncoder,
+        vision_encoder: VisionEncoder | TinyVisionEncoder | LiteVisionEncoder,
         unet: DenoisingUNet | CrossAttentionUNet,
         schedule: NoiseSchedule | None = None,
         prediction_type: PredictionType = "epsilon",
@@ -134,6 +136,7 @@ class SDSeg(nn.Module):
         self.prediction_type: PredictionType = prediction_type
         self.start_noise: StartNoise = start_noise
         self.seed = seed
+        self.trained_for: dict[str, Any] = {}  # what the file of the weights says of their training
         self.register_buffer("scale_factor", torch.tensor(float("nan")))
         codes = class_codes(2 if self.class_conditional else self.num_classes)  # a class-conditional pass is binary
         check_channels(len(codes), autoencoder.mask_channels)
@@ -212,6 +215,17 @@ class SDSeg(nn.Module):
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """Encode ``image`` [B, 3, H, W] in [-1, 1] to the conditioning latent z_c [B, Z, h, w]."""
         return self.vision_encoder(image)
+
+    def image_distance(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Return how far images [B, 3, H, W] in [-1, 1] lie from those of the training, [B], float64, on the CPU.
+
+        The unit is the largest distance of the training's own images: beyond 1 lies what was not seen. None where the
+        weights do not say it, see :mod:`sdseg_monai.networks.known_images`.
+        """
+        known = self.trained_for.get(IMAGES)
+        if known is None:
+            return None
+        return image_distance(latent_features(self.encode_image(image)), known) / known["largest"]
 
     def encode_mask(self, mask: torch.Tensor, noise: torch.Tensor | None = None, *, scale: bool = True) -> torch.Tensor:
         """Encode a mask to its latent, without gradients.
@@ -468,7 +482,7 @@ def _check_options(
 
 def _check_fit(
     autoencoder: MaskAutoencoder | TinyMaskAutoencoder,
-    vision_encoder: VisionEncoder | TinyVisionEncoder,
+    vision_encoder: VisionEncoder | TinyVisionEncoder | LiteVisionEncoder,
     unet: DenoisingUNet | CrossAttentionUNet,
 ) -> None:
     latent_channels = autoencoder.latent_channels

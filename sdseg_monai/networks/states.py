@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from sdseg_monai.errors import InputError
 
+BATCH_COUNT = "num_batches_tracked"
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -61,7 +63,7 @@ def refuse_unexpected(names: Iterable[str], expected: Iterable[str]) -> None:
 
 
 def to_float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return ``tensor`` in float32; the same tensor if it already is.
+    """Return ``tensor`` in float32; the same tensor if it already is, or if it counts the batches of a batch norm.
 
     Args:
         name: of the tensor, for the message.
@@ -70,6 +72,8 @@ def to_float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: the tensor has integers, or values that are not finite.
     """
+    if name.endswith(BATCH_COUNT) and tensor.dtype == torch.int64:
+        return tensor
     if not tensor.is_floating_point():
         raise InputError(f"{name} is of {tensor.dtype}, expected floating-point numbers")
     tensor = tensor.float()

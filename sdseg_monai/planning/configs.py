@@ -14,11 +14,14 @@ from sdseg_monai.io.segments import class_colour
 from sdseg_monai.planning.fingerprint import Fingerprint
 from sdseg_monai.planning.proposal import Grid, Schedule
 
-RECIPE = "hippocampus_sdseg"  # the bundle whose training was measured
+RECIPE = "hippocampus_sdseg"  # the bundle whose training was measured on volumes
 GENERAL = "sdseg"  # the bundle whose inference reads pictures too
-NETWORKS = {"small": "hippocampus_sdseg", "paper": "sdseg"}  # the bundle with the sizes and the autoencoder of each
+# the bundle with the sizes and the autoencoder of each network
+NETWORKS = {"small": "hippocampus_sdseg", "pretrained": "skin_lesion_sdseg", "paper": "sdseg"}
+RECIPES = {"pretrained": "skin_lesion_sdseg"}  # the bundle whose training was measured, where it is another one
+PRETRAINED = ("taef2.safetensors", "LICENSE.taef2")  # the start of a vision encoder, in the models of GENERAL
 COPIED = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "logging.conf")
-BATCH_SIZES = {"small": 32, "paper": 4}
+BATCH_SIZES = {"small": 32, "pretrained": 16, "paper": 4}
 FIELD_OF_VIEW = "sdseg_monai.transforms.WarnFieldOfViewd"
 
 
@@ -48,8 +51,9 @@ def shipped_file(bundle: str, name: str) -> Path:
 
 def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, Any]:
     """Return ``train.json`` without the values of a :class:`Schedule`, which :func:`fill_schedule` sets."""
-    config = shipped_config(RECIPE, "train.json")
-    size, network = list(grid.size.value), shipped_config(NETWORKS[grid.network.value], "train.json")
+    config = shipped_config(RECIPES.get(grid.network.value, RECIPE), "train.json")
+    size, recipe_size = list(grid.size.value), config["size"]
+    network = shipped_config(NETWORKS[grid.network.value], "train.json")
     parser = ConfigParser(config)
     parser.update(
         {
@@ -62,6 +66,7 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
             "size": size,
             "context_mm": grid.context_mm.value,
             "mirror_probability": grid.mirror.value,
+            "rotation": shipped_config(RECIPE, "train.json")["rotation"],
             "learning_rate": network["learning_rate"],
             "latent_channels": network["latent_channels"],
             **{
@@ -70,9 +75,10 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
             },
         }
     )
+    if "vision_encoder_weights" in config:
+        config["vision_encoder_weights"] = f"$@ckpt_dir + '/{PRETRAINED[0]}'"
     transforms = config["augmentation"]["transforms"]
     shift = next(step for step in transforms if "translate_range" in step)
-    recipe_size = shipped_config(RECIPE, "train.json")["size"]
     shift["translate_range"] = [
         round(length * edge / recipe_edge, 2)
         for length, edge, recipe_edge in zip(shift["translate_range"], size, recipe_size, strict=True)

@@ -28,7 +28,9 @@ from sdseg_monai.io.segments import PHOTOGRAPHS
 from sdseg_monai.planning.configs import (
     BATCH_SIZES,
     COPIED,
+    GENERAL,
     NETWORKS,
+    PRETRAINED,
     Folders,
     autoencoder_config,
     fill_schedule,
@@ -39,7 +41,6 @@ from sdseg_monai.planning.configs import (
 )
 from sdseg_monai.planning.fingerprint import Case, Fingerprint, fingerprint_folders
 from sdseg_monai.planning.proposal import (
-    MEASURED_BATCH,
     Choice,
     Grid,
     Schedule,
@@ -54,7 +55,7 @@ from sdseg_monai.weights import check_codes, fill_autoencoder
 MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, and RGB
 NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # no expression of a config, and not longer than a DICOM segment label
 PLAIN = re.compile(r"[\w ./-]+")  # a path that a shell does not change within double quotes
-AUTOENCODER_MINUTES = {"small": 6, "paper": 35}  # measured on one x86-64 core
+AUTOENCODER_MINUTES = {"small": 6, "pretrained": 20, "paper": 35}  # measured on one x86-64 core
 READ_OVERHEAD = 1.05  # measured: the augmentation and the optimiser, relative to a training step
 
 
@@ -124,7 +125,7 @@ def init_bundle(
         names: names of the classes 1 to K-1. A class without a name here has the name in the labels, see
             :func:`~sdseg_monai.io.class_names.read_class_names`, if they agree, else ``class 1`` and so on.
         modality: one of :data:`MODALITIES`; None to guess it.
-        network: ``small`` or ``paper``; None to choose one by the number of slices and the hardware.
+        network: ``small``, ``pretrained`` or ``paper``; None to choose one by the images and the hardware.
         minutes: time that the training may take on this computer, without that of an autoencoder.
         seed: seed of the split and of the training.
         seconds_per_slice: time of a training step for each slice; None to measure it on this computer.
@@ -253,7 +254,7 @@ def _schedule(
         seconds_per_slice=seconds_per_slice,
         batch_size=largest,
         learning_rate=config["learning_rate"],
-        scale_rate=largest == MEASURED_BATCH,
+        scale_rate=grid.network.value != "paper",  # whose rate is the paper's
     )
 
 
@@ -339,9 +340,12 @@ def _write(
     for name, config in configs.items():
         ConfigParser.export_config_file(config, folder / "configs" / f"{name}.json", indent=4)
     for name in COPIED:
-        shutil.copyfile(shipped_file(NETWORKS["paper"], name), folder / "configs" / name)
+        shutil.copyfile(shipped_file(GENERAL, name), folder / "configs" / name)
     if weights is not None:
         shutil.copyfile(weights, folder / "models" / "autoencoder.pt")
+    if "vision_encoder_weights" in configs["train"]:
+        for name in PRETRAINED:
+            shutil.copyfile(bundles_dir() / GENERAL / "models" / name, folder / "models" / name)
     cases = {case.name: _item(case, folders) for case in plan.fingerprint.cases}
     items = {split: [cases[name] for name in members] for split, members in plan.splits.items()}
     about = "split by case with the seed of train.json; choose on validation, report test once"

@@ -14,7 +14,8 @@ from sdseg_monai.data.splits import missing_classes
 from sdseg_monai.io.segments import PHOTOGRAPHS
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
-SIZES = {"small": (64, 128, 256), "paper": (128, 256)}  # pixels, divisible by the networks' downsampling
+# pixels, divisible by the networks' downsampling
+SIZES = {"small": (64, 128, 256), "pretrained": (128, 256), "paper": (128, 256)}
 LARGEST_ON_CPU = 128
 LEAST_OF_MEDIAN = 0.75  # a size is large enough if it has this share of a median slice's longer edge
 SLICES_FOR_PAPER = 2000  # least number of slices to train 295 M parameters with
@@ -46,7 +47,7 @@ class Grid:
     """The settings of the network and its input, which do not depend on the speed of the computer.
 
     Attributes:
-        network: ``small`` or ``paper``.
+        network: ``small``, ``pretrained`` or ``paper``.
         modality: DICOM's term, or ``RGB``.
         window: intensities that become -1 and 1; None for the 0.5th and 99.5th percentile of each image.
         slice_axis: spatial axis across which slices are taken, in RAS orientation.
@@ -114,7 +115,7 @@ def propose_grid(
     """
     axis = _slice_axis(fingerprint)
     slices = sum(case.shape[axis.value] for case in fingerprint.cases)
-    network_choice = _network(network, slices, cuda)
+    network_choice = _network(fingerprint, network, slices, cuda)
     modality_choice = _modality(fingerprint, modality)
     return Grid(
         network=network_choice,
@@ -304,9 +305,11 @@ def _mirror(fingerprint: Fingerprint, axis: int, names: Mapping[int, str]) -> Ch
     return Choice(0.5, "no class names a side, so that a mirror image is as good")
 
 
-def _network(network: str | None, slices: int, cuda: bool) -> Choice:
+def _network(fingerprint: Fingerprint, network: str | None, slices: int, cuda: bool) -> Choice:
     if network is not None:
         return Choice(network, "as told")
+    if fingerprint.pictures:
+        return Choice("pretrained", "its vision encoder starts from one that has seen photographs")
     if cuda and slices >= SLICES_FOR_PAPER:
         return Choice(
             "paper", f"there are a GPU and {slices} slices; 295 M parameters, on which this recipe is not measured"

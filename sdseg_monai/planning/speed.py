@@ -31,7 +31,10 @@ def measure_step(config: dict[str, Any], device: torch.device) -> float:
     for _ in range(2):  # the first step also allocates memory
         _synchronise(device)
         start = time.perf_counter()
-        loss(network(image, mask=mask, seeds=seeds), mask).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(parser["amp"])):
+            output = network(image, mask=mask, seeds=seeds)
+            value = loss(output, mask)
+        value.backward()
         _synchronise(device)
         seconds = time.perf_counter() - start
     return seconds / BATCH_SIZE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from sdseg_monai.io.pictures import is_picture, read_picture, read_picture_mask,
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import Volume, read_volume, write_volume
 from sdseg_monai.io.voxel_order import on_same_grid
-from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
-
-AIR_BELOW = -800  # HU; an MR whose intensities are stored with an offset, such as -300, is not taken for a CT
+from sdseg_monai.io.warnings import LoggedWarnings
 
 
 class LoadVolumed(MapTransform):
@@ -171,77 +169,6 @@ class ClassLabelsd(MapTransform):
 
 def _has_file_name(value: Any) -> bool:
     return isinstance(value, MetaTensor) and ImageMetaKey.FILENAME_OR_OBJ in value.meta
-
-
-class WarnFieldOfViewd(MapTransform):
-    """Warn if the field of view or the intensities of a volume differ from those of the training volumes.
-
-    Each :class:`~sdseg_monai.io.warnings.ImageWarning` is appended to the list under the key ``warnings`` of the data.
-    A far larger field of view, and intensities that only air in CT has, are contradictions: whoever keeps the list
-    decides on them. Without one, as in ``monai.bundle run``, warnings are logged and contradictions are refused here.
-
-    Args:
-        keys: volumes, each [1, X, Y, Z], with the intensities of the file.
-        extent_mm: smallest and largest extent of the training volumes in millimetres, along right-left,
-            posterior-anterior and inferior-superior.
-        lowest: lowest intensity of the training volumes' modality; a lower one may mean another modality, and one below
-            -800 too that of air in CT (-1000 HU).
-        tolerance: factor by which an extent may be smaller or larger than those of the training volumes.
-        limit: factor by which an extent may be larger before that is a contradiction. One that is smaller never is: a
-            single slice of the structure, or a closer crop, still shows it.
-        force: where there is no list, log contradictions too, and go on.
-
-    Raises:
-        ArgumentError: there is no list, a volume contradicts the training, and ``force`` is not set.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        extent_mm: Sequence[Sequence[float]],
-        lowest: float,
-        tolerance: float = 1.25,
-        limit: float = 2.0,
-        force: bool = False,
-    ) -> None:
-        super().__init__(keys)
-        self.extent_mm = np.asarray(extent_mm, dtype=float)  # [3, 2]
-        self.lowest = lowest
-        self.tolerance = tolerance
-        self.limit = limit
-        self.force = force
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check each volume; return the data unchanged."""
-        for key in self.key_iterator(data):
-            name = str(data[key].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "volume"))
-            own_warnings = LoggedWarnings(name, self.force)
-            warnings = data.get("warnings", own_warnings)
-            for warning in self._check(data[key]):
-                warnings.append(warning)
-            own_warnings.check()
-        return dict(data)
-
-    def _check(self, image: MetaTensor) -> Iterator[ImageWarning]:
-        voxel_axes = image.affine[:3, :3].numpy()  # columns in RAS+ millimetres
-        extent = np.abs(voxel_axes * np.array(image.shape[1:])).sum(axis=1)  # [3], in RAS+ millimetres
-        low, high = self.extent_mm.T
-        is_far = bool((extent > high * self.limit).any())
-        if (extent < low / self.tolerance).any() or (extent > high * self.tolerance).any():
-            extent_text, low_text, high_text = (
-                " x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent, low, high)
-            )
-            text = f"field of view {extent_text} mm, but the network was trained on {low_text} to {high_text} mm"
-            advice = "crop to the structure first" + ("" if is_far else ", the mask is not to be trusted")
-            yield ImageWarning("field_of_view", f"{text}: {advice}", contradiction=is_far)
-        lowest = float(image.min())
-        if lowest < self.lowest:
-            is_air = lowest < AIR_BELOW
-            text = (
-                f"lowest intensity {lowest:.0f}, expected at least {self.lowest:.0f}: this looks like another modality"
-            )
-            advice = "(CT?)" if is_air else "(CT?), the mask is not to be trusted"
-            yield ImageWarning("intensity", f"{text} {advice}", contradiction=is_air)
 
 
 def mask_to_array(mask: torch.Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ from sdseg_monai.weights.autoencoder import (
     load_vision_encoder,
     replace_mask_decoder,
 )
+from sdseg_monai.weights.backbone import load_backbone
 from sdseg_monai.weights.checkpoints import read_checkpoint
 from sdseg_monai.weights.files import (
     drop_mask_encoder,
@@ -48,6 +49,7 @@ __all__ = [
     "import_official",
     "inference_state",
     "load_autoencoder",
+    "load_backbone",
     "load_binary",
     "load_diffusers_folder",
     "load_official",

@@ -69,9 +69,9 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
     """
     fill_autoencoder(network.autoencoder, source)
     check_codes(network.autoencoder, len(network.class_codes), source)
-    trunk = network.vision_encoder.encoder
+    trunk = getattr(network.vision_encoder, "encoder", None)  # another backbone has none
     encoder_state = network.autoencoder.encoder.state_dict()
-    if shapes_of(trunk.state_dict()) == shapes_of(encoder_state):
+    if trunk is not None and shapes_of(trunk.state_dict()) == shapes_of(encoder_state):
         trunk.load_state_dict(encoder_state)
     elif not network.train_vision_encoder and source != RANDOM:
         raise InputError(

@@ -13,6 +13,7 @@ from torch import nn
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import write_atomically
 from sdseg_monai.networks import SDSeg
+from sdseg_monai.networks.known_images import IMAGES, check_known_images
 from sdseg_monai.networks.states import check_state, reason, shapes_of, to_float32
 from sdseg_monai.networks.trained_for import KEY, check_trained_for, trained_for
 from sdseg_monai.weights.checkpoints import is_plain, load_torch_file
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 CLASS_EMBEDDING = "unet.class_embedding."
 MASK_ENCODER = ("autoencoder.encoder.", "autoencoder.quant_conv.")
+SCALE = "scale_factor"
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
@@ -54,8 +56,14 @@ def save_network(network: nn.Module, path: str | Path, inferer: Any = None) -> N
     Raises:
         InputError: the file cannot be written.
     """
-    options = trained_for(network, inferer)
-    save_tensors(Path(path), {**network.state_dict(), **({KEY: options} if options else {})})
+    record = _record(network, inferer)
+    save_tensors(Path(path), {**network.state_dict(), **({KEY: record} if record else {})})
+
+
+def _record(network: nn.Module, inferer: Any) -> dict[str, Any]:
+    """Return what a network is set to, and what its own file said of the images of its training."""
+    known = getattr(network, KEY, {})
+    return {**trained_for(network, inferer), **({IMAGES: known[IMAGES]} if IMAGES in known else {})}
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -95,6 +103,8 @@ def load_weights(network: nn.Module, path: str | Path, inferer: Any = None) -> N
     known = state.pop(KEY, {})
     try:
         check_trained_for(known, network, inferer)
+        if isinstance(network, SDSeg) and IMAGES in known:
+            check_known_images(known[IMAGES], network.vision_encoder.latent_channels)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     integer_names = {name for name, value in network.state_dict().items() if not value.is_floating_point()}
@@ -144,7 +154,7 @@ def load_binary(network: SDSeg, path: str | Path) -> None:
         tensors = {name: to_float32(name, value) for name, value in state.items()}
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    network.load_state_dict({**tensors, **embedding, "scale_factor": torch.tensor(float("nan"))}, strict=True)
+    network.load_state_dict({**tensors, **embedding, SCALE: torch.tensor(float("nan"))}, strict=True)
 
 
 def _is_usable(name: Any, value: Any) -> bool:
@@ -152,7 +162,7 @@ def _is_usable(name: Any, value: Any) -> bool:
         return False
     if not is_plain(value):
         return False
-    return bool(torch.isfinite(value.float()).all()) and not (name == "scale_factor" and bool(value <= 0))
+    return bool(torch.isfinite(value.float()).all()) and not (name == SCALE and bool(value <= 0))
 
 
 def save_inference(network: SDSeg, path: str | Path, inferer: Any = None) -> None:
@@ -169,7 +179,7 @@ def save_inference(network: SDSeg, path: str | Path, inferer: Any = None) -> Non
     Raises:
         InputError: the file cannot be written, or a weight is too large for float16.
     """
-    save_tensors(Path(path), {**inference_state(network), KEY: trained_for(network, inferer)})
+    save_tensors(Path(path), {**inference_state(network), KEY: _record(network, inferer)})
 
 
 class NoEncoder(nn.Module):
@@ -196,7 +206,7 @@ def drop_mask_encoder(network: SDSeg) -> None:
 
 
 def inference_state(network: SDSeg) -> dict[str, torch.Tensor]:
-    """Return the tensors that inference uses, in float16, except ``scale_factor``, which stays in float32.
+    """Return the tensors that inference uses, in float16, ``scale_factor`` in float32, whole numbers as they are.
 
     Raises:
         InputError: a weight is too large for float16.
@@ -204,7 +214,7 @@ def inference_state(network: SDSeg) -> dict[str, torch.Tensor]:
     state = network.state_dict()
     tensors = {name: state[name] for name in state.keys() - mask_encoder_names(state)}
     return {
-        name: tensors[name].float() if name == "scale_factor" else _to_half(name, tensors[name])
+        name: tensors[name] if name == SCALE or not tensors[name].is_floating_point() else _to_half(name, tensors[name])
         for name in sorted(tensors)
     }
 

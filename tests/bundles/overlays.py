@@ -29,6 +29,11 @@ SMALL = {
     "taesd": {**RUN, **SMALL_TINY},
     "taef2": {**RUN, **SMALL_TINY},
     "taef2_encoder": {**RUN, **SMALL_TINY, "vision_encoder_weights": "random"},
+    "lite_encoder": {
+        **{key: value for key, value in SMALL_SDSEG.items() if "#vision_encoder#" not in key},
+        "backbone_weights": "random",
+    },
+    "unet_lite": {**RUN, "backbone_weights": "random"},
     "unet": {**RUN, "network_def#backbone#features": [4, 4, 8, 8, 16, 4]},
     "unet_r50": RUN,
     "unet_small": RUN,
@@ -51,10 +56,11 @@ PICTURES = {
     "taesd": ("taesd",),
     "taef2": ("taef2",),
     "taef2_encoder": ("taef2_encoder",),
+    "lite_encoder": ("lite_encoder",),
     "zero_start": ("zero_start",),
     **{
         f"baselines/{n}": ("baselines/baseline", f"baselines/{n}")
-        for n in ("unet", "unet_r50", "unet_small", "swin_unetr", "dynunet", "dynunet_small")
+        for n in ("unet", "unet_r50", "unet_small", "unet_lite", "swin_unetr", "dynunet", "dynunet_small")
     },
 }
 VOLUMES = {"datasets/sts": ("datasets/sts",), "official": ("official",)}

@@ -1,0 +1,73 @@
+"""How far an image lies from those that a network was trained on, by its latent.
+
+A network segments an image of another kind without an error. Its vision encoder sees the difference: the mean latent
+of such an image lies far from those of the training, in units of their spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sdseg_monai.errors import InputError
+
+IMAGES = "images"  # among what weights were trained for
+NAMES = ("mean", "precision", "largest")
+SHRINKAGE = 1e-3  # of the covariance towards a multiple of the identity, so that it can be inverted
+
+
+def latent_features(image_latent: torch.Tensor) -> torch.Tensor:
+    """Return the mean of an image latent [B, Z, h, w] over its places, [B, Z], float64 on the CPU."""
+    return image_latent.double().mean(dim=(2, 3)).cpu()
+
+
+def describe_images(features: torch.Tensor) -> dict[str, Any]:
+    """Return what :func:`image_distance` needs to know of the training's images.
+
+    Args:
+        features: of all images, [N, Z], from :func:`latent_features`.
+
+    Returns:
+        ``mean`` [Z] and ``precision`` [Z, Z], the inverse of the covariance, both float64; and ``largest``, the largest
+        distance of these images.
+    """
+    covariance = torch.atleast_2d(torch.cov(features.T))
+    scale = covariance.diagonal().mean()
+    precision = torch.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * scale * torch.eye(len(covariance)).double())
+    known = {"mean": features.mean(dim=0), "precision": precision}
+    return {**known, "largest": float(image_distance(features, known).max())}
+
+
+def image_distance(features: torch.Tensor, known: Mapping[str, Any]) -> torch.Tensor:
+    """Return the Mahalanobis distance of images from those of the training, [B].
+
+    Args:
+        features: [B, Z], from :func:`latent_features`.
+        known: from :func:`describe_images`.
+    """
+    offset = features - known["mean"]
+    return torch.einsum("bi,ij,bj->b", offset, known["precision"], offset).clamp(min=0).sqrt()
+
+
+def check_known_images(known: Any, channels: int) -> None:
+    """Check a record of :func:`describe_images` that was read from a file.
+
+    Args:
+        known: the record.
+        channels: Z of the network's image latent.
+
+    Raises:
+        InputError: it lacks a value, or has one of another kind or shape, or one that is not finite.
+    """
+    shapes = {"mean": (channels,), "precision": (channels, channels)}
+    is_usable = isinstance(known, Mapping) and set(known) == set(NAMES) and isinstance(known["largest"], float)
+    for name, shape in shapes.items() if is_usable else ():
+        value = known[name]
+        is_usable &= isinstance(value, torch.Tensor) and value.shape == shape and value.dtype == torch.float64
+        is_usable = is_usable and bool(torch.isfinite(value).all())
+    if not is_usable:
+        raise InputError(
+            f"its record of the training's images is damaged, expected {', '.join(NAMES)} of {channels} channels"
+        )
