@@ -12,7 +12,16 @@ from typing import Literal, Self
 from sdseg_monai.errors import ArgumentError, InputError
 
 WarningKind = Literal[
-    "constant", "field_of_view", "geometry", "intensity", "left_out", "modality", "same_uid", "text", "thickness"
+    "constant",
+    "field_of_view",
+    "geometry",
+    "intensity",
+    "left_out",
+    "measure",
+    "modality",
+    "same_uid",
+    "text",
+    "thickness",
 ]
 NOT_TRUSTED = "NOT TRUSTED"  # before the reason, wherever a mask is shown or kept that was made with ``force``
 
@@ -31,6 +40,8 @@ class ImageWarning:
             * ``geometry``: its header does not say for certain where it lies, or programs do not agree on it.
             * ``intensity``: it has intensities that the network's modality cannot have.
             * ``left_out``: a file in the image's folder could not be used.
+            * ``measure``: what is measured of its mask means little: the mask touches the edge of the picture,
+              or is not like an ellipse.
             * ``modality``: its modality is not the one that the network was trained on.
             * ``same_uid``: two files of a series have the same SOPInstanceUID.
             * ``text``: texts of its headers, such as the description of a series, may be wrong.
