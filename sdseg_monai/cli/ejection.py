@@ -22,7 +22,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "end_diastole", type=path, metavar="END_DIASTOLE", help="mask of the full cavity (.nii.gz, .nii, .nrrd, .mha)"
     )
     command.add_argument(
-        "end_systole", type=path, metavar="END_SYSTOLE", help="mask of the emptied cavity, on the same grid"
+        "end_systole", type=path, metavar="END_SYSTOLE", help="mask of the emptied cavity, with voxels of the same size"
     )
     command.add_argument(
         "--label",
@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
     for file in (options.end_diastole, options.end_systole):
         check_exists(file)
 
-    from sdseg_monai.evaluation import measure_ejection
+    from sdseg_monai.evaluation.ejection import edges_text, measure_ejection
 
     ejection = measure_ejection(options.end_diastole, options.end_systole, options.label)
-    spacing = " x ".join(f"{edge:.4g}" for edge in ejection.spacing)
-    note(f"note: the volumes in ml hold for voxels of {spacing} mm; the fraction does not depend on this size", options)
+    size = f"{edges_text(ejection.spacing)} mm"
+    note(f"note: the volumes in ml hold for voxels of {size}; the fraction does not depend on this size", options)
     summary = {
         "ejection_fraction_percent": round(ejection.fraction, 2),
         "end_diastole_ml": round(ejection.end_diastole_ml, 4),

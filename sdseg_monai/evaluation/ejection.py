@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import voxel_millilitres
 from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.io.warnings import ImageWarning, log_warnings
+
+SPACING_TOLERANCE = 1e-3  # relative: formats store float32, or texts of a few digits
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def measure_ejection(end_diastole: Path, end_systole: Path, label: int | None = 
 
     Args:
         end_diastole: file of the mask at end-diastole, a label map of several slices.
-        end_systole: file of the mask at end-systole, on the same grid; the order of the voxels may differ.
+        end_systole: file of the mask at end-systole, with voxels of the same size. If it lies on another grid, there is
+            a warning: the phases are then often cut to the slices that were drawn.
         label: value of the cavity; None where the masks have one value beside 0.
 
     Returns:
@@ -57,7 +60,7 @@ def measure_ejection(end_diastole: Path, end_systole: Path, label: int | None = 
 
     Raises:
         InputError: a file cannot be used, is a picture or a single slice, or does not hold whole numbers; the two have
-            different grids; a cavity is empty; or the one at end-systole is the larger one.
+            voxels of different sizes; a cavity is empty; or the one at end-systole is the larger one.
         ArgumentError: the masks have several values and ``label`` chooses none, or neither has the value ``label``.
 
     Example:
@@ -71,12 +74,25 @@ def measure_ejection(end_diastole: Path, end_systole: Path, label: int | None = 
         if is_picture(path):
             raise InputError(f"{path}: a picture has no volume, expected the mask of a volume")
     volumes = [read_mask(path) for path in paths]
+    warnings = {path: [*volume.warnings] for path, volume in zip(paths, volumes, strict=True)}
     for path, volume in zip(paths, volumes, strict=True):
-        log_warnings(path, volume.warnings)
-    reference = volumes[0]
-    if 1 in reference.array.shape:
-        raise InputError(f"{end_diastole}: a single slice, expected all slices of the cavity, which make its volume")
-    volumes[1] = on_same_grid(end_diastole, reference, end_systole, volumes[1])
+        if 1 in volume.array.shape:
+            raise InputError(f"{path}: a single slice, expected all slices of the cavity, which make its volume")
+    edges, systole_edges = (np.linalg.norm(volume.affine[:3, :3], axis=0) for volume in volumes)
+    if not np.allclose(sorted(edges), sorted(systole_edges), rtol=SPACING_TOLERANCE):
+        raise InputError(
+            f"{end_systole}: voxels of {edges_text(systole_edges)} mm, expected {edges_text(edges)} mm as in "
+            f"{end_diastole}: the size of a voxel cancels in the fraction only if it is the same at both phases"
+        )
+    try:
+        on_same_grid(end_diastole, volumes[0], end_systole, volumes[1])
+    except InputError:
+        shapes = " and ".join(" x ".join(map(str, volume.array.shape)) for volume in volumes)
+        text = f"{end_diastole.name} and {end_systole.name} lie on different grids ({shapes} voxels): the fraction is "
+        text += "right only if each holds all slices of the cavity"
+        warnings[end_systole].append(ImageWarning("geometry", text))
+    for path, file_warnings in warnings.items():
+        log_warnings(path, file_warnings)
     masks = [
         check_label_map(path, volume.array, most_values=UNSURE, allow_unsure=False)
         for path, volume in zip(paths, volumes, strict=True)
@@ -86,15 +102,19 @@ def measure_ejection(end_diastole: Path, end_systole: Path, label: int | None = 
     for path, count in zip(paths, counts, strict=True):
         if not count:
             raise InputError(f"{path}: no voxel has the value {label}: the cavity is empty, expected one at each phase")
-    diastole_ml, systole_ml = (count * voxel_millilitres(reference.affine) for count in counts)
+    diastole_ml, systole_ml = (count * voxel_millilitres(volumes[0].affine) for count in counts)
     if systole_ml > diastole_ml:
         raise InputError(
             f"{end_systole}: {systole_ml:.4g} ml at end-systole, but {diastole_ml:.4g} ml at end-diastole "
             f"({end_diastole}), expected less: are the two phases exchanged?"
         )
-    x, y, z = np.linalg.norm(reference.affine[:3, :3], axis=0).tolist()
-    warnings = [warning for volume in volumes for warning in volume.warnings]
-    return Ejection(label, diastole_ml, systole_ml, (x, y, z), warnings)
+    x, y, z = edges.tolist()
+    return Ejection(label, diastole_ml, systole_ml, (x, y, z), [*warnings[end_diastole], *warnings[end_systole]])
+
+
+def edges_text(edges: Iterable[float]) -> str:
+    """Return the lengths of a voxel's edges for people, such as ``1.25 x 1.25 x 8``."""
+    return " x ".join(f"{edge:.4g}" for edge in edges)
 
 
 def _choose_label(paths: tuple[Path, Path], masks: Sequence[np.ndarray], label: int | None) -> int:
