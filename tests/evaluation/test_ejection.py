@@ -52,7 +52,7 @@ def test_the_size_of_a_voxel_cancels_in_the_fraction_alone(phases):
 
 
 def test_one_of_several_values(phases):
-    paths = [phases / f"{name}_with_wall.nii.gz" for name in ("diastole", "systole")]
+    paths = (phases / "diastole_with_wall.nii.gz", phases / "systole_with_wall.nii.gz")
     with pytest.raises(ArgumentError, match=r"the masks have the values 1, 2: choose the cavity's with label=1"):
         measure_ejection(*paths)
     with pytest.raises(ArgumentError, match=r"label=3: no voxel of .* has this value, expected one of 1, 2"):
