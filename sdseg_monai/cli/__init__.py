@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from sdseg_monai.about import RESEARCH_ONLY, __version__
-from sdseg_monai.cli import audit, convert, demo, evaluate, info, init_bundle, label, segment
+from sdseg_monai.cli import audit, convert, demo, ejection, evaluate, info, init_bundle, label, segment
 from sdseg_monai.cli.arguments import message_of
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError, PrintableFormatter, printable
 
 COMMANDS = {
     "segment": segment,
     "evaluate": evaluate,
+    "ejection": ejection,
     "init-bundle": init_bundle,
     "audit": audit,
     "info": info,

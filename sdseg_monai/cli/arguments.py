@@ -117,6 +117,14 @@ def length(text: str) -> float:
     return number
 
 
+def edge(text: str) -> float:
+    """Return a finite number above 0."""
+    number = _number(text, float)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}, expected a finite number above 0")
+    return number
+
+
 def fraction(text: str) -> float:
     """Return a number from 0 to 1."""
     number = _number(text, float)

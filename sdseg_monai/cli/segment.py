@@ -5,14 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
-from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, message_of, path, positive, seed
+from sdseg_monai.cli.arguments import (
+    add_bundle,
+    add_device,
+    check_bundle,
+    edge,
+    fraction,
+    message_of,
+    path,
+    positive,
+    seed,
+)
 from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
-from sdseg_monai.errors import EXIT_BAD_INPUT, InputError, printable
+from sdseg_monai.errors import EXIT_BAD_INPUT, ArgumentError, InputError, printable
 from sdseg_monai.io.files import check_exists
 from sdseg_monai.io.warnings import NOT_TRUSTED
 
@@ -50,6 +61,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         type=path,
         metavar="DIR",
         help="folder to which the paths in a datalist are relative (default: the datalist's own)",
+    )
+    command.add_argument(
+        "--pixel-mm",
+        type=edge,
+        metavar="MM",
+        help="edge of the pictures' pixels, in mm, for areas and measures; a volume knows the size of its voxels",
     )
     add_bundle(command)
     add_device(command)
@@ -117,8 +134,12 @@ def run(options: argparse.Namespace) -> int:
     is_batch = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
     if options.resume and not is_batch:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
+    pixel_sizes = _pixel_sizes(options, sources)
     pipeline = Pipeline(options.bundle, **_pipeline_options(options))
-    jobs = _jobs(options, pipeline, sources, is_batch)
+    jobs = [
+        replace(job, pixel_mm=size)
+        for job, size in zip(_jobs(options, pipeline, sources, is_batch), pixel_sizes, strict=True)
+    ]
     outputs = [file for job in jobs for file in job.outputs]
     if is_batch:
         outputs.append(_manifest(options))
@@ -134,6 +155,25 @@ def run(options: argparse.Namespace) -> int:
     for folder in {file.parent for file in outputs}:
         check_folder(folder)
     return (_segment_many if is_batch else _segment_one)(options, pipeline, jobs)
+
+
+def _pixel_sizes(options: argparse.Namespace, sources: list[Source]) -> list[float | None]:
+    """Return the size of each image's pixels: that of the option, or of the images' list."""
+    from sdseg_monai.inference.options import check_pixel_size
+    from sdseg_monai.io.datalists import PIXEL_SIZE, read_pixel_sizes
+    from sdseg_monai.io.sources import UnusableImage
+
+    listed_sizes = read_pixel_sizes(options.input, options.split) if _is_datalist(options.input) else []
+    if options.pixel_mm is None:
+        return listed_sizes or [None] * len(sources)
+    if any(size is not None for size in listed_sizes):
+        raise ArgumentError(
+            f"pixel_mm={options.pixel_mm}: {options.input} has {PIXEL_SIZE} of its own, expected only one of the two"
+        )
+    for source in sources:  # before the model is read
+        if not isinstance(source, UnusableImage):
+            check_pixel_size(source, options.pixel_mm)
+    return [options.pixel_mm] * len(sources)
 
 
 def _is_datalist(source: Path) -> bool:
@@ -187,7 +227,7 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
     case = dict(result.manifest["case"])
     if options.report is not None:
         report_segmentations(options.report, pipeline, {job: {"status": "done", **case}}, result)
-    summary = {"mask": str(job.mask), "labels": _labels(pipeline), **_measures(case)}
+    summary = {"mask": str(job.mask), "labels": _labels(pipeline), **_sizes(case)}
     if case["warnings"]:  # --quiet shows them nowhere else
         summary["warnings"] = case["warnings"]
     report(summary if options.report is None else {**summary, "report": str(options.report)}, options)
@@ -232,8 +272,8 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     if options.report is not None:
         report_segmentations(options.report, pipeline, cases)
         summary["report"] = str(options.report)
-    if options.uncertainty is not None:
-        summary["cases"] = {name: _measures(case) for name, case in by_name.items() if case["status"] != "failed"}
+    if options.uncertainty is not None or any("measures" in case for case in cases.values()):
+        summary["cases"] = {name: _sizes(case) for name, case in by_name.items() if case["status"] != "failed"}
     report(summary, options)
     if failure_count == len(cases):
         return EXIT_BAD_INPUT
@@ -261,8 +301,8 @@ class _SliceBar:
             self.bar = None
 
 
-def _measures(case: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("samples", "disagreement", "volume_ml", "pixels")
+def _sizes(case: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("samples", "disagreement", "volume_ml", "pixels", "area_mm2", "measures")
     trust = ("trusted", "not_trusted") if _is_flagged(case) else ()
     return {name: case[name] for name in (*trust, *names) if name in case}
 
@@ -278,13 +318,15 @@ def _labels(pipeline: Pipeline) -> dict[str, int]:
 
 
 def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
-    """Write a line for each case to stderr: its status, the time it took, the sizes of its classes, and its mark."""
+    """Write a line for each case to stderr: its status, the time it took, sizes and measures, and its mark."""
+    from sdseg_monai.inference.measures import area_texts, measure_texts
+
     width = max(map(len, cases))
     for name, case in cases.items():
         sizes = [(key, ml["mask"] if isinstance(ml, dict) else ml) for key, ml in case.get("volume_ml", {}).items()]
         text = ", ".join(
             [f"{key} {ml:.2f} ml" for key, ml in sizes]
-            + [f"{key} {count} pixels" for key, count in case.get("pixels", {}).items()]
+            + [f"{key} {value}" for key, value in {**area_texts(case), **measure_texts(case)}.items()]
             + ([case["not_trusted"]] if _is_flagged(case) else [])
         )
         note(f"{name:{width}}  {case['status']:7}  {case['seconds']:7.1f} s  {case.get('error', text)}", options)

@@ -1,4 +1,4 @@
-"""Evaluate masks with labels: match the files, compute metrics for each case, summarise them over all cases."""
+"""Evaluate masks with labels, from matching the files to the summary of all cases; ejection fraction of two masks."""
 
 from sdseg_monai.evaluation.agreement import (
     METRICS,
@@ -13,6 +13,7 @@ from sdseg_monai.evaluation.agreement import (
     evaluate_folders,
     evaluate_pairs,
 )
+from sdseg_monai.evaluation.ejection import Ejection, measure_ejection
 from sdseg_monai.evaluation.pairs import case_name, list_cases, match_cases, match_images, pair_cases
 from sdseg_monai.evaluation.summary import (
     has_class_means,
@@ -27,6 +28,7 @@ __all__ = [
     "NSD_TOLERANCE",
     "Agreement",
     "CaseMetrics",
+    "Ejection",
     "Evaluation",
     "Protocol",
     "case_name",
@@ -40,6 +42,7 @@ __all__ = [
     "match_cases",
     "match_images",
     "mean_metrics",
+    "measure_ejection",
     "pair_cases",
     "summarise",
     "warning_texts",

@@ -33,11 +33,13 @@ class Job:
         source: the image.
         mask: file of its mask.
         maps: files of the maps beside the mask, by the maps' names, see :attr:`SegmentationResult.maps`.
+        pixel_mm: edge of a photograph's pixels, in mm; None where it is not known.
     """
 
     source: Source
     mask: Path
     maps: Mapping[str, Path]
+    pixel_mm: float | None = None
 
     @property
     def name(self) -> str:
@@ -115,7 +117,7 @@ def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) 
         Cancelled: ``progress`` returned False.
     """
     try:
-        result = pipeline(job.source, progress=progress)
+        result = pipeline(job.source, pixel_mm=job.pixel_mm, progress=progress)
         result.save(job.mask, job.maps)
     except InputError:
         raise
@@ -151,7 +153,7 @@ def segment_many(
         Cancelled: ``progress`` returned False.
     """
     for job in jobs:
-        if resume and manifest.is_done(job.source, job.outputs):
+        if resume and manifest.is_done(job.source, job.outputs, job.pixel_mm):
             yield job, {**manifest.cases[job.name], "status": "skipped"}
             continue
         start = time.perf_counter()

@@ -59,10 +59,15 @@ class Manifest:
                 )
         return manifest
 
-    def is_done(self, source: Source, outputs: Iterable[Path]) -> bool:
-        """Tell whether this very image was segmented, and each of its ``outputs`` is complete and on its grid."""
+    def is_done(self, source: Source, outputs: Iterable[Path], pixel_mm: float | None = None) -> bool:
+        """Tell whether this very image was segmented, and each of its ``outputs`` is complete and on its grid.
+
+        Its sizes and measures are then those of pixels of the same size, ``pixel_mm``.
+        """
         case = self.cases.get(source_name(source), {})
         try:
+            if case.get("pixel_mm") != pixel_mm:
+                return False
             if case.get("status") != "done" or case.get("input_sha256") != hash_source(source):
                 return False
             return _is_readable(case) and _are_whole(source, list(outputs))
@@ -83,13 +88,17 @@ class Manifest:
 
 def _is_readable(case: Mapping[str, Any]) -> bool:
     """Tell whether an entry of the manifest has all that tables and reports need, in the form of this version."""
-    sizes = [case.get(name, {}) for name in ("volume_ml", "pixels")]
+    sizes = [case.get(name, {}) for name in ("volume_ml", "pixels", "area_mm2")]
     numbers: list[Any] = [case.get("seconds")]
     for size in sizes:
         if not isinstance(size, dict):
             return False
         for value in size.values():
             numbers += [value.get(n) for n in ("mask", "smallest", "largest")] if isinstance(value, dict) else [value]
+    measures = case.get("measures", {})
+    if not isinstance(measures, dict) or not all(isinstance(values, dict) for values in measures.values()):
+        return False
+    numbers += [value for values in measures.values() for value in values.values() if value is not None]
     warnings = case.get("warnings")
     if not isinstance(warnings, list) or not all(isinstance(warning, dict) for warning in warnings):
         return False  # as in a manifest of 0.4.0, whose warnings were texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from sdseg_monai.errors import ArgumentError
 from sdseg_monai.io.files import check_name
+from sdseg_monai.io.sources import Source, is_photograph, short_name
 
 Uncertainty = Literal["flips", "seeds", "ensemble"]
 Progress = Callable[[int, int], bool | None]
@@ -104,6 +106,23 @@ def check_inputs(options: Options) -> dict[str, Any]:
             f"num_samples={values['num_samples']!r}: only uncertainty='seeds' has a number of samples to choose"
         )
     return values
+
+
+def check_pixel_size(source: Source, pixel_mm: float | None) -> None:
+    """Check that an image can have pixels of this size, in mm; None where it is not known.
+
+    Raises:
+        ArgumentError: it is not a finite number above 0, or the image is a volume, which has the size of its voxels.
+    """
+    if pixel_mm is None:
+        return
+    if not _is_number(pixel_mm, Real) or not 0 < pixel_mm < math.inf:
+        raise ArgumentError(f"pixel_mm={pixel_mm!r}: expected the edge of a pixel in mm, a finite number above 0")
+    if not is_photograph(source):
+        raise ArgumentError(
+            f"pixel_mm={pixel_mm!r}: {short_name(source)} is no picture, and a volume knows the size of its voxels: "
+            "leave it out"
+        )
 
 
 def as_paths(name: str, value: object) -> list[Path]:

@@ -14,14 +14,15 @@ import torch
 from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.bundle import DEFAULT_BUNDLE
 from sdseg_monai.errors import ArgumentError, Cancelled, InputError
-from sdseg_monai.inference.options import Options, Progress, check_inputs
+from sdseg_monai.inference.measures import values_of
+from sdseg_monai.inference.options import Options, Progress, check_inputs, check_pixel_size
 from sdseg_monai.inference.results import SegmentationResult, score_names
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.strategies import NUM_SEEDS, Ensemble, Mirror, Once, Seeds, Strategy
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, short_name, source_name
-from sdseg_monai.io.warnings import LoggedWarnings
+from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 
 
 class Pipeline:
@@ -95,6 +96,7 @@ class Pipeline:
         *,
         series: str | None = None,
         modality: str = "",
+        pixel_mm: float | None = None,
         progress: Progress | None = None,
     ) -> SegmentationResult:
         """Segment one image.
@@ -104,6 +106,7 @@ class Pipeline:
             series: SeriesInstanceUID of the series to segment, where a DICOM folder has several.
             modality: DICOM's term for the modality, such as ``MR``, where it is known and the image does not say it;
                 empty where it is not known.
+            pixel_mm: edge of a photograph's pixels, in mm; None where it is not known.
             progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it
                 returns False.
 
@@ -112,12 +115,14 @@ class Pipeline:
 
         Raises:
             InputError: the image cannot be used, or it is a photograph and ``abstain_below`` is set.
-            ArgumentError: the image contradicts the training, and ``force`` is not set.
+            ArgumentError: the image contradicts the training, and ``force`` is not set; or ``pixel_mm`` is no size of a
+                pixel, or is given for a volume.
             Cancelled: ``progress`` returned False.
         """
         start = time.perf_counter()
         # 1. Open: a path becomes a file or a DICOM series, an array in memory a volume; no voxel is read from disk yet
         source = open_source(image, series)
+        check_pixel_size(source, pixel_mm)
         if is_photograph(source) and self.abstain_below is not None:
             raise InputError(f"{source}: a picture's mask is black and white, it has no value for an unsure pixel")
         input_sha256 = hash_source(source)  # first: the file may be replaced while it is segmented
@@ -132,15 +137,24 @@ class Pipeline:
         # 5. Mark as unsure the voxels whose confidence [X, Y, Z] is too low
         if self.abstain_below is not None:
             result = result.abstain(self.abstain_below)
-        # 6. Record how the result was made
+        # 6. Measure what the bundle declares of its segments, in mm where the size of a pixel is known
+        result = replace(result, pixel_mm=None if pixel_mm is None else float(pixel_mm))
+        measurements = result.measurements
+        for measurement in measurements:
+            if measurement.doubt:
+                warnings.append(ImageWarning("measure", f"{measurement.segment}: {measurement.doubt}"))
+        result = replace(result, warnings=list(warnings))
+        # 7. Record how the result was made
         case = {
             "input": source_name(source),
             "input_sha256": input_sha256,
+            **({} if pixel_mm is None else {"pixel_mm": result.pixel_mm}),
             **result.summary,
             "seconds": round(time.perf_counter() - start, 2),
             **result.trust,
             "warnings": [vars(warning) for warning in result.warnings],
             **result.sizes,
+            **({"measures": values_of(measurements)} if measurements else {}),
         }
         return replace(result, manifest={"about": self.about, "settings": self.settings, "case": case})
 
@@ -188,6 +202,7 @@ def segment(
     *,
     bundle: str | Path = DEFAULT_BUNDLE,
     series: str | None = None,
+    pixel_mm: float | None = None,
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> SegmentationResult:
@@ -201,6 +216,8 @@ def segment(
             its affine [4, 4] from voxels to RAS+ millimetres.
         bundle: name of a shipped bundle, a bundle's folder or a zip file of it. Its configs are code, see ``trust``.
         series: SeriesInstanceUID of the series to segment, where a DICOM folder has several.
+        pixel_mm: edge of a photograph's pixels, in mm, for measures and areas in mm; None where it is not known. A
+            volume knows its own.
         progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it returns
             False.
         options: see :class:`~sdseg_monai.inference.options.Options`.
@@ -210,8 +227,9 @@ def segment(
         With ``uncertainty`` it is a :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
 
     Raises:
-        ArgumentError: an option has a value that it cannot have, two options contradict each other, or the image
-            contradicts the training and ``force`` is not set.
+        ArgumentError: an option has a value that it cannot have, two options contradict each other, the image
+            contradicts the training and ``force`` is not set, or ``pixel_mm`` is no size of a pixel or is given for a
+            volume.
         InputError: the image, the bundle, the weights or the device cannot be used; the message is one line.
         TypeError: an option is unknown.
         Cancelled: ``progress`` returned False.
@@ -224,4 +242,5 @@ def segment(
         >>> result.save("mask.nii.gz")  # doctest: +SKIP
     """
     source = open_source(image, series)  # a wrong path is reported before the model is read
-    return Pipeline(bundle, **options)(source, progress=progress)
+    check_pixel_size(source, pixel_mm)
+    return Pipeline(bundle, **options)(source, pixel_mm=pixel_mm, progress=progress)

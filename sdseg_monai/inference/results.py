@@ -13,6 +13,7 @@ import numpy as np
 
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
+from sdseg_monai.inference.measures import Measurement, measure_texts, take_measure, values_of
 from sdseg_monai.io.class_names import sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, write_seg
 from sdseg_monai.io.files import check_outputs, write_atomically
@@ -52,6 +53,7 @@ class SegmentationResult:
         warnings: what the user must know before the mask is trusted, each a record with ``kind`` and ``text``.
         manifest: how the result was made: versions, device, bundle, hash of the weights, options, seconds, volumes,
             warnings; empty where it was not made by :func:`sdseg_monai.segment` or :class:`sdseg_monai.Pipeline`.
+        pixel_mm: edge of a photograph's pixels, in mm; None where it is not known, and for volumes.
 
     Example:
         >>> import nibabel, sdseg_monai
@@ -69,6 +71,7 @@ class SegmentationResult:
     source: Source
     warnings: list[ImageWarning] = field(default_factory=list)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    pixel_mm: float | None = None
 
     def __repr__(self) -> str:
         """Return the shape, the sizes and the number of warnings in one line, without the arrays."""
@@ -78,6 +81,7 @@ class SegmentationResult:
             texts += [f"{name} {count} pixels" for name, count in self._by_name(self.voxel_counts).items()]
         else:
             texts += [f"{name} {volume:.2f} ml" for name, volume in self.volumes.items()]
+        texts += [f"{name} {text}" for name, text in measure_texts({"measures": self.measures}).items()]
         if self.warnings:
             texts.append("1 warning" if len(self.warnings) == 1 else f"{len(self.warnings)} warnings")
         return f"{type(self).__name__}({', '.join(texts)})"
@@ -106,10 +110,34 @@ class SegmentationResult:
 
     @property
     def sizes(self) -> dict[str, dict[str, Any]]:
-        """For JSON: under ``volume_ml`` the rounded volume of each class by name; of a photograph under ``pixels``."""
+        """For JSON: under ``volume_ml`` the rounded volume of each class by name; of a photograph under ``pixels``.
+
+        Of a photograph whose :attr:`pixel_mm` is known, ``area_mm2`` has the areas too.
+        """
         if is_photograph(self.source):
-            return {"pixels": self._by_name(self.voxel_counts)}
+            pixels = {"pixels": self._by_name(self.voxel_counts)}
+            if self.pixel_mm is None:
+                return pixels
+            return {**pixels, "area_mm2": self._by_name((self.voxel_counts * self.pixel_mm**2).round(4))}
         return {"volume_ml": self._by_name((self.voxel_counts * self.voxel_ml).round(4))}
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """What the bundle measures of its segments beside their sizes; computed anew at each access."""
+        edges, unit = self._edges
+        return [
+            take_measure(measure, segment.name, self.labels == value, edges, unit)
+            for value, segment in self.segments.items()
+            for measure in segment.measures
+        ]
+
+    @property
+    def measures(self) -> dict[str, dict[str, float | None]]:
+        """The values of :attr:`measurements` by segment, such as ``{"Fetal head": {"circumference_mm": 175.3}}``.
+
+        A mask that has no such value, as an empty one, has None.
+        """
+        return values_of(self.measurements)
 
     @property
     def not_trusted(self) -> str:
@@ -133,6 +161,14 @@ class SegmentationResult:
     def summary(self) -> dict[str, Any]:
         """For JSON: what the samples say together; empty where there is one score."""
         return {}
+
+    @property
+    def _edges(self) -> tuple[tuple[float, float], str]:
+        """Lengths of a voxel's edges along X and Y, and their unit."""
+        if is_photograph(self.source):
+            return ((1.0, 1.0), "pixels") if self.pixel_mm is None else ((self.pixel_mm, self.pixel_mm), "mm")
+        along_x, along_y = np.linalg.norm(self.affine[:3, :2], axis=0).tolist()
+        return (along_x, along_y), "mm"
 
     def _by_name(self, values: np.ndarray) -> dict[str, Any]:
         names = [self.names[value] for value in range(1, len(self.scores) + 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sdseg_monai.errors import ArgumentError, InputError, printable
 DATALIST_SUFFIXES = (".csv", ".json")
 SPLITS = ("training", "validation", "test")
 COLUMN = "image"
+PIXEL_SIZE = "pixel_mm"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, with which spreadsheet programs begin "Unicode text"
 LONGEST_TEXT = 100  # characters of column names in a message
 EXPECTED = "expected JSON lists of {image} or CSV with a column image"
@@ -30,12 +32,42 @@ def read_datalist(path: Path, dataset_dir: Path, split: str | None) -> list[str]
         InputError: it is no datalist, is not UTF-8, names no image, or an image has no name. The message does not quote
             what is in the file, but for the names of columns and lists.
     """
-    images = (_csv_images if path.suffix.lower() == ".csv" else _json_images)(path, split)
+    images = [item[COLUMN] for item in _items(path, split)]
     if not images:
         raise InputError(f"{path}: names no image, expected at least one")
     if not all(images):
         raise InputError(f"{path}: an image without a name, expected a path in each row")
     return [str(dataset_dir / image) for image in images]
+
+
+def read_pixel_sizes(path: Path, split: str | None) -> list[float | None]:
+    """Return the edges of the pixels, in mm, of the images of :func:`read_datalist`; None where the list names none.
+
+    They stand in a column of a CSV file or under a name of a JSON item, both called ``pixel_mm``.
+
+    Raises:
+        InputError: it is no datalist, or one is not a finite number above 0.
+    """
+    return [_pixel_size(path, number, item.get(PIXEL_SIZE)) for number, item in enumerate(_items(path, split), 1)]
+
+
+def _pixel_size(path: Path, number: int, value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        size = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise InputError(
+            f"{path}: {PIXEL_SIZE} of image {number} is no finite number above 0, expected mm, such as 0.2"
+        )
+    return size
+
+
+def _items(path: Path, split: str | None) -> list[dict[str, Any]]:
+    """Return what a list says of its images, each at least with its path, which may be empty."""
+    return (_csv_items if path.suffix.lower() == ".csv" else _json_items)(path, split)
 
 
 def read_json(path: Path) -> Any:
@@ -69,7 +101,7 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _csv_images(path: Path, split: str | None) -> list[str]:
+def _csv_items(path: Path, split: str | None) -> list[dict[str, Any]]:
     if split is not None:
         raise ArgumentError(f"{path}: split={split!r}: a CSV file has no splits, expected a JSON datalist")
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
@@ -80,7 +112,7 @@ def _csv_images(path: Path, split: str | None) -> list[str]:
         raise InputError(f"{path}: not a datalist ({error}), {EXPECTED}") from error
     if columns and COLUMN not in columns:
         raise InputError(f"{path}: {_column_fault(columns)}, expected one called {COLUMN}")
-    return [row[COLUMN] or "" for row in rows]
+    return [{**row, COLUMN: row[COLUMN] or ""} for row in rows]
 
 
 def _column_fault(columns: list[str]) -> str:
@@ -93,7 +125,7 @@ def _column_fault(columns: list[str]) -> str:
     return f"columns {printable(', '.join(columns)):.{LONGEST_TEXT}}"
 
 
-def _json_images(path: Path, split: str | None) -> list[str]:
+def _json_items(path: Path, split: str | None) -> list[dict[str, Any]]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a datalist (no object with lists), {EXPECTED}")
@@ -105,12 +137,12 @@ def _json_images(path: Path, split: str | None) -> list[str]:
     name = next(iter(lists)) if split is None else split
     if name not in lists:
         raise InputError(f"{path}: no list {name!r}, expected one of {', '.join(lists or SPLITS)}")
-    return [_json_image(path, name, number, item) for number, item in enumerate(lists[name], 1)]
+    return [_json_item(path, name, number, item) for number, item in enumerate(lists[name], 1)]
 
 
-def _json_image(path: Path, name: str, number: int, item: Any) -> str:
+def _json_item(path: Path, name: str, number: int, item: Any) -> dict[str, Any]:
     # a test list of the Medical Segmentation Decathlon holds bare paths
-    image = item.get("image") if isinstance(item, dict) else item
-    if not isinstance(image, str):
+    content = item if isinstance(item, dict) else {COLUMN: item}
+    if not isinstance(content.get(COLUMN), str):
         raise InputError(f"{path}: not a datalist (item {number} of {name} has no path as its image), {EXPECTED}")
-    return image
+    return content

@@ -1,9 +1,10 @@
-"""Names, colours and codes of a mask's values and the images' modality, from a bundle's metadata; the palette."""
+"""Names, colours, codes and measures of a mask's values, the images' modality: a bundle's metadata; the palette."""
 
 from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sdseg_monai.io.bundles.entries import Entry
 
@@ -11,6 +12,7 @@ UNSURE = 255  # the value of voxels on which a model abstains; classes have lowe
 PHOTOGRAPHS = "RGB"  # the modality of a bundle for photographs
 
 Rgb = tuple[int, int, int]  # each 0 to 255
+Measure = Literal["ellipse_circumference"]  # what can be measured of a segment beside its size
 
 # Okabe and Ito's palette, whose colours also differ for colour-blind readers
 FIRST_COLOURS: tuple[Rgb, ...] = (
@@ -33,11 +35,14 @@ class Segment:
         name: for people.
         colour: red, green and blue, 0 to 255.
         code: DICOM's coded concept: code value, coding scheme designator, code meaning; None where it is unknown.
+        measures: what is measured of the segment in each mask, beside its size. ``ellipse_circumference``: the
+            circumference of the ellipse that fits it best, see :func:`~sdseg_monai.metrics.fit_ellipse`.
     """
 
     name: str
     colour: Rgb
     code: tuple[str, str, str] | None
+    measures: tuple[Measure, ...] = ()
 
 
 def class_colour(value: int) -> Rgb:
@@ -55,8 +60,8 @@ UNSURE_SEGMENT = Segment("unsure", (128, 128, 128), None)
 def read_segments(metadata: Entry) -> dict[int, Segment]:
     """Return the segments of a bundle's ``metadata`` by the masks' values, without the background, 0.
 
-    Names are those of the written masks' ``channel_def``; colours and codes are under ``segments``. A segment without a
-    colour gets that of :func:`class_colour`.
+    Names are those of the written masks' ``channel_def``; colours, codes and measures are under ``segments``. A segment
+    without a colour gets that of :func:`class_colour`.
 
     Raises:
         InputError: these are not a bundle's metadata; the message names the entry.
@@ -69,7 +74,9 @@ def read_segments(metadata: Entry) -> dict[int, Segment]:
             raise names.refused("an object whose keys are the values of a mask, such as '1'")
         if int(key) != 0:
             attribute = attributes.get(key) or Entry({})
-            segments[int(key)] = Segment(name.text(), _read_colour(attribute, int(key)), _read_code(attribute))
+            segments[int(key)] = Segment(
+                name.text(), _read_colour(attribute, int(key)), _read_code(attribute), _read_measures(attribute)
+            )
     return segments
 
 
@@ -90,6 +97,16 @@ def _read_code(attribute: Entry) -> tuple[str, str, str] | None:
         part.text() for part in entry.list_of(3, "code value, coding scheme designator and code meaning")
     )
     return code_value, scheme, meaning
+
+
+def _read_measures(attribute: Entry) -> tuple[Measure, ...]:
+    entry = attribute.get("measures")
+    if entry is None:
+        return ()
+    known_measures = get_args(Measure)
+    if not isinstance(entry.value, list) or any(name not in known_measures for name in entry.value):
+        raise entry.refused(f"a list of measures, of which these are known: {', '.join(known_measures)}")
+    return tuple(entry.value)
 
 
 def read_modality(metadata: Entry) -> str:

@@ -17,6 +17,7 @@ WarningKind = Literal[
     "geometry",
     "intensity",
     "left_out",
+    "measure",
     "modality",
     "same_uid",
     "text",
@@ -40,6 +41,8 @@ class ImageWarning:
             * ``geometry``: its header does not say for certain where it lies, or programs do not agree on it.
             * ``intensity``: it has intensities that the network's modality cannot have.
             * ``left_out``: a file in the image's folder could not be used.
+            * ``measure``: what is measured of its mask means little: the mask touches the edge of the picture,
+              or is not like an ellipse.
             * ``modality``: its modality is not the one that the network was trained on.
             * ``same_uid``: two files of a series have the same SOPInstanceUID.
             * ``text``: texts of its headers, such as the description of a series, may be wrong.

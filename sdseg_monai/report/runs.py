@@ -13,6 +13,7 @@ import numpy as np
 from sdseg_monai.about import __version__
 from sdseg_monai.evaluation import METRICS, CaseMetrics, Evaluation, has_class_means, match_images, warning_texts
 from sdseg_monai.inference.batch import Job
+from sdseg_monai.inference.measures import area_texts, measure_texts
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, read_seg
@@ -122,7 +123,7 @@ def _segmented_case(
             facts[name] = f"{size['mask']:.2f} ml ({size['smallest']:.2f} to {size['largest']:.2f})"
         else:
             facts[name] = f"{size:.2f} ml"
-    facts |= {name: f"{count} pixels" for name, count in case.get("pixels", {}).items()}
+    facts |= {**area_texts(case), **measure_texts(case)}
     facts |= {name: case[name] for name in ("disagreement", "seconds") if name in case}
     is_failed = case["status"] == "failed"
     load: Callable[[], Picture] | None = None

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from tests.makers.compvis import tiny_official
 from tests.makers.dicom import write_mr_series
 from tests.makers.photographs import write_photograph
 from tests.makers.places import ROOT
+from tests.makers.volumes import write_nifti
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mr_series(root / "scan.nii.gz", root / "STUDY")
     for uid in ("1.2.3.4", "1.2.3.5"):
         write_mr_series(root / "scan.nii.gz", root / "STUDIES" / uid, SeriesInstanceUID=uid)
+    for name, edge in (("end_diastole", 8), ("end_systole", 6)):
+        cavity = np.zeros((12, 12, 4), np.uint8)
+        cavity[2:edge, 2:edge] = 1
+        write_nifti(root / f"{name}.nii.gz", cavity)
     pictures = root / "data" / "Kvasir-SEG"
     for seed, name in enumerate(CASES):
         write_photograph(pictures, name, seed, size=(48, 56))

@@ -88,7 +88,14 @@ def test_the_reference_names_every_overlay(bundle):
 
 
 def test_every_option_of_the_command_is_described():
-    pages = {"segment": "segment", "evaluate": "segment", "init-bundle": "train", "audit": "train", "label": "label"}
+    pages = {
+        "segment": "segment",
+        "evaluate": "segment",
+        "ejection": "segment",
+        "init-bundle": "train",
+        "audit": "train",
+        "label": "label",
+    }
     (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     texts = {page: (ROOT / "docs" / f"{page}.md").read_text() for page in pages.values()}
     for command, page in pages.items():

@@ -10,6 +10,7 @@ from tests.makers.places import ROOT
 
 INFERENCE = ROOT / "bundles" / "hippocampus_sdseg" / "configs" / "inference.json"
 METADATA = INFERENCE.with_name("metadata.json")
+PREPROCESSING_OF_PICTURES = ROOT / "bundles" / "sdseg" / "configs" / "inference.json"
 EDGE = 16  # voxels along each axis of the network's images, so that exact cases need no resizing
 ENCODER = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
 UNET = {"in_channels": 8, "out_channels": 4, "block_out_channels": [16, 32], "attention_levels": [False, True]}
@@ -47,6 +48,25 @@ def write_random_weights(bundle):
     (bundle / "models").mkdir()
     torch.save(network.state_dict(), bundle / "models" / "model.pt")
     return bundle
+
+
+def write_picture_bundle(root, segment_name, **attributes):
+    """Write a bundle for photographs with random weights and one segment, and return its folder.
+
+    ``attributes`` stand under ``segments`` in its metadata.
+    """
+    (root / "configs").mkdir(parents=True)
+    config = json.loads(INFERENCE.read_text()) | {"num_classes": 2, "size": [32, 32], "slice_axis": 2}
+    config |= {"context_mm": None, "intensity_range": [0, 255]}
+    config["preprocessing"] = json.loads(PREPROCESSING_OF_PICTURES.read_text())["preprocessing"]
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    metadata = json.loads(METADATA.read_text())
+    metadata["network_data_format"]["inputs"]["image"]["modality"] = "RGB"
+    for output in ("outputs", "post_processed_outputs"):
+        metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": segment_name}
+    metadata["segments"]["1"] |= attributes
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return write_random_weights(root)
 
 
 def write_other_weights(path, bundle):
