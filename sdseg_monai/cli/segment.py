@@ -83,6 +83,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "with seeds and ensemble the mask is that of the mean score",
     )
     command.add_argument(
+        "--tta",
+        choices=("mirror",),
+        help="test-time augmentation: also segment the mirror image, and take the mean of the two scores; takes twice "
+        "the time, and is only for bundles that were trained on mirror images and whose classes name no side",
+    )
+    command.add_argument(
         "--num-samples", type=positive, help="number of start noises of --uncertainty seeds (default: 5)"
     )
     command.add_argument(
@@ -158,6 +164,7 @@ def _pipeline_options(options: argparse.Namespace) -> Options:
         "abstain_below": options.abstain_below,
         "uncertainty": options.uncertainty,
         "num_samples": options.num_samples,
+        "tta": options.tta,
         "trust": options.trust,
         "force": options.force,
     }

@@ -51,6 +51,7 @@ class Segmenter:
         options: see :class:`~sdseg_monai.inference.options.ModelOptions`.
 
     Attributes:
+        bundle: the bundle's folder.
         config: the file ``inference.json`` of the bundle.
         weights: the file of the weights.
         device: torch device of the network.
@@ -75,7 +76,7 @@ class Segmenter:
     def __init__(
         self, bundle: str | Path = DEFAULT_BUNDLE, weights: Path | None = None, **options: Unpack[ModelOptions]
     ) -> None:
-        files = Bundle.open(bundle, bool(options.get("trust")))
+        self.bundle = files = Bundle.open(bundle, bool(options.get("trust")))
         self.config = files.config_file("inference")
         overlays, device = as_paths("overlays", options.get("overlays", ())), options.get("device")
         with config_errors(self.config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from dataclasses import dataclass
 
 from sdseg_monai.io.bundles.entries import Entry
@@ -23,6 +24,7 @@ FIRST_COLOURS: tuple[Rgb, ...] = (
     (213, 94, 0),
 )
 GOLDEN_RATIO = 0.618034  # the fractional parts of its multiples spread evenly over 0 to 1
+SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ def class_colour(value: int) -> Rgb:
 
 
 UNSURE_SEGMENT = Segment("unsure", (128, 128, 128), None)
+
+
+def names_side(name: str) -> bool:
+    """Tell whether the name of a class names a side of the body, which would be the other one in a mirror image."""
+    return SIDES.search(name) is not None
 
 
 def read_segments(metadata: Entry) -> dict[int, Segment]:

@@ -7,32 +7,16 @@ import pytest
 from PIL import Image
 
 from sdseg_monai import Pipeline, segment
-from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.io.pictures import read_picture_mask
-from tests.makers.bundles import write_random_weights
+from tests.makers.bundles import write_picture_bundle
 
 
 @pytest.fixture(scope="module")
 def picture_bundle(tmp_path_factory):
     """A bundle for photographs with random weights, as a folder."""
-    root = tmp_path_factory.mktemp("pictures") / "polyps"
-    configs = bundles_dir() / "hippocampus_sdseg" / "configs"
-    (root / "configs").mkdir(parents=True)
-    content = json.loads((configs / "inference.json").read_text())
-    content |= {"num_classes": 2, "size": [32, 32], "slice_axis": 2, "context_mm": None}
-    content["preprocessing"] = json.loads((bundles_dir() / "sdseg" / "configs" / "inference.json").read_text())[
-        "preprocessing"
-    ]
-    content["intensity_range"] = [0, 255]
-    (root / "configs" / "inference.json").write_text(json.dumps(content))
-    metadata = json.loads((configs / "metadata.json").read_text())
-    metadata["network_data_format"]["inputs"]["image"]["modality"] = "RGB"
-    for output in ("outputs", "post_processed_outputs"):
-        metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": "polyp"}
-    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
-    return write_random_weights(root)
+    return write_picture_bundle(tmp_path_factory.mktemp("pictures") / "polyps")
 
 
 @pytest.fixture

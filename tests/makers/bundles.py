@@ -9,6 +9,7 @@ from tests.makers.networks import make_network
 from tests.makers.places import ROOT
 
 INFERENCE = ROOT / "bundles" / "hippocampus_sdseg" / "configs" / "inference.json"
+GENERAL_INFERENCE = ROOT / "bundles" / "sdseg" / "configs" / "inference.json"
 METADATA = INFERENCE.with_name("metadata.json")
 EDGE = 16  # voxels along each axis of the network's images, so that exact cases need no resizing
 ENCODER = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
@@ -37,6 +38,28 @@ def write_sdseg(folder, start_noise, num_classes=2):
     options = {"prediction_type": "sample", "start_noise": start_noise}
     network = make_network(num_classes=num_classes, **options)
     return write_bundle(folder, network_def | options, network, num_classes=num_classes)
+
+
+def write_picture_bundle(folder, modality="RGB"):
+    """Write a bundle for pictures with random weights, whose class is called polyp, and return its folder."""
+    (folder / "configs").mkdir(parents=True)
+    config = json.loads(INFERENCE.read_text())
+    config |= {"num_classes": 2, "size": [32, 32], "slice_axis": 2, "context_mm": None, "intensity_range": [0, 255]}
+    config["preprocessing"] = json.loads(GENERAL_INFERENCE.read_text())["preprocessing"]
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    metadata = json.loads(METADATA.read_text())
+    metadata["network_data_format"]["inputs"]["image"]["modality"] = modality
+    for output in ("outputs", "post_processed_outputs"):
+        metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": "polyp"}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return write_random_weights(folder)
+
+
+def write_training(bundle, **values):
+    """Write the embedded bundle's train.json, which mirrors along the first axis in the slice, with other values."""
+    config = json.loads(INFERENCE.with_name("train.json").read_text())
+    (bundle / "configs" / "train.json").write_text(json.dumps(config | values))
+    return bundle
 
 
 def write_random_weights(bundle):
