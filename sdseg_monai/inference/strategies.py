@@ -218,8 +218,8 @@ def _trained_mirror_axis(segmenter: Segmenter) -> int:
         )
     if not segmenter.segments:
         raise ArgumentError(
-            f"tta='mirror': {bundle.config_file('metadata')} does not name the classes, of which one may be on a side of "
-            "the body: leave it out"
+            f"tta='mirror': {bundle.config_file('metadata')} does not name the classes, of which one may be on a side "
+            "of the body: leave it out"
         )
     for segment in segmenter.segments.values():
         if names_side(segment.name):
