@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
-from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle, fraction, message_of, path, positive, seed
+from sdseg_monai.bundle import DEFAULT_BUNDLE
+from sdseg_monai.cli.arguments import add_bundle, add_device, chosen_bundle, fraction, message_of, path, positive, seed
+from sdseg_monai.cli.hints import bundle_hint
 from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError, printable
 from sdseg_monai.io.files import check_exists
@@ -111,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     """Segment the images, and report the masks."""
     for file in (options.input, *options.weights):
         check_exists(file)
-    check_bundle(options)
+    bundle = chosen_bundle(options)
 
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar
@@ -123,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     is_batch = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
     if options.resume and not is_batch:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
-    pipeline = Pipeline(options.bundle, **_pipeline_options(options))
+    pipeline = Pipeline(bundle, **_pipeline_options(options))
     jobs = _jobs(options, pipeline, sources, is_batch)
     outputs = [file for job in jobs for file in job.outputs]
     if is_batch:
@@ -190,14 +192,19 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
     from sdseg_monai.report.runs import report_segmentations
 
     (job,) = jobs
-    result = segment_one(pipeline, job, _SliceBar(options))
+    try:
+        result = segment_one(pipeline, job, _SliceBar(options))
+    except InputError as error:
+        raise InputError(_describe(options, job.source, error)) from error
     case = dict(result.manifest["case"])
     if options.report is not None:
         report_segmentations(options.report, pipeline, {job: {"status": "done", **case}}, result)
     summary = {"mask": str(job.mask), "labels": _labels(pipeline), **_measures(case)}
     if case["warnings"]:  # --quiet shows them nowhere else
         summary["warnings"] = case["warnings"]
-    report(summary if options.report is None else {**summary, "report": str(options.report)}, options)
+    if options.report is not None:
+        summary["report"] = str(options.report)
+    _report(summary, pipeline, options)
     return 0
 
 
@@ -214,9 +221,8 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     manifest = start(_manifest(options), pipeline.about, settings)
     manifest.left_out = left_out_of(options.input, [job.source for job in jobs])
     cases: dict[Job, dict[str, Any]] = {}
-    run = segment_many(
-        pipeline, jobs, manifest, options.resume, _SliceBar(options), partial(message_of, options=options)
-    )
+    describe = partial(_describe, options)
+    run = segment_many(pipeline, jobs, manifest, options.resume, _SliceBar(options), describe)
     for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
         cases[job] = case
         if case["status"] == "failed":
@@ -241,10 +247,23 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
         summary["report"] = str(options.report)
     if options.uncertainty is not None:
         summary["cases"] = {name: _measures(case) for name, case in by_name.items() if case["status"] != "failed"}
-    report(summary, options)
+    _report(summary, pipeline, options)
     if failure_count == len(cases):
         return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failure_count else 0
+
+
+def _describe(options: argparse.Namespace, source: Source, error: InputError) -> str:
+    """Return the message of an error, with the installed bundles that are for an image of another kind."""
+    return "; ".join(filter(None, (message_of(error, options), bundle_hint(source, error))))
+
+
+def _report(summary: Mapping[str, Any], pipeline: Pipeline, options: argparse.Namespace) -> None:
+    """Name the bundle that nobody named, and report the result."""
+    if options.bundle is None:
+        segments = ", ".join(_labels(pipeline))
+        note(f"no --bundle was named: used {DEFAULT_BUNDLE} ({segments}); sdseg info lists the others", options)
+    report(summary, options)
 
 
 class _SliceBar:

@@ -131,7 +131,7 @@ def segment_many(
     manifest: Manifest,
     resume: bool,
     progress: Progress | None = None,
-    describe: Callable[[InputError], str] = str,
+    describe: Callable[[Source, InputError], str] = lambda source, error: str(error),
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Segment one job after the other, and yield each job with its entry of the manifest.
 
@@ -144,7 +144,7 @@ def segment_many(
         manifest: is written again after each image.
         resume: skip the images that an earlier run has segmented.
         progress: see :func:`~sdseg_monai.inference.pipeline.segment`; it is called for each image.
-        describe: returns the message of an error in an entry.
+        describe: returns the message of an image's error in an entry.
 
     Raises:
         InputError: the manifest cannot be written. An image that fails raises nothing.
@@ -159,7 +159,7 @@ def segment_many(
             case = {"status": "done", **segment_one(pipeline, job, progress).manifest["case"]}
         except InputError as error:
             warnings = [vars(warning) for warning in error.warnings or source_warnings(job.source)]
-            case = {"status": "failed", "error": describe(error), "warnings": warnings}
+            case = {"status": "failed", "error": describe(job.source, error), "warnings": warnings}
         case["seconds"] = round(time.perf_counter() - start, 2)
         manifest.record(job.source, **case)
         yield job, case

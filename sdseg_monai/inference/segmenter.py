@@ -21,7 +21,7 @@ from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
 from sdseg_monai.io.memory import check_memory
-from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
+from sdseg_monai.io.segments import OTHER_MODALITY, PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 from sdseg_monai.networks.codes import score_margin
@@ -34,7 +34,6 @@ from sdseg_monai.weights import load_weights
 PREPROCESSING, POSTPROCESSING = "preprocessing", "postprocessing"
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", PREPROCESSING, POSTPROCESSING)
 REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")  # to another value of a config
-OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
 MASK_FROM_SCORE, SAVE_MASK = "mask_from_score", "save_mask"
 

@@ -10,6 +10,7 @@ from sdseg_monai.io.bundles.entries import Entry
 
 UNSURE = 255  # the value of voxels on which a model abstains; classes have lower values, at most 27
 PHOTOGRAPHS = "RGB"  # the modality of a bundle for photographs
+OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 
 Rgb = tuple[int, int, int]  # each 0 to 255
 
