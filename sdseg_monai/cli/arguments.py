@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle
@@ -47,15 +47,15 @@ def add_trust(command: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_bundle(options: argparse.Namespace) -> str:
+def chosen_bundle(name: str | None, overlays: Sequence[Path]) -> str:
     """Return the bundle that ``--bundle`` names, or the default one.
 
     Raises:
         InputError: the bundle or an overlay does not exist.
     """
-    bundle = DEFAULT_BUNDLE if options.bundle is None else options.bundle
+    bundle = DEFAULT_BUNDLE if name is None else name
     Bundle.open(bundle)
-    for overlay in options.overlay:
+    for overlay in overlays:
         check_exists(overlay)
     return bundle
 

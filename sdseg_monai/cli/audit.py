@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Audit, write the table, and report the Dice of the reproduced labels."""
     check_is_folder(options.labels)
-    bundle = chosen_bundle(options)
+    bundle = chosen_bundle(options.bundle, options.overlay)
 
     from sdseg_monai.io.pictures import list_images
     from sdseg_monai.planning.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit

@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     """Segment the images, and report the masks."""
     for file in (options.input, *options.weights):
         check_exists(file)
-    bundle = chosen_bundle(options)
+    bundle = chosen_bundle(options.bundle, options.overlay)
 
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar

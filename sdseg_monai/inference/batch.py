@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.manifest import Manifest
@@ -48,6 +48,14 @@ class Job:
     def outputs(self) -> tuple[Path, ...]:
         """All files that are written: the mask, the maps, and the JSON file beside the mask."""
         return (self.mask, *self.maps.values(), sidecar(self.mask))
+
+
+class Segmentation(NamedTuple):
+    """An image that was segmented: the model, the image with its files, and the result."""
+
+    pipeline: Pipeline
+    job: Job
+    result: SegmentationResult
 
 
 def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
