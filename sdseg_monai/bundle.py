@@ -15,6 +15,7 @@ from sdseg_monai.io.bundles.aliases import refuse_aliases
 from sdseg_monai.io.bundles.archives import unpack_bundle
 from sdseg_monai.io.bundles.code import TARGET, Code, find_code, known_code
 from sdseg_monai.io.bundles.entries import Entry
+from sdseg_monai.io.bundles.mirrors import read_mirrored_axes
 from sdseg_monai.io.bundles.texts import read_text
 from sdseg_monai.io.bundles.trust import check_trust, code_digest, list_modules
 from sdseg_monai.io.files import hash_file
@@ -151,6 +152,21 @@ class Bundle:
             return read(metadata)
         except InputError as error:
             raise InputError(f"{self.config_file('metadata')}: cannot be used: {error}") from error
+
+    @cached_property
+    def mirrored_axes(self) -> list[int]:
+        """The axes of a slice along which ``configs/train.json`` mirrors the training's slices, 0 or 1 each, sorted.
+
+        Empty where there is no such file, or where it does not say so in the words of :func:`read_mirrored_axes`.
+
+        Raises:
+            InputError: the file is not a config.
+        """
+        file = self.config_file("train")
+        if not file.is_file():
+            return []
+        with config_errors(file):
+            return read_mirrored_axes(json.loads(file.read_text()))
 
     @property
     def weights(self) -> Path | None:

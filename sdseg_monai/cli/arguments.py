@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle
@@ -23,9 +23,8 @@ def add_bundle(command: argparse.ArgumentParser) -> None:
     """Add the options for a bundle and for overlays on its config."""
     command.add_argument(
         "--bundle",
-        default=DEFAULT_BUNDLE,
         metavar="BUNDLE",
-        help="name of a bundle, or its folder or zip file (default: %(default)s); a bundle is code, see --trust",
+        help=f"name of a bundle, or its folder or zip file (default: {DEFAULT_BUNDLE}); a bundle is code, see --trust",
     )
     command.add_argument(
         "--overlay",
@@ -48,11 +47,17 @@ def add_trust(command: argparse.ArgumentParser) -> None:
     )
 
 
-def check_bundle(options: argparse.Namespace) -> None:
-    """Raise :class:`~sdseg_monai.errors.InputError` where the bundle or an overlay does not exist."""
-    Bundle.open(options.bundle)
-    for overlay in options.overlay:
+def chosen_bundle(name: str | None, overlays: Sequence[Path]) -> str:
+    """Return the bundle that ``--bundle`` names, or the default one.
+
+    Raises:
+        InputError: the bundle or an overlay does not exist.
+    """
+    bundle = DEFAULT_BUNDLE if name is None else name
+    Bundle.open(bundle)
+    for overlay in overlays:
         check_exists(overlay)
+    return bundle
 
 
 def add_device(command: argparse.ArgumentParser) -> None:

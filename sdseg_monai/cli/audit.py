@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdseg_monai.cli.arguments import add_bundle, add_device, check_bundle
+from sdseg_monai.cli.arguments import add_bundle, add_device, chosen_bundle
 from sdseg_monai.cli.outputs import check_output, note, report
 from sdseg_monai.io.files import check_is_folder, check_outputs
 
@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Audit, write the table, and report the Dice of the reproduced labels."""
     check_is_folder(options.labels)
-    check_bundle(options)
+    bundle = chosen_bundle(options.bundle, options.overlay)
 
     from sdseg_monai.io.pictures import list_images
     from sdseg_monai.planning.audit import audit_folder, load_audit, loss_warnings, summarise_audit, write_audit
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_outputs(options.labels.iterdir(), [options.output])
         check_output(options.output, ".csv", "table")
-    audit = load_audit(options.bundle, options.device, options.overlay, trust=options.trust)
+    audit = load_audit(bundle, options.device, options.overlay, trust=options.trust)
     reconstructions = audit_folder(audit, options.labels)
     for line in loss_warnings(reconstructions):
         note(f"warning: {line}", options)

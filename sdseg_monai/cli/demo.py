@@ -10,7 +10,7 @@ from sdseg_monai.about import RESEARCH_ONLY
 from sdseg_monai.errors import printable
 from sdseg_monai.io.files import check_exists
 
-HELP = "segment a volume with the embedded bundle and draw the result"
+HELP = "segment an image with each bundle that has weights, and write one page of the results"
 NOTE = RESEARCH_ONLY
 
 
@@ -31,8 +31,9 @@ def run(options: argparse.Namespace) -> int:
         check_exists(options.data)
 
     from sdseg_monai.demo.run import run_demo
+    from sdseg_monai.report.runs import report_bundles
 
-    for line in run_demo(options.output, data=options.data, offline=options.offline):
+    for line in run_demo(options.output, report_bundles, data=options.data, offline=options.offline):
         sys.stdout.write(printable(line) + "\n")
     sys.stdout.write(RESEARCH_ONLY + "\n")
     return 0

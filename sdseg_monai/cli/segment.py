@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdseg_monai.about import RESEARCH_ONLY
+from sdseg_monai.bundle import DEFAULT_BUNDLE
 from sdseg_monai.cli.arguments import (
     add_bundle,
     add_device,
-    check_bundle,
+    chosen_bundle,
     edge,
     fraction,
     message_of,
@@ -22,6 +23,7 @@ from sdseg_monai.cli.arguments import (
     positive,
     seed,
 )
+from sdseg_monai.cli.hints import bundle_hint
 from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
 from sdseg_monai.errors import EXIT_BAD_INPUT, ArgumentError, InputError, printable
 from sdseg_monai.io.files import check_exists
@@ -100,6 +102,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "with seeds and ensemble the mask is that of the mean score",
     )
     command.add_argument(
+        "--tta",
+        choices=("mirror",),
+        help="test-time augmentation: also segment the mirror image, and take the mean of the two scores; takes twice "
+        "the time, and is only for bundles that were trained on mirror images and whose classes name no side",
+    )
+    command.add_argument(
         "--num-samples", type=positive, help="number of start noises of --uncertainty seeds (default: 5)"
     )
     command.add_argument(
@@ -122,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     """Segment the images, and report the masks."""
     for file in (options.input, *options.weights):
         check_exists(file)
-    check_bundle(options)
+    bundle = chosen_bundle(options.bundle, options.overlay)
 
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar
@@ -135,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
     if options.resume and not is_batch:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
     pixel_sizes = _pixel_sizes(options, sources)
-    pipeline = Pipeline(options.bundle, **_pipeline_options(options))
+    pipeline = Pipeline(bundle, **_pipeline_options(options))
     jobs = [
         replace(job, pixel_mm=size)
         for job, size in zip(_jobs(options, pipeline, sources, is_batch), pixel_sizes, strict=True)
@@ -198,6 +206,7 @@ def _pipeline_options(options: argparse.Namespace) -> Options:
         "abstain_below": options.abstain_below,
         "uncertainty": options.uncertainty,
         "num_samples": options.num_samples,
+        "tta": options.tta,
         "trust": options.trust,
         "force": options.force,
     }
@@ -223,14 +232,19 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
     from sdseg_monai.report.runs import report_segmentations
 
     (job,) = jobs
-    result = segment_one(pipeline, job, _SliceBar(options))
+    try:
+        result = segment_one(pipeline, job, _SliceBar(options))
+    except InputError as error:
+        raise InputError(_describe(options, job.source, error)) from error
     case = dict(result.manifest["case"])
     if options.report is not None:
         report_segmentations(options.report, pipeline, {job: {"status": "done", **case}}, result)
     summary = {"mask": str(job.mask), "labels": _labels(pipeline), **_sizes(case)}
     if case["warnings"]:  # --quiet shows them nowhere else
         summary["warnings"] = case["warnings"]
-    report(summary if options.report is None else {**summary, "report": str(options.report)}, options)
+    if options.report is not None:
+        summary["report"] = str(options.report)
+    _report(summary, pipeline, options)
     return 0
 
 
@@ -247,9 +261,8 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     manifest = start(_manifest(options), pipeline.about, settings)
     manifest.left_out = left_out_of(options.input, [job.source for job in jobs])
     cases: dict[Job, dict[str, Any]] = {}
-    run = segment_many(
-        pipeline, jobs, manifest, options.resume, _SliceBar(options), partial(message_of, options=options)
-    )
+    describe = partial(_describe, options)
+    run = segment_many(pipeline, jobs, manifest, options.resume, _SliceBar(options), describe)
     for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
         cases[job] = case
         if case["status"] == "failed":
@@ -274,10 +287,23 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
         summary["report"] = str(options.report)
     if options.uncertainty is not None or any("measures" in case for case in cases.values()):
         summary["cases"] = {name: _sizes(case) for name, case in by_name.items() if case["status"] != "failed"}
-    report(summary, options)
+    _report(summary, pipeline, options)
     if failure_count == len(cases):
         return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failure_count else 0
+
+
+def _describe(options: argparse.Namespace, source: Source, error: InputError) -> str:
+    """Return the message of an error, with the installed bundles that are for an image of another kind."""
+    return "; ".join(filter(None, (message_of(error, options), bundle_hint(source, error))))
+
+
+def _report(summary: Mapping[str, Any], pipeline: Pipeline, options: argparse.Namespace) -> None:
+    """Name the bundle that nobody named, and report the result."""
+    if options.bundle is None:
+        segments = ", ".join(_labels(pipeline))
+        note(f"no --bundle was named: used {DEFAULT_BUNDLE} ({segments}); sdseg info lists the others", options)
+    report(summary, options)
 
 
 class _SliceBar:

@@ -53,6 +53,12 @@ def make_phantom(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def write_phantom(image: Path, label: Path, seed: int = 0) -> None:
     """Write :func:`make_phantom` as two NIfTI files with 1 mm voxels."""
     for path, array in zip((image, label), make_phantom(seed), strict=True):
-        nifti = nib.Nifti1Image(array, np.eye(4))
-        nifti.set_sform(np.eye(4), code="scanner")
-        write_atomically(path, partial(nib.save, nifti), ".nii.gz")
+        save_volume(path, array)
+
+
+def save_volume(path: Path, array: np.ndarray, spacing: tuple[float, float, float] = (1, 1, 1)) -> None:
+    """Write ``array`` [X, Y, Z] in RAS orientation as a NIfTI file with voxels of ``spacing``, in mm."""
+    affine = np.diag([*spacing, 1.0])
+    nifti = nib.Nifti1Image(array, affine)
+    nifti.set_sform(affine, code="scanner")
+    write_atomically(path, partial(nib.save, nifti), ".nii.gz")

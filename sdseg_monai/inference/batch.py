@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.manifest import Manifest
@@ -50,6 +50,14 @@ class Job:
     def outputs(self) -> tuple[Path, ...]:
         """All files that are written: the mask, the maps, and the JSON file beside the mask."""
         return (self.mask, *self.maps.values(), sidecar(self.mask))
+
+
+class Segmentation(NamedTuple):
+    """An image that was segmented: the model, the image with its files, and the result."""
+
+    pipeline: Pipeline
+    job: Job
+    result: SegmentationResult
 
 
 def job_of_file(source: Source, output: Path, maps: Sequence[str]) -> Job:
@@ -133,7 +141,7 @@ def segment_many(
     manifest: Manifest,
     resume: bool,
     progress: Progress | None = None,
-    describe: Callable[[InputError], str] = str,
+    describe: Callable[[Source, InputError], str] = lambda source, error: str(error),
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Segment one job after the other, and yield each job with its entry of the manifest.
 
@@ -146,7 +154,7 @@ def segment_many(
         manifest: is written again after each image.
         resume: skip the images that an earlier run has segmented.
         progress: see :func:`~sdseg_monai.inference.pipeline.segment`; it is called for each image.
-        describe: returns the message of an error in an entry.
+        describe: returns the message of an image's error in an entry.
 
     Raises:
         InputError: the manifest cannot be written. An image that fails raises nothing.
@@ -161,7 +169,7 @@ def segment_many(
             case = {"status": "done", **segment_one(pipeline, job, progress).manifest["case"]}
         except InputError as error:
             warnings = [vars(warning) for warning in error.warnings or source_warnings(job.source)]
-            case = {"status": "failed", "error": describe(error), "warnings": warnings}
+            case = {"status": "failed", "error": describe(job.source, error), "warnings": warnings}
         case["seconds"] = round(time.perf_counter() - start, 2)
         manifest.record(job.source, **case)
         yield job, case

@@ -14,6 +14,7 @@ from sdseg_monai.io.files import check_name
 from sdseg_monai.io.sources import Source, is_photograph, short_name
 
 Uncertainty = Literal["flips", "seeds", "ensemble"]
+TestTimeAugmentation = Literal["mirror"]
 Progress = Callable[[int, int], bool | None]
 
 
@@ -48,6 +49,9 @@ class Options(ModelOptions, total=False):
         uncertainty: how to measure the uncertainty, see :mod:`sdseg_monai.inference.strategies`: ``flips`` (test-time
             mirroring), ``seeds`` (several start noises) or ``ensemble`` (several weights). None: the volume is
             segmented once.
+        tta: test-time augmentation; ``mirror`` segments the volume and its mirror image, in twice the time, and the
+            result is the mean of the two scores. Only for bundles whose training mirrored the images and whose classes
+            name no side of the body, and without ``uncertainty``. None: the volume is segmented once.
         num_samples: number of start noises, at least 2, with ``uncertainty="seeds"``; None for 5.
         force: segment also an image that contradicts the training, which is refused otherwise: one of another modality,
             with intensities that the modality cannot have, or with a far larger field of view. The mask is marked as
@@ -64,6 +68,7 @@ class Options(ModelOptions, total=False):
     weights: str | Path | Sequence[str | Path]
     abstain_below: float | None
     uncertainty: Uncertainty | None
+    tta: TestTimeAugmentation | None
     num_samples: int | None
     force: bool
 
@@ -84,10 +89,16 @@ def check_inputs(options: Options) -> dict[str, Any]:
     values: dict[str, Any] = {name: options.get(name) for name in NAMES}
     for name in ("weights", "overlays"):
         values[name] = as_paths(name, options.get(name, ()))
-    weights, uncertainty = values["weights"], values["uncertainty"]
+    weights, uncertainty, tta = values["weights"], values["uncertainty"], values["tta"]
     seed, batch_size, abstain_below = values["seed"], values["batch_size"], values["abstain_below"]
     if uncertainty not in (None, *get_args(Uncertainty)):
         raise ArgumentError(f"uncertainty={uncertainty!r}: expected one of {', '.join(get_args(Uncertainty))}")
+    if tta not in (None, *get_args(TestTimeAugmentation)):
+        raise ArgumentError(f"tta={tta!r}: expected {', '.join(get_args(TestTimeAugmentation))}")
+    if tta is not None and uncertainty is not None:
+        raise ArgumentError(
+            f"tta={tta!r} and uncertainty={uncertainty!r}: expected one of them, each makes its own mask"
+        )
     if abstain_below is not None and not (_is_number(abstain_below, Real) and 0 <= abstain_below <= 1):
         raise ArgumentError(f"abstain_below={abstain_below!r}: expected a confidence from 0 to 1")
     if batch_size is not None and not (_is_number(batch_size, Integral) and batch_size >= 1):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 
@@ -18,7 +18,7 @@ from sdseg_monai.inference.measures import values_of
 from sdseg_monai.inference.options import Options, Progress, check_inputs, check_pixel_size
 from sdseg_monai.inference.results import SegmentationResult, score_names
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.inference.strategies import NUM_SEEDS, Ensemble, Mirror, Once, Seeds, Strategy
+from sdseg_monai.inference.strategies import NUM_SEEDS, Ensemble, Mirror, MirrorMean, Once, Seeds, Strategy
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, short_name, source_name
@@ -34,7 +34,8 @@ class Pipeline:
 
     Attributes:
         segmenter: the model; of an ensemble the first one.
-        strategy: how the scores of a volume are computed: once, or several times to measure the uncertainty.
+        strategy: how the scores of a volume are computed: once, with mirror images, or several times to measure the
+            uncertainty.
         abstain_below: confidence in [0, 1] below which a voxel is "unsure"; None where no voxel is.
         force: whether images that contradict the training are segmented too.
         about: versions and device, as in the manifest.
@@ -61,7 +62,7 @@ class Pipeline:
         model_options = {name: values[name] for name in ("device", "seed", "batch_size", "overlays", "trust")}
         members = [Segmenter(bundle, file, **model_options) for file in values["weights"] or [None]]
         self.segmenter = members[0]
-        self.strategy = _choose_strategy(members, values["uncertainty"], values["num_samples"])
+        self.strategy = _choose_strategy(members, values)
         self.abstain_below: float | None = values["abstain_below"]
         self.force: bool = values["force"]
         self.about = {
@@ -74,7 +75,7 @@ class Pipeline:
             "config_sha256": hash_file(self.segmenter.config),
             "weights_sha256": [hash_file(member.weights) for member in members],
             "overlays_sha256": [hash_file(path) for path in values["overlays"]],
-            **{name: values[name] for name in ("seed", "abstain_below", "uncertainty", "num_samples")},
+            **{name: values[name] for name in ("seed", "abstain_below", "uncertainty", "num_samples", "tta")},
             "force": self.force or None,  # None as in manifests of 0.4.0, so that its runs can be resumed
         }
 
@@ -185,14 +186,16 @@ class Pipeline:
         self.settings |= {"seed": seed, "force": force or None}
 
 
-def _choose_strategy(members: list[Segmenter], uncertainty: str | None, num_samples: int | None) -> Strategy:
-    match uncertainty:
+def _choose_strategy(members: list[Segmenter], options: Mapping[str, Any]) -> Strategy:
+    match options["uncertainty"] or options["tta"]:
         case "flips":
             return Mirror(members[0])
         case "seeds":
-            return Seeds(members[0], NUM_SEEDS if num_samples is None else num_samples)
+            return Seeds(members[0], NUM_SEEDS if options["num_samples"] is None else options["num_samples"])
         case "ensemble":
             return Ensemble(members)
+        case "mirror":
+            return MirrorMean(members[0])
         case _:
             return Once(members[0])
 

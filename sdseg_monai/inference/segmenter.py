@@ -21,7 +21,7 @@ from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
 from sdseg_monai.io.memory import check_memory
-from sdseg_monai.io.segments import PHOTOGRAPHS, Segment
+from sdseg_monai.io.segments import OTHER_MODALITY, PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 from sdseg_monai.networks.codes import score_margin
@@ -35,7 +35,6 @@ PREPROCESSING, POSTPROCESSING = "preprocessing", "postprocessing"
 CONFIG_KEYS = ("checkpoint", "device", "network", "inferer", PREPROCESSING, POSTPROCESSING)
 CHECKED_WITH = ("network", "network_def", "inferer")
 REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")  # to another value of a config
-OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 # ids of two steps in a config's postprocessing that the segmenter looks for; bundles of 0.4.0 do not have these ids
 MASK_FROM_SCORE, SAVE_MASK = "mask_from_score", "save_mask"
 
@@ -52,6 +51,7 @@ class Segmenter:
         options: see :class:`~sdseg_monai.inference.options.ModelOptions`.
 
     Attributes:
+        bundle: the bundle's folder.
         config: the file ``inference.json`` of the bundle.
         weights: the file of the weights.
         device: torch device of the network.
@@ -76,7 +76,7 @@ class Segmenter:
     def __init__(
         self, bundle: str | Path = DEFAULT_BUNDLE, weights: Path | None = None, **options: Unpack[ModelOptions]
     ) -> None:
-        files = Bundle.open(bundle, bool(options.get("trust")))
+        self.bundle = files = Bundle.open(bundle, bool(options.get("trust")))
         self.config = files.config_file("inference")
         overlays, device = as_paths("overlays", options.get("overlays", ())), options.get("device")
         with config_errors(self.config):

@@ -13,6 +13,7 @@ from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.uncertainty import SampledSegmentation, compare_samples
 from sdseg_monai.inferers import case_names, has_start_noise
+from sdseg_monai.io.segments import names_side
 
 NUM_SEEDS = 5  # as in Table 5 of docs/paper.md
 
@@ -74,6 +75,30 @@ class Once(Strategy):
         return self.segmenter.finish(item, score)
 
 
+class MirrorMean(Once):
+    """Test-time augmentation: the volume and its mirror image are segmented, the result is the mean of the two scores.
+
+    The mirror image is along an axis along which the training mirrored its slices; where there are two, along the first
+    one. A model with start noise uses the same noise for both.
+
+    Args:
+        segmenter: the model.
+
+    Raises:
+        ArgumentError: the bundle's ``train.json`` does not say that the training mirrored the images, or a class names
+            a side of the body or may do so.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__(segmenter)
+        self.axis = _trained_mirror_axis(segmenter)
+
+    def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the mean score of ``image`` and its mirror image as one sample, see :meth:`Strategy.iter_slabs`."""
+        for slab in _iter_with_mirror(self.segmenter, image, self.axis):
+            yield slab.mean(dim=0, keepdim=True)
+
+
 class Sampling(Strategy):
     """The volume is segmented several times; the differences measure how unsure the model is, without a label."""
 
@@ -108,8 +133,7 @@ class Mirror(Sampling):
 
     def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the scores of ``image`` and of its mirror image, see :meth:`Strategy.iter_slabs`."""
-        mirror_slabs = (slab.flip(self.axis + 1) for slab in _iter_scores(self.segmenter, image.flip(self.axis + 1)))
-        yield from _stack(_iter_scores(self.segmenter, image), mirror_slabs)
+        yield from _iter_with_mirror(self.segmenter, image, self.axis)
 
     def combine(self, slab: torch.Tensor) -> torch.Tensor:
         """Return the score of the volume itself."""
@@ -172,6 +196,38 @@ def _iter_scores(segmenter: Segmenter, image: torch.Tensor) -> Iterator[torch.Te
     (case,) = case_names(image[None])
     for slab in segmenter.inferer.iter_scores(image.to(segmenter.device), segmenter.network, case):
         yield slab.cpu()
+
+
+def _iter_with_mirror(segmenter: Segmenter, image: torch.Tensor, axis: int) -> Iterator[torch.Tensor]:
+    """Yield two scores of ``image``, [2, K, X, Y, z]: its own, and its mirror image's along ``axis``, mirrored back."""
+    mirror_slabs = (slab.flip(axis + 1) for slab in _iter_scores(segmenter, image.flip(axis + 1)))
+    yield from _stack(_iter_scores(segmenter, image), mirror_slabs)
+
+
+def _trained_mirror_axis(segmenter: Segmenter) -> int:
+    """Return the spatial axis of a mirror image like those of the training; raises as :class:`MirrorMean` does."""
+    bundle = segmenter.bundle
+    train = bundle.config_file("train")
+    if not train.is_file():
+        raise ArgumentError(
+            f"tta='mirror': {train} is missing, which would say whether the training mirrored the images"
+        )
+    if not bundle.mirrored_axes:
+        raise ArgumentError(
+            f"tta='mirror': the training of this bundle mirrors no images, as {train} says: leave it out"
+        )
+    if not segmenter.segments:
+        raise ArgumentError(
+            f"tta='mirror': {bundle.config_file('metadata')} does not name the classes, of which one may be on a side "
+            "of the body: leave it out"
+        )
+    for segment in segmenter.segments.values():
+        if names_side(segment.name):
+            raise ArgumentError(
+                f"tta='mirror': {segment.name} names a side, which is the other one in a mirror image: leave it out"
+            )
+    axes_in_slice = [axis for axis in range(3) if axis != segmenter.inferer.slice_axis]
+    return axes_in_slice[bundle.mirrored_axes[0]]
 
 
 def _stack(*samples: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +11,7 @@ from sdseg_monai.io.bundles.entries import Entry
 
 UNSURE = 255  # the value of voxels on which a model abstains; classes have lower values, at most 27
 PHOTOGRAPHS = "RGB"  # the modality of a bundle for photographs
+OTHER_MODALITY = "OT"  # DICOM's "other", which a bundle also has for modalities that init-bundle has no name for
 
 Rgb = tuple[int, int, int]  # each 0 to 255
 Measure = Literal["ellipse_circumference"]  # what can be measured of a segment beside its size
@@ -25,6 +27,7 @@ FIRST_COLOURS: tuple[Rgb, ...] = (
     (213, 94, 0),
 )
 GOLDEN_RATIO = 0.618034  # the fractional parts of its multiples spread evenly over 0 to 1
+SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ def class_colour(value: int) -> Rgb:
 
 
 UNSURE_SEGMENT = Segment("unsure", (128, 128, 128), None)
+
+
+def names_side(name: str) -> bool:
+    """Tell whether the name of a class names a side of the body, which would be the other one in a mirror image."""
+    return SIDES.search(name) is not None
 
 
 def read_segments(metadata: Entry) -> dict[int, Segment]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdseg_monai.data.splits import missing_classes
-from sdseg_monai.io.segments import PHOTOGRAPHS
+from sdseg_monai.io.segments import PHOTOGRAPHS, names_side
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
 # pixels, divisible by the networks' downsampling
@@ -31,7 +30,6 @@ SMALLEST_BATCH = 4
 MOST_EPOCHS = 1000
 MEASURED_BATCH = 32  # batch size for which the learning rate of the small network was chosen
 FORWARD_SHARE = 0.4  # time of a validation step, as a share of a training step
-SIDES = re.compile(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", re.IGNORECASE)
 AXES = ("sagittal", "coronal", "axial")
 
 
@@ -297,7 +295,7 @@ def _context(fingerprint: Fingerprint, axis: int) -> Choice:
 
 
 def _mirror(fingerprint: Fingerprint, axis: int, names: Mapping[int, str]) -> Choice:
-    names_of_sides = [name for name in names.values() if SIDES.search(name)]
+    names_of_sides = [name for name in names.values() if names_side(name)]
     if names_of_sides:
         return Choice(0.0, f"{names_of_sides[0]} names a side, which a mirror image would turn into the other")
     if axis == 0 and not fingerprint.pictures:

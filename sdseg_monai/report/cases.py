@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sdseg_monai.io.segments import Segment
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -43,6 +45,7 @@ class ReportCase:
         load: returns the picture; called at most once, when the case is drawn. None if there is nothing to draw.
         not_trusted: ``NOT TRUSTED: `` and why, for a mask that was made although its image contradicts the network's
             training; empty for others.
+        segments: names and colours of this case's values; None for those of the page.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ReportCase:
     metrics: Mapping[str, float] = field(default_factory=dict)
     load: Callable[[], Picture] | None = None
     not_trusted: str = ""
+    segments: Mapping[int, Segment] | None = None
 
     @property
     def failed(self) -> bool:

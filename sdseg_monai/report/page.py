@@ -99,7 +99,8 @@ def _page(
         yield _evaluation(sorted_cases, sections, segments, summary or {})
     yield _table(sorted_cases, sections, segments, is_evaluation, len(viewers))
     for index in sections:
-        yield case_section(index, sorted_cases[index], segments, index in viewers)
+        case = sorted_cases[index]
+        yield case_section(index, case, segments if case.segments is None else case.segments, index in viewers)
     yield Template(after).substitute(parts)
 
 

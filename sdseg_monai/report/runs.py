@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from sdseg_monai.about import __version__
 from sdseg_monai.evaluation import METRICS, CaseMetrics, Evaluation, has_class_means, match_images, warning_texts
-from sdseg_monai.inference.batch import Job
+from sdseg_monai.inference.batch import Job, Segmentation
 from sdseg_monai.inference.measures import area_texts, measure_texts
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
@@ -57,6 +57,30 @@ def report_segmentations(
         about={"versions": pipeline.about["versions"], "device": pipeline.about["device"], **settings},
         cases=[_segmented_case(job, case, result, segments) for job, case in cases.items()],
         segments=segments,
+    )
+
+
+def report_bundles(path: Path, segmentations: Sequence[Segmentation]) -> None:
+    """Write the report of images that were segmented by several bundles, one image by each.
+
+    Args:
+        path: HTML file.
+        segmentations: the images with their models and results, at least one.
+
+    Raises:
+        InputError: the page cannot be written.
+    """
+    cases = []
+    for pipeline, job, result in segmentations:
+        case = _segmented_case(job, {"status": "done", **result.manifest["case"]}, result, pipeline.segments)
+        cases.append(replace(case, name=str(pipeline.settings["bundle"]), segments=pipeline.segments))
+    about = segmentations[0].pipeline.about
+    write_report(
+        path,
+        title="Demo: an image of each bundle",
+        about={"versions": about["versions"], "device": about["device"]},
+        cases=cases,
+        segments={},
     )
 
 

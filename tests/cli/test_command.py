@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from sdseg_monai import cli
-from sdseg_monai.bundle import bundles_dir
+from sdseg_monai.bundle import Bundle, bundles_dir
 from sdseg_monai.cli import main
 from sdseg_monai.demo.phantom import make_phantom
+from sdseg_monai.demo.run import MAKERS
 from tests.cli.running import run
 from tests.makers.processes import run_process
 
@@ -67,6 +68,8 @@ def test_demo_offline(tmp_path, capsys):
         "mask.json",
         "mask.nii.gz",
         "overlay.png",
+        "report.html",
+        *(name for name in MAKERS if Bundle.open(name).weights is not None),
     }
 
 

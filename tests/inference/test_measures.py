@@ -20,7 +20,7 @@ NAME = "Fetal head"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return write_picture_bundle(tmp_path_factory.mktemp("measures") / "head", NAME, measures=[MEASURE])
+    return write_picture_bundle(tmp_path_factory.mktemp("measures") / "head", name=NAME, measures=[MEASURE])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def with_disc(result, radius, centre=(20, 28)):
 
 @pytest.mark.parametrize("measures", ["ellipse_circumference", ["volume"], [["ellipse_circumference"]], {}], ids=str)
 def test_a_measure_that_is_not_known_is_refused(tmp_path, measures):
-    root = write_picture_bundle(tmp_path / "head", NAME, measures=measures)
+    root = write_picture_bundle(tmp_path / "head", name=NAME, measures=measures)
     with pytest.raises(InputError, match=r"segments#1#measures is .*, expected a list of measures, .*: ellipse_circum"):
         Bundle.open(root).segments  # noqa: B018
 
@@ -158,6 +158,6 @@ def test_a_volume_takes_no_size_of_pixels(volume, tmp_path, capsys):
 
 
 def test_without_measures_nothing_is_added(tmp_path, pictures):
-    result = segment(pictures / "a.png", bundle=write_picture_bundle(tmp_path / "head", NAME), device="cpu")
+    result = segment(pictures / "a.png", bundle=write_picture_bundle(tmp_path / "head", name=NAME), device="cpu")
     assert result.measures == {} and not result.warnings
     assert {"measures", "pixel_mm", "area_mm2"}.isdisjoint(result.manifest["case"])

@@ -16,7 +16,7 @@ from tests.makers.bundles import write_picture_bundle
 @pytest.fixture(scope="module")
 def picture_bundle(tmp_path_factory):
     """A bundle for photographs with random weights, as a folder."""
-    return write_picture_bundle(tmp_path_factory.mktemp("pictures") / "polyps", "polyp")
+    return write_picture_bundle(tmp_path_factory.mktemp("pictures") / "polyps")
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from tests.makers.networks import make_network
 from tests.makers.places import ROOT
 
 INFERENCE = ROOT / "bundles" / "hippocampus_sdseg" / "configs" / "inference.json"
+GENERAL_INFERENCE = ROOT / "bundles" / "sdseg" / "configs" / "inference.json"
 METADATA = INFERENCE.with_name("metadata.json")
-PREPROCESSING_OF_PICTURES = ROOT / "bundles" / "sdseg" / "configs" / "inference.json"
 EDGE = 16  # voxels along each axis of the network's images, so that exact cases need no resizing
 ENCODER = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
 UNET = {"in_channels": 8, "out_channels": 4, "block_out_channels": [16, 32], "attention_levels": [False, True]}
@@ -40,6 +40,32 @@ def write_sdseg(folder, start_noise, num_classes=2):
     return write_bundle(folder, network_def | options, network, num_classes=num_classes)
 
 
+def write_picture_bundle(folder, modality="RGB", name="polyp", **attributes):
+    """Write a bundle for pictures with random weights and one class, and return its folder.
+
+    ``attributes`` of the class stand under ``segments`` in its metadata.
+    """
+    (folder / "configs").mkdir(parents=True)
+    config = json.loads(INFERENCE.read_text())
+    config |= {"num_classes": 2, "size": [32, 32], "slice_axis": 2, "context_mm": None, "intensity_range": [0, 255]}
+    config["preprocessing"] = json.loads(GENERAL_INFERENCE.read_text())["preprocessing"]
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    metadata = json.loads(METADATA.read_text())
+    metadata["network_data_format"]["inputs"]["image"]["modality"] = modality
+    for output in ("outputs", "post_processed_outputs"):
+        metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": name}
+    metadata["segments"]["1"] |= attributes
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return write_random_weights(folder)
+
+
+def write_training(bundle, **values):
+    """Write the embedded bundle's train.json, which mirrors along the first axis in the slice, with other values."""
+    config = json.loads(INFERENCE.with_name("train.json").read_text())
+    (bundle / "configs" / "train.json").write_text(json.dumps(config | values))
+    return bundle
+
+
 def write_random_weights(bundle):
     """Write random weights of the network that a bundle's config names, and return the bundle's folder."""
     torch.manual_seed(0)
@@ -48,25 +74,6 @@ def write_random_weights(bundle):
     (bundle / "models").mkdir()
     torch.save(network.state_dict(), bundle / "models" / "model.pt")
     return bundle
-
-
-def write_picture_bundle(root, segment_name, **attributes):
-    """Write a bundle for photographs with random weights and one segment, and return its folder.
-
-    ``attributes`` stand under ``segments`` in its metadata.
-    """
-    (root / "configs").mkdir(parents=True)
-    config = json.loads(INFERENCE.read_text()) | {"num_classes": 2, "size": [32, 32], "slice_axis": 2}
-    config |= {"context_mm": None, "intensity_range": [0, 255]}
-    config["preprocessing"] = json.loads(PREPROCESSING_OF_PICTURES.read_text())["preprocessing"]
-    (root / "configs" / "inference.json").write_text(json.dumps(config))
-    metadata = json.loads(METADATA.read_text())
-    metadata["network_data_format"]["inputs"]["image"]["modality"] = "RGB"
-    for output in ("outputs", "post_processed_outputs"):
-        metadata["network_data_format"][output]["pred"]["channel_def"] = {"0": "background", "1": segment_name}
-    metadata["segments"]["1"] |= attributes
-    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
-    return write_random_weights(root)
 
 
 def write_other_weights(path, bundle):
