@@ -76,7 +76,7 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
         }
     )
     if "vision_encoder_weights" in config:
-        config["vision_encoder_weights"] = f"$@ckpt_dir + '/{PRETRAINED[0]}'"
+        config["vision_encoder_weights"] = f"$@bundle_root + '/models/{PRETRAINED[0]}'"
     transforms = config["augmentation"]["transforms"]
     shift = next(step for step in transforms if "translate_range" in step)
     shift["translate_range"] = [
