@@ -21,7 +21,8 @@ from tests.makers.places import ROOT
 from tests.makers.processes import run_forked, run_process
 from tests.makers.volumes import load_nifti, write_case
 
-BUNDLES = ("sdseg", "hippocampus_sdseg")
+OWN_AUTOENCODER = ("sdseg", "hippocampus_sdseg", "skin_lesion_sdseg")
+BUNDLES = (*OWN_AUTOENCODER, "fetal_head_sdseg", "left_ventricle_sdseg")
 CONFIGS = ROOT / "bundles"
 TRAIN = "bundles/sdseg/configs/train.json"
 SMOKE = "bundles/sdseg/configs/smoke.json"
@@ -223,7 +224,12 @@ def test_inside_the_bundle_the_root_is_a_dot(trained, tmp_path):
 def test_properties_are_complete(bundle, kind, names, tmp_path):
     make_btcv(tmp_path)  # the check makes what it looks at, data included
     configs = CONFIGS / bundle / "configs"
-    data = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "datalist.json"), "ckpt_dir": str(tmp_path)}
+    data = {
+        "dataset_dir": str(tmp_path),
+        "datalist": str(tmp_path / "datalist.json"),
+        "ckpt_dir": str(tmp_path),
+        "batch_size": 4,
+    }
     if kind == "infer":
         data = {"dataset_dir": str(tmp_path / "img")}
     workflow = ConfigWorkflow(
@@ -251,7 +257,7 @@ def test_what_is_written_twice_is_equal(bundle):
     parser = ConfigParser()
     parser.read_config(CONFIGS / "sdseg" / "configs" / "train_autoencoder.json")
     if bundle != "sdseg":
-        parser.update(config(bundle, "train_autoencoder"))
+        parser.update(config(bundle if bundle in OWN_AUTOENCODER else "skin_lesion_sdseg", "train_autoencoder"))
     assert parser["network_def"] == train["network_def"]["autoencoder"]
     for name in ("evaluate", "multi_gpu_train", "multi_gpu_evaluate"):
         assert config(BUNDLES[0], name) == config(BUNDLES[1], name)
@@ -305,7 +311,7 @@ def test_verify_metadata(bundle, metadata_schema):
     assert process.returncode == 0 and "verified with no error" in process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("bundle", [pytest.param("sdseg", marks=pytest.mark.slow), "hippocampus_sdseg"])
+@pytest.mark.parametrize("bundle", [pytest.param("sdseg", marks=pytest.mark.slow), *BUNDLES[1:]])
 def test_verify_net_in_out(bundle):
     configs = CONFIGS / bundle / "configs"
     process = run_forked(
@@ -324,6 +330,8 @@ def test_shipped_weights_are_plain_small_and_fit(bundle):
     parser = ConfigParser(config(bundle, "train"))
     autoencoder = parser.get_parsed_content("network_def#autoencoder")
     assert isinstance(autoencoder, MaskAutoencoder)
+    if bundle not in OWN_AUTOENCODER:
+        models = CONFIGS / "skin_lesion_sdseg" / "models"
     load_weights(autoencoder, models / "autoencoder.pt")
 
 

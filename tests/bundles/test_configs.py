@@ -67,10 +67,17 @@ def test_a_study_names_what_there_is(path, tmp_path, monkeypatch):
     assert set(study.images) in (set(), set(study.settings))  # stated for all or for none
 
 
-@pytest.mark.parametrize("name", ["train", "train_autoencoder", "inference"])
-@pytest.mark.parametrize("bundle", ["sdseg", "hippocampus_sdseg"])
-def test_no_config_key_is_read_by_nothing(bundle, name):
-    path = ROOT / "bundles" / bundle / "configs" / f"{name}.json"
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for name in ("train", "train_autoencoder", "inference")
+        for p in (ROOT / "bundles").glob(f"*/configs/{name}.json")
+    ],
+    ids=lambda path: f"{path.parts[-3]}-{path.stem}",
+)
+def test_no_config_key_is_read_by_nothing(path):
+    name = path.stem
     config = json.loads(path.read_text())
     if "network_def" not in config:  # an overlay
         config = {**json.loads((CONFIGS / f"{name}.json").read_text()), **config}
