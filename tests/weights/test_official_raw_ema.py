@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from sdseg_monai.losses import SDSegLoss
-from sdseg_monai.networks import sdseg
 from sdseg_monai.networks.codes import class_codes, mask_to_image, score_from_mask_image
 from sdseg_monai.weights import load_official
 from sdseg_monai.weights.official import official_sources
 from sdseg_monai.weights.transfer import take_tensors
-from tests.makers.official import FIXTURE, KINDS, OfficialCase, make_case
+from tests.makers.official import FIXTURE, KINDS, OfficialCase, draw_as_the_official_code, make_case, make_mask
 
 TOLERANCE = 2e-5  # of the largest value, in float32 on the CPU
 WEIGHTS = pytest.mark.parametrize("weights", ["raw", "ema"])
@@ -86,24 +85,15 @@ def test_from_noise_to_mask(case, networks, weights):
     check(score[:, 0], expected[f"{weights}.score"])
 
 
-@pytest.fixture
-def official_draws(case, networks, monkeypatch):
-    """Replace what a training step draws by its seeds with the draws of the official run."""
-    expected = case.expected
-    integers = {1000: expected["timesteps"], case.config["classes"]: expected.get("classes")}
-    normals = [expected["posterior_noise"], expected["train_noise"]]  # in the order in which they are drawn
-    monkeypatch.setattr(sdseg, "seeded_integers", lambda seeds, high: integers[high])
-    monkeypatch.setattr(sdseg, "seeded_normal", lambda seeds, shape: normals.pop(0))
-    for network in networks.values():
-        monkeypatch.setattr(network, "mask_latent", "sample")
-
-
 @WEIGHTS
-def test_losses_and_gradients(case, networks, official_draws, weights):
+def test_losses_and_gradients(case, networks, weights, monkeypatch):
+    draw_as_the_official_code(case, monkeypatch)
     network, expected = networks[weights], case.expected
+    monkeypatch.setattr(network, "mask_latent", "sample")
     network.zero_grad()
     loss = SDSegLoss()
-    total = loss(network(expected["image"], mask=case.mask, seeds=torch.arange(3)), case.mask)
+    mask = make_mask(expected)
+    total = loss(network(expected["image"], mask=mask, seeds=torch.arange(3)), mask)
     check(total.detach(), expected[f"{weights}.loss"])
     for part in ("latent", "noise"):
         check(loss.parts[part], expected[f"{weights}.loss_{part}"])
