@@ -86,7 +86,7 @@ class OfficialSlices(Dataset):
 
 def draw_as_the_official_code(case: OfficialCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the samples of the seeds 0, 1 and 2 in a training step the draws with which the official code was run."""
-    values = {}
+    values: dict[tuple[int, int | None], torch.Tensor] = {}
     for index in range(3):
         values[index, 1000] = case.expected["timesteps"][index]
         values[index, None] = case.expected["train_noise"][index]
