@@ -18,6 +18,6 @@ class ClassIoU(DiceMetric):
         tensor([[0.5000]])
     """
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         dice = super()._compute_tensor(y_pred, y)
         return dice / (2 - dice)

@@ -24,7 +24,9 @@ def table(path):
 
 @pytest.mark.usefixtures("keep_global_state")
 def test_an_evaluation_writes_dice_and_iou(volumes, tmp_path):
-    _, dice, _ = train_and_evaluate(("ablations/v_prediction",), volumes, tmp_path, epochs=3, learning_rate=0.01, warmup_steps=2)
+    _, dice, _ = train_and_evaluate(
+        ("ablations/v_prediction",), volumes, tmp_path, epochs=3, learning_rate=0.01, warmup_steps=2
+    )
     means = read_metrics(tmp_path / "eval")
     assert list(means) == METRICS and means["val_mean_dice"] == dice
     (dice_row,), (iou_row,) = (table(tmp_path / "eval" / f"{name}_raw.csv") for name in METRICS)
