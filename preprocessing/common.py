@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Dataset:
         check_case: is called with the paths of an image and its label; raises :class:`InputError` if they cannot be
             used.
         check_folder: is called with the dataset folder; raises :class:`InputError` if another file in it is wrong.
+        other_forms: texts on copies in a form that cannot be used, by the glob patterns that find their files.
         prepare: is called with the dataset folder, the name of a split and an item of it, after all checks; writes new
             files and returns the item for the datalist.
     """
@@ -44,6 +45,7 @@ class Dataset:
     layouts: tuple[tuple[str, str], ...]
     check_case: Callable[[Path, Path], object]
     check_folder: Callable[[Path], None] = lambda dataset_dir: None
+    other_forms: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Path, str, Item], Item] = lambda dataset_dir, split, item: item
 
 
@@ -94,7 +96,8 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
     """Return the items of each split, and the images that are in no split.
 
     Raises:
-        InputError: there are no images, or their number does not fit the split. Missing files are found by
+        InputError: there are no images, or they are a copy in another form, or their number does not fit the split.
+            Missing files are found by
             :func:`find_faults`.
     """
     if not dataset_dir.is_dir():
@@ -104,6 +107,9 @@ def list_items(dataset: Dataset, dataset_dir: Path, split_name: str) -> tuple[di
         zip(dataset.layouts, files_by_layout, strict=True), key=lambda pair: sum(map(len, pair[1]))
     )
     if not images:
+        for pattern, text in dataset.other_forms.items():
+            for file in sorted(dataset_dir.glob(pattern))[:1]:
+                raise InputError(f"{file}: {text}")
         expected = " or ".join(dict.fromkeys(image.format(case="*") for image, _ in dataset.layouts))
         raise InputError(f"{dataset_dir}: no images found, expected {expected}")
     splits = deal_cases(read_split(split_name), list(images))

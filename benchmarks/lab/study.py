@@ -7,6 +7,14 @@ experiments and the sizes of this kind of network. Overlays are in the study's b
 If a study has ``seeds``, each experiment is run once with each seed. A study may state a plan: ``images``, the number
 of images that each network sees in its training, one number or one for each kind of network; and ``cpu_hours`` of all
 trainings together. ``"show_cases": false`` is for data whose terms do not allow to show them in a document.
+
+A study of the paper's experiments names the ``main`` one, of which cost, stability and figures are, and the one
+``without`` the latent loss, with which a figure compares it; the ``parts`` of the report; the number of ``steps`` of a
+training, by which its hours are estimated before there are data; and what of the paper it ``cites``, with the paper's
+name of each experiment's network in ``cited_as``.
+
+What several studies share stands in another file, which they name as their ``base``, relative to their own. A study
+takes over every key that it does not have; its ``experiments`` are then a list of names from the base's.
 """
 
 from __future__ import annotations
@@ -56,6 +64,12 @@ class Study:
         images: planned number of images that each run sees; empty if the study has no plan.
         cpu_hours: planned hours of all runs together; None if there is no plan.
         show_cases: whether a report may show images of the data.
+        main: experiment of the cost, the stability and the figures; None where there is none.
+        without: experiment that a figure compares with it; None where there is none.
+        parts: parts of the report; None for all.
+        steps: of each training, about; None where they are known from the data alone.
+        cites: dataset in the paper's tables whose numbers a report cites; None where there is none.
+        cited_as: the paper's names of the networks by experiment.
     """
 
     name: str
@@ -70,6 +84,12 @@ class Study:
     images: dict[str, int]
     cpu_hours: float | None
     show_cases: bool
+    main: str | None
+    without: str | None
+    parts: list[str] | None
+    steps: int | None
+    cites: str | None
+    cited_as: dict[str, str]
 
     def configs(self, experiment: str) -> list[str]:
         """Return the chain of configs of ``experiment``."""
@@ -159,13 +179,16 @@ def parse_options(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
     return options
 
 
-def add_study_options(parser: argparse.ArgumentParser, datalist_required: bool = False) -> None:
-    """Add the options of a command that trains and reports a study."""
+def add_study_options(
+    parser: argparse.ArgumentParser, datalist_required: bool = False, data_required: bool = True
+) -> None:
+    """Add the options of a command that trains and reports a study, or, without data, counts its networks."""
     parser.add_argument("--study", type=Path, required=True, help="JSON file of the study")
-    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--dataset_dir", type=Path, required=data_required)
     default = None if datalist_required else "default: the bundle's"
-    parser.add_argument("--datalist", type=Path, required=datalist_required, help=default)
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights, tables, figures and report")
+    parser.add_argument("--datalist", type=Path, required=data_required and datalist_required, help=default)
+    output_help = "folder for weights, tables, figures and report"
+    parser.add_argument("--output", type=Path, required=data_required, help=output_help)
     parser.add_argument("--only", nargs="+", metavar="EXPERIMENT", help="default: all of the study")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each with one thread if several")
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="config key")
@@ -205,7 +228,7 @@ def read_study(
     Raises:
         SystemExit: the file cannot be used.
     """
-    content = json.loads(path.read_text())
+    content = read_content(path)
     unknown_names = set(only or ()) - set(content["experiments"])
     if unknown_names:
         expected = ", ".join(content["experiments"])
@@ -240,12 +263,31 @@ def read_study(
         images={run: number for run in chosen_runs if (number := images[run]) is not None},
         cpu_hours=content.get("cpu_hours"),
         show_cases=content.get("show_cases", True),
+        **{key: content.get(key) for key in ("main", "without", "parts", "steps", "cites")},
+        cited_as=content.get("cited_as", {}),
     )
     folders = [study.run_folder(run) for run in experiments]
     if len(set(folders)) < len(folders) or study.folder in folders:
         raise SystemExit(f"{path}: two experiments would share a folder, or one has no letters: {sorted(folders)}")
     study.write_settings()
     return study
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Return what a study file says, with what it takes over from its base, if it has one.
+
+    Raises:
+        SystemExit: it picks an experiment that the base lacks.
+    """
+    content = json.loads(path.read_text())
+    if "base" not in content:
+        return content
+    base = read_content(path.parent / content["base"])
+    missing_names = set(content["experiments"]) - set(base["experiments"])
+    if missing_names:
+        raise SystemExit(f"{path}: {min(missing_names)!r} is no experiment of {content['base']}")
+    picked_experiments = {name: base["experiments"][name] for name in content["experiments"]}
+    return {**base, **content, "experiments": picked_experiments}
 
 
 def find_overlay(bundle: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ from sdseg_monai.handlers.average import UpdateAverage, WeightAverage
 from sdseg_monai.handlers.checkpoints import BestModel, Checkpoint, LastModel, TrainingCheckpoint
 from sdseg_monai.handlers.clipping import ClipGradients
 from sdseg_monai.handlers.images import DescribeImages
+from sdseg_monai.handlers.metrics import ClassMetricsSaver
 from sdseg_monai.handlers.panels import ImageLatentHandler, PanelHandler
 from sdseg_monai.handlers.start import CacheLatents, EpochSeed, ExpectedTime, LatentScale
 
@@ -12,6 +13,7 @@ __all__ = [
     "BestModel",
     "CacheLatents",
     "Checkpoint",
+    "ClassMetricsSaver",
     "ClipGradients",
     "CpuAutocast",
     "DescribeImages",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.networks.device import without_autocast
 
 LOGIT_GAIN = 5.0  # sigmoid(5) = 0.993 on a colour: Dice and cross-entropy then gain little from more
 MOST_COLOURS = 4  # corners of a cube that are equally far from each other
@@ -118,7 +119,7 @@ def class_logits(mask_image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         return mask_image.float()
     codes = codes.to(mask_image.device, torch.float32)
     # -|x - c|^2 without its term |x|^2, which is the same for all classes; autocast would round 2 x.c to bfloat16
-    with torch.autocast(mask_image.device.type, enabled=False):
+    with without_autocast(mask_image):
         inner_products = torch.einsum("bchw,kc->bkhw", mask_image.float(), codes)
     squared_norms = (codes**2).sum(dim=1).view(1, -1, 1, 1)
     square_distance = 12 if len(codes) == 2 else 8  # between any two colours

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from sdseg_monai.errors import InputError
@@ -26,3 +28,11 @@ def checked_device(name: str | torch.device) -> torch.device:
             f"device {str(name)!r} cannot be used ({reason}), expected cpu, or cuda where there is some"
         ) from error
     return device
+
+
+def without_autocast(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast on the device of ``tensor``.
+
+    The meta device, on which networks are counted without their weights, has no autocast.
+    """
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)

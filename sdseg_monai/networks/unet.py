@@ -12,6 +12,8 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn import functional as F
 
+from sdseg_monai.networks.device import without_autocast
+
 
 class Float32Conv2d(nn.Conv2d):
     """A convolution that computes in float32, whatever the dtype of autocast or of its weights.
@@ -22,7 +24,7 @@ class Float32Conv2d(nn.Conv2d):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the convolution of ``hidden`` [B, C, h, w], in float32."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden):
             bias = None if self.bias is None else self.bias.float()
             return F.conv2d(hidden.float(), self.weight.float(), bias, self.stride, self.padding)
 

@@ -11,10 +11,10 @@ from sdseg_monai.bundle import Bundle, config_errors, read_part, read_path
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_exists, check_new_folder
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.networks.pretrained import PARTS, options_of, part_config, schedule_config
 from sdseg_monai.weights.autoencoder import replace_mask_decoder
 from sdseg_monai.weights.files import load_weights, mask_encoder_names, save_inference, save_network
 from sdseg_monai.weights.official import OFFICIAL_HEADS, import_official
+from sdseg_monai.weights.overlay import network_config, overlay_path, write_start_overlay
 
 SOURCE_KINDS = ("official", "bundle", "diffusers")
 TARGET_KINDS = ("bundle", "diffusers", "inference")
@@ -30,6 +30,8 @@ class Conversion(NamedTuple):
         bytes: size of the output.
         network_def: the part of a bundle's configs that builds the network, because a state dict holds neither its
             sizes nor its noise schedule or options.
+        overlay: file of what of it differs from the sdseg bundle's ``train.json``, see
+            :func:`~sdseg_monai.weights.overlay.start_overlay`; None where none was written.
     """
 
     used: int
@@ -37,6 +39,7 @@ class Conversion(NamedTuple):
     missing: int
     bytes: int
     network_def: dict[str, Any]
+    overlay: str | None
 
 
 def convert(
@@ -51,6 +54,8 @@ def convert(
     trust: bool = False,
 ) -> Conversion:
     """Read ``source`` and write ``output``, completely or not at all.
+
+    Beside the ``model.pt`` of an official checkpoint the overlay is written with which a training starts from it.
 
     Args:
         source: an official Lightning checkpoint, a bundle's folder, or a folder that :meth:`SDSeg.save_pretrained`
@@ -75,6 +80,9 @@ def convert(
     if source_kind != "official" and (raw or num_heads is not None):
         raise InputError(f"the number of heads and raw weights are for official checkpoints, not for {source_kind}")
     _check_output(source, output, target_kind)
+    with_overlay = (source_kind, target_kind) == ("official", "bundle")
+    if with_overlay:
+        _check_new(overlay_path(output))
     inferer = None
     if source_kind == "official":
         heads = OFFICIAL_HEADS if num_heads is None else num_heads
@@ -99,17 +107,8 @@ def convert(
         network.save_pretrained(output)
     else:
         (save_inference if target_kind == "inference" else save_network)(network, output, inferer)
-    return Conversion(**counts, bytes=_size(output), network_def=network_config(network))
-
-
-def network_config(network: SDSeg) -> dict[str, Any]:
-    """Return the ``network_def`` of a bundle's config that builds ``network``, without its weights."""
-    config: dict[str, Any] = {"_target_": "sdseg_monai.networks.SDSeg"}
-    for name in PARTS:
-        part = part_config(getattr(network, name))
-        config[name] = {"_target_": f"sdseg_monai.networks.{part.pop('_class_name')}", **part}
-    schedule = {"_target_": "sdseg_monai.schedule.NoiseSchedule", **schedule_config(network.schedule)}
-    return {**config, "schedule": schedule, **options_of(network)}
+    overlay = str(write_start_overlay(network, output)) if with_overlay else None
+    return Conversion(**counts, bytes=_size(output), network_def=network_config(network), overlay=overlay)
 
 
 def load_bundle_network(root: Path, trust: bool = False) -> tuple[SDSeg, Inferer | None]:
@@ -139,8 +138,13 @@ def _check_output(source: Path, output: Path, target_kind: str) -> None:
         check_new_folder(output)
     elif output.suffix != ".pt":
         raise InputError(f"{output}: expected the name of a file ending in .pt")
-    elif output.exists():
-        raise InputError(f"{output}: exists, expected the name of a new file")
+    else:
+        _check_new(output)
+
+
+def _check_new(file: Path) -> None:
+    if file.exists():
+        raise InputError(f"{file}: exists, expected the name of a new file")
 
 
 def _size(path: Path) -> int:

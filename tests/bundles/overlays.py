@@ -8,6 +8,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from tests.makers.bundles import read_metrics
 from tests.makers.places import ROOT
 
 CONFIGS = ROOT / "bundles" / "sdseg" / "configs"
@@ -104,8 +105,7 @@ def train_and_evaluate(overlays, data, tmp_path, bundle=CONFIGS, **changes):
     evaluation = ConfigWorkflow(order, run_id="evaluating", **options)
     evaluation.initialize()
     evaluation.run()
-    metrics = (tmp_path / "eval" / "metrics.csv").read_text().strip().split(",")
-    return steps, float(metrics[-1]), evaluation
+    return steps, read_metrics(tmp_path / "eval")["val_mean_dice"], evaluation
 
 
 def parse(*overlays):

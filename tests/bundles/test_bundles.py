@@ -17,6 +17,7 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.losses import PixelLoss, SDSegLoss
 from sdseg_monai.networks import MaskAutoencoder
 from sdseg_monai.weights import load_weights
+from tests.makers.bundles import read_metrics
 from tests.makers.places import ROOT
 from tests.makers.processes import run_forked, run_process
 from tests.makers.volumes import load_nifti, write_case
@@ -95,7 +96,7 @@ def test_evaluation_equals_sdseg_evaluate_on_the_saved_masks(trained):
         *("--dataset_dir", folder / "data", "--ckpt_dir", folder / "models", "--output_dir", folder / "eval"),
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    reported = float((folder / "eval" / "metrics.csv").read_text().strip().split(",")[-1])
+    reported = read_metrics(folder / "eval")["val_mean_dice"]
     result = run_process(
         *("sdseg", "evaluate", "--predictions", folder / "eval", "--labels", folder / "data" / "label"),
         *("-o", folder / "again.csv"),
@@ -119,7 +120,7 @@ def test_hippocampus_bundle_evaluates_and_infers_on_real_volumes(hippocampus, tm
         *("--dataset_dir", hippocampus, "--datalist", tmp_path / "datalist.json", "--output_dir", tmp_path / "eval"),
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    reported = float((tmp_path / "eval" / "metrics.csv").read_text().strip().split(",")[-1])
+    reported = read_metrics(tmp_path / "eval")["val_mean_dice"]
     result = run_process(
         *("sdseg", "evaluate", "--predictions", tmp_path / "eval", "--labels", hippocampus / "labels"),
         *("-o", tmp_path / "again.csv"),

@@ -46,6 +46,7 @@ def test_no_overlay_is_untested():
     elsewhere = {"evaluate", "multi_gpu_train", "multi_gpu_evaluate", "official_inference", "smoke", "paper_weights"}
     elsewhere |= {"clean_mask"}  # tests/inference/test_mask_cleaning.py
     elsewhere |= {"official_classes"}  # tests/bundles/test_official_classes.py
+    elsewhere |= {"start_weights"}  # tests/weights/test_start_weights.py
     top = {path.stem for path in CONFIGS.glob("*.json")} - set(WHOLE)
     volumes = {"baselines/dynunet_3d"}  # tests/data/test_volumes.py
     assert {name for name in tested | volumes | {"datasets/kvasir"} if "/" in name} == set(OVERLAYS)

@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from sdseg_monai.errors import InputError, find_input_error
+from tests.makers.bundles import read_metrics
 from tests.makers.places import ROOT
 from tests.makers.processes import run_forked, run_process
 from tests.makers.volumes import load_nifti, write_case, write_nifti
@@ -133,7 +134,7 @@ def test_multi_process_evaluation_equals_one_process(data, tmp_path):
             launcher, *arguments(data, tmp_path, "--output_dir", out, "--split", "training", overlays=overlays)
         )
         assert process.returncode == 0, process.stderr[-3000:]
-        values.append(float((out / "metrics.csv").read_text().strip().split(",")[-1]))
+        values.append(read_metrics(out)["val_mean_dice"])
     assert 0 < values[0] < 1 and values[0] == pytest.approx(values[1], abs=1e-6)
 
 

@@ -1,6 +1,8 @@
 """Bundles like the embedded one, with tiny networks."""
 
+import csv
 import json
+from pathlib import Path
 
 import torch
 
@@ -82,3 +84,9 @@ def write_other_weights(path, bundle):
     state["unet.conv_out.bias"] = state["unet.conv_out.bias"] + 0.5
     torch.save(state, path)
     return path
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """Return the metrics that an evaluation wrote to ``folder``, by name."""
+    with (folder / "metrics.csv").open() as file:
+        return {name: float(value) for name, value in csv.reader(file)}
