@@ -1,4 +1,4 @@
-"""Metrics that MONAI lacks: LPIPS, stability as in Table 5, the official Dice, IoU of class maps, bootstrap, ellipses."""
+"""Metrics that MONAI lacks: LPIPS, stability (Table 5), the official Dice, IoU of class maps, bootstrap, ellipses."""
 
 from sdseg_monai.metrics.bootstrap import RESAMPLES, bootstrap_interval
 from sdseg_monai.metrics.dice import TransUNetDice
