@@ -56,7 +56,7 @@ docs: .venv/installed-dev
 hippocampus: .venv/installed
 	$(RUN) "['$(SDSEG)/train_autoencoder.json','$(HIPPOCAMPUS)/train_autoencoder.json']"
 	$(RUN) $(HIPPOCAMPUS)/train.json --dataset_dir $(DATASET_DIR) --datalist $(DATALIST)
-	$(BIN)/python benchmarks/embedded.py --dataset_dir $(DATASET_DIR) --datalist $(DATALIST)
+	$(BIN)/python benchmarks/embedded.py --dataset_dir $(DATASET_DIR) --datalist $(DATALIST) --mirrored
 
 # The MONAI Label server has an environment of its own: MONAI Label 0.8.5 pins numpy, pydicom and jsonschema to versions
 # that nothing else here needs. Its torchvision is used by MONAI Label's stock apps alone, and where pip's default torch is

@@ -8,6 +8,7 @@ student's, because the latents that it predicts need not be latents of masks.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections import defaultdict
 from copy import deepcopy
 from functools import partial
@@ -89,7 +90,8 @@ def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[A
     for decoder in ("its own", "the student's"):
         if rows:
             replace_mask_decoder(pipeline.segmenter.network, student)
-        cases, _ = segment_and_score(pipeline, items)
+        with tempfile.TemporaryDirectory() as folder:
+            cases, _ = segment_and_score(pipeline, items, Path(folder))
         rows += [[decoder, *cells] for cells in score_rows(pipeline, cases)]
     return rows
 

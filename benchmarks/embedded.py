@@ -1,7 +1,8 @@
-"""Score the embedded hippocampus model on the validation split, by which it was chosen, and on the test split.
+"""Score a bundle's own weights on the validation split, by which they were chosen, and on the test split.
 
-Each split is also scored with mirror images, left and right exchanged: the data show one side of the body, but users
-have images of both sides. Writes models/metrics.json and the table of results in the bundle's README.
+With --mirrored each split is also scored with mirror images, left and right exchanged: the hippocampi show one side of
+the body, but users have images of both sides. Writes models/metrics.json and the table of results in the bundle's
+README; for heads and hearts also a table of what their masks measure.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from lab.bundles import HIPPOCAMPUS, SCORES, score_rows, segment_and_score
-from lab.tables import commit, hardware, markdown_table, replace_section
+from lab.bundles import BUNDLES, HIPPOCAMPUS, SCORES, SCORES_OF_PICTURES, score_rows, segment_and_score
+from lab.findings import FINDINGS, pixel_sizes
+from lab.tables import check_section, commit, hardware, markdown_table, replace_section
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.evaluation import summarise
 from sdseg_monai.inference.pipeline import Pipeline
+from sdseg_monai.io.pictures import is_picture
 from sdseg_monai.metrics import RESAMPLES
 
 
@@ -37,37 +40,52 @@ def mirror(items: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
     return mirror_items
 
 
-def read_splits(description: str | None) -> dict[str, list[dict[str, str]]]:
-    """Return the cases of validation and test from the folder on the command line."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--dataset_dir", required=True)
-    parser.add_argument("--datalist", default=str(HIPPOCAMPUS / "configs" / "datalist.json"))
-    report_input_errors()
-    options = parser.parse_args()
-    return {split: read_datalist(options.datalist, split, options.dataset_dir, "") for split in ("validation", "test")}
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", default=HIPPOCAMPUS.name)
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--datalist", type=Path, help="default: the bundle's")
+    parser.add_argument("--mirrored", action="store_true", help="score mirror images too")
+    return parser
 
 
 def main() -> None:
     """Run the benchmark."""
-    splits = read_splits(__doc__)
-    pipeline = Pipeline(HIPPOCAMPUS, device="cpu")
+    report_input_errors()
+    options = make_parser().parse_args()
+    root = BUNDLES / options.bundle
+    readme, datalist = root / "docs" / "README.md", options.datalist or root / "configs" / "datalist.json"
+    columns, find = FINDINGS.get(options.bundle, ([], None))
+    for section in ("results", *(["findings"] if find else [])):
+        check_section(readme, section)
+    splits = {split: read_datalist(datalist, split, options.dataset_dir, "") for split in ("validation", "test")}
+    pictures = is_picture(Path(splits["test"][0]["image"]))
+    pipeline = Pipeline(root, device="cpu")
     results: dict[str, Any] = {}
-    rows = []
+    rows, finding_rows = [], []
     with tempfile.TemporaryDirectory() as folder:
-        splits |= {f"{split}, mirrored": mirror(items, Path(folder, split)) for split, items in splits.items()}
-        for split, items in splits.items():
-            cases, seconds = segment_and_score(pipeline, items)
-            results[split] = {**summarise(cases), "seconds_per_volume": round(seconds, 2)}
-            rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(pipeline, cases)]
-    about = {"data": "MSD Task04 hippocampus", "split": "hippocampus_180_20_20", "seed": 0}
+        if options.mirrored:
+            splits |= {f"{split}, mirrored": mirror(items, Path(folder, split)) for split, items in splits.items()}
+        for number, (split, items) in enumerate(splits.items()):
+            masks = Path(folder, f"masks{number}")
+            masks.mkdir()
+            cases, seconds = segment_and_score(pipeline, items, masks, pixel_sizes(options.dataset_dir))
+            results[split] = {**summarise(cases), "seconds_per_image": round(seconds, 2)}
+            rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(pipeline, cases, pictures)]
+            if find:
+                finding_rows.append([split, *find(items, masks, options.dataset_dir)])
+    about = {"split": json.loads(datalist.read_text())["name"], "seed": 0}
     about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/embedded.py"}
-    (HIPPOCAMPUS / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    head = ["split", *SCORES, "median s per volume"]
+    (root / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    head = ["split", *(SCORES_OF_PICTURES if pictures else SCORES), "median s per image"]
     note = (
-        f"Means over the cases, percentile bootstrap ({RESAMPLES} resamples). Data {about['data']}; split "
-        f"{about['split']}; seed 0; {about['hardware']}; commit {about['commit']}."
+        f"Means over the cases, percentile bootstrap ({RESAMPLES} resamples). Split {about['split']}; seed 0; "
+        f"{about['hardware']}; commit {about['commit']}; benchmarks/embedded.py."
     )
-    replace_section(HIPPOCAMPUS / "docs" / "README.md", "results", f"{markdown_table(head, rows)}\n\n{note}")
+    replace_section(readme, "results", f"{markdown_table(head, rows)}\n\n{note}")
+    if find:
+        replace_section(readme, "findings", f"{markdown_table(['split', *columns], finding_rows)}\n\n{note}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Writes the section ``mirror`` of the bundle's README.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def main() -> None:
     check_section(readme, "mirror")
     items = read_datalist(options.bundle / "configs" / "datalist.json", "validation", options.dataset_dir, "")
     pipelines = Pipeline(options.bundle, device="cpu"), Pipeline(options.bundle, device="cpu", tta="mirror")
-    (once, seconds_once), (mean, seconds_mean) = (segment_and_score(pipeline, items) for pipeline in pipelines)
+    with tempfile.TemporaryDirectory() as folder:
+        (once, seconds_once), (mean, seconds_mean) = (segment_and_score(p, items, Path(folder)) for p in pipelines)
     names = {0: "union", **{value: segment.name for value, segment in pipelines[0].segments.items()}}
     rows = []
     for value, name in names.items():

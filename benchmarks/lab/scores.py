@@ -53,6 +53,8 @@ def measure(
 ) -> dict[str, float]:
     """Return Dice in percent and HD95 in mm of the union of the classes, and of each class if there are several.
 
+    If there is one class, the Jaccard index in percent too.
+
     HD95 is NaN if one of the two masks is empty.
 
     Args:
@@ -66,6 +68,8 @@ def measure(
     if num_classes > 2:
         agreements |= {f" of {value}": metrics.in_class(value) for value in range(1, num_classes)}
     dice = {f"Dice{name}": 100 * agreement.dice for name, agreement in agreements.items()}
+    if num_classes == 2:
+        dice["Jaccard"] = 100 * metrics.foreground.iou
     return {**dice, **{f"HD95{name}": agreement.hd95 for name, agreement in agreements.items()}}
 
 
