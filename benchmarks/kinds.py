@@ -1,0 +1,65 @@
+"""How many images of each kind a bundle warns of or refuses, because they look unlike those of its training.
+
+    python benchmarks/kinds.py --bundle skin_lesion_sdseg --images "dermoscopy, test" TEST --images endoscopy POLYPS
+
+Writes the section ``kinds`` of the bundle's README. The images of a folder, or of a JSON datalist's list ``test``, are
+taken; --most evenly spaced ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lab.bundles import BUNDLES
+from lab.tables import check_section, commit, hardware, markdown_table, replace_section
+from sdseg_monai.errors import ArgumentError, report_input_errors
+from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.sources import Source, list_sources, short_name
+from sdseg_monai.io.warnings import LoggedWarnings
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--images", nargs=2, action="append", required=True, metavar=("KIND", "PLACE"))
+    parser.add_argument("--dataset_dir", type=Path, help="to which the paths in a datalist are relative")
+    parser.add_argument("--most", type=int, default=200, help="images of a kind")
+    report_input_errors()
+    options = parser.parse_args()
+    readme = BUNDLES / options.bundle / "docs" / "README.md"
+    check_section(readme, "kinds")
+    segmenter = Segmenter(BUNDLES / options.bundle, device="cpu")
+    rows = [_row(segmenter, kind, _sources(Path(place), options)) for kind, place in options.images]
+    table = markdown_table(["images", "number", "with a warning", "refused"], rows)
+    note = f"{hardware()}; commit {commit()}; benchmarks/kinds.py."
+    replace_section(readme, "kinds", f"{table}\n\n{note}")
+
+
+def _sources(place: Path, options: argparse.Namespace) -> list[Source]:
+    split = "test" if place.suffix == ".json" else None
+    sources = list_sources(place, None, options.dataset_dir, split)
+    indices = np.unique(np.linspace(0, len(sources) - 1, options.most).round().astype(int))
+    return [sources[index] for index in indices]
+
+
+def _row(segmenter: Segmenter, kind: str, sources: list[Source]) -> list[object]:
+    """Return how many images got a warning about what they show, and how many were refused."""
+    num_warned = num_refused = 0
+    for source in tqdm(sources, desc=kind, leave=False):
+        warnings = LoggedWarnings(short_name(source))
+        try:
+            segmenter.prepare(source, warnings)
+        except ArgumentError:
+            num_refused += 1
+        else:
+            num_warned += any(warning.kind != "geometry" for warning in warnings)
+    return [kind, len(sources), *(f"{n} ({n / len(sources):.0%})" for n in (num_warned, num_refused))]
+
+
+if __name__ == "__main__":
+    main()
