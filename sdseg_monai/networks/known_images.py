@@ -6,6 +6,7 @@ of such an image lies far from those of the training, in units of their spread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ from sdseg_monai.errors import InputError
 
 IMAGES = "images"  # among what weights were trained for
 NAMES = ("mean", "precision", "largest")
-SHRINKAGE = 1e-3  # of the covariance towards a multiple of the identity, so that it can be inverted
+SHRINKAGE = 1e-3  # of the correlations between features, so that the covariance can be inverted
+LEAST_VARIANCE = 1e-12  # of a feature, likewise
 
 
 def latent_features(image_latent: torch.Tensor) -> torch.Tensor:
@@ -34,8 +36,8 @@ def describe_images(features: torch.Tensor) -> dict[str, Any]:
         distance of these images.
     """
     covariance = torch.atleast_2d(torch.cov(features.T))
-    scale = covariance.diagonal().mean()
-    precision = torch.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * scale * torch.eye(len(covariance)).double())
+    variance = covariance.diagonal().clamp(min=LEAST_VARIANCE)
+    precision = torch.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * torch.diag(variance))
     known = {"mean": features.mean(dim=0), "precision": precision}
     return {**known, "largest": float(image_distance(features, known).max())}
 
@@ -62,7 +64,8 @@ def check_known_images(known: Any, channels: int) -> None:
         InputError: it lacks a value, or has one of another kind or shape, or one that is not finite.
     """
     shapes = {"mean": (channels,), "precision": (channels, channels)}
-    is_usable = isinstance(known, Mapping) and set(known) == set(NAMES) and isinstance(known["largest"], float)
+    is_usable = isinstance(known, Mapping) and set(known) == set(NAMES)
+    is_usable = is_usable and isinstance(known["largest"], float) and 0 < known["largest"] < math.inf
     for name, shape in shapes.items() if is_usable else ():
         value = known[name]
         is_usable &= isinstance(value, torch.Tensor) and value.shape == shape and value.dtype == torch.float64

@@ -22,6 +22,10 @@ from sdseg_monai.planning import init_bundle
 from tests.docs.pages import BUNDLES, WHOLE, Page, codes, tables
 from tests.makers.places import ROOT
 
+OTHERS = ["skin_lesion_sdseg", "fetal_head_sdseg", "left_ventricle_sdseg"]
+PARTS = {"imports", "network", "load_pretrained", "how_to_get_data", "bundle_root", "dataset_dir"}
+MISSING = object()
+
 
 def config_of(bundle: str, name: str) -> dict:
     return json.loads((ROOT / "bundles" / bundle / "configs" / f"{name}.json").read_text())
@@ -60,6 +64,23 @@ def test_the_reference_names_every_knob_with_its_value(name):
     config_keys = {key for config in configs for key in config}
     assert config_keys <= documented | prose, config_keys - documented - prose
     assert {knob for knob in documented if "#" not in knob} <= config_keys, documented - config_keys
+
+
+def test_the_reference_names_what_the_other_bundles_change():
+    configs = [config_of(bundle, "train") for bundle in OTHERS]
+    known = config_of("hippocampus_sdseg", "train")
+    table = next(rows for _, rows in tables("docs/bundles.md") if rows[0] == ["knob", *OTHERS, "meaning"])
+    expected = {
+        knob: [
+            json.dumps(config[knob]) if is_plain(config[knob]) else "computed" for config in configs if knob in config
+        ]
+        for config in configs
+        for knob, value in config.items()
+        if not isinstance(value, dict) and knob not in PARTS and value != known.get(knob, MISSING)
+    }
+    documented = {codes(cell)[0]: [v.strip("`") for v in values if v] for cell, *values, _ in table[1:]}
+    assert documented == expected
+    assert all(meaning or codes(cell)[0] in known for cell, *_, meaning in table[1:])
 
 
 def test_the_reference_names_leaves_with_their_defaults():
