@@ -15,7 +15,8 @@ import torch
 from sdseg_monai.errors import InputError
 
 IMAGES = "images"  # among what weights were trained for
-NAMES = ("mean", "precision", "largest")
+NAMES = ("mean", "precision", "usual")
+USUAL = 0.995  # share of the images of the training
 SHRINKAGE = 1e-3  # of the correlations between features, so that the covariance can be inverted
 LEAST_VARIANCE = 1e-12  # of a feature, likewise
 
@@ -32,14 +33,14 @@ def describe_images(features: torch.Tensor) -> dict[str, Any]:
         features: of all images, [N, Z], from :func:`latent_features`.
 
     Returns:
-        ``mean`` [Z] and ``precision`` [Z, Z], the inverse of the covariance, both float64; and ``largest``, the largest
-        distance of these images.
+        ``mean`` [Z] and ``precision`` [Z, Z], the inverse of the covariance, both float64; and ``usual``, the distance
+        within which 99.5 % of these images lie.
     """
     covariance = torch.atleast_2d(torch.cov(features.T))
     variance = covariance.diagonal().clamp(min=LEAST_VARIANCE)
     precision = torch.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * torch.diag(variance))
     known = {"mean": features.mean(dim=0), "precision": precision}
-    return {**known, "largest": float(image_distance(features, known).max())}
+    return {**known, "usual": float(image_distance(features, known).quantile(USUAL))}
 
 
 def image_distance(features: torch.Tensor, known: Mapping[str, Any]) -> torch.Tensor:
@@ -65,7 +66,7 @@ def check_known_images(known: Any, channels: int) -> None:
     """
     shapes = {"mean": (channels,), "precision": (channels, channels)}
     is_usable = isinstance(known, Mapping) and set(known) == set(NAMES)
-    is_usable = is_usable and isinstance(known["largest"], float) and 0 < known["largest"] < math.inf
+    is_usable = is_usable and isinstance(known["usual"], float) and 0 < known["usual"] < math.inf
     for name, shape in shapes.items() if is_usable else ():
         value = known[name]
         is_usable &= isinstance(value, torch.Tensor) and value.shape == shape and value.dtype == torch.float64

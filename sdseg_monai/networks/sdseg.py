@@ -219,13 +219,13 @@ class SDSeg(nn.Module):
     def image_distance(self, image: torch.Tensor) -> torch.Tensor | None:
         """Return how far images [B, 3, H, W] in [-1, 1] lie from those of the training, [B], float64, on the CPU.
 
-        The unit is the largest distance of the training's own images: beyond 1 lies what was not seen. None where the
-        weights do not say it, see :mod:`sdseg_monai.networks.known_images`.
+        The unit is the distance within which 99.5 % of the training's images lie. None where the weights do not say it,
+        see :mod:`sdseg_monai.networks.known_images`.
         """
         known = self.trained_for.get(IMAGES)
         if known is None:
             return None
-        return image_distance(latent_features(self.encode_image(image)), known) / known["largest"]
+        return image_distance(latent_features(self.encode_image(image)), known) / known["usual"]
 
     def encode_mask(self, mask: torch.Tensor, noise: torch.Tensor | None = None, *, scale: bool = True) -> torch.Tensor:
         """Encode a mask to its latent, without gradients.

@@ -28,14 +28,14 @@ def pictures(number, seed, brightness):
     return [{"image": image} for image in (brightness + 0.1 * noise).clamp(-1, 1)]
 
 
-def test_the_distance_is_that_of_mahalanobis_and_one_is_the_farthest_of_the_training():
+def test_the_distance_is_that_of_mahalanobis_and_one_is_what_nearly_all_of_the_training_have():
     features = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).double() * torch.tensor([1.0, 10, 0.1])
     known = describe_images(features)
     expected = ((features - features.mean(0)) / features.std(0)).norm(dim=1)
     torch.testing.assert_close(image_distance(features, known), expected, rtol=0.1, atol=0.3)
-    assert known["largest"] == pytest.approx(float(image_distance(features, known).max()))
+    assert (image_distance(features, known) <= known["usual"]).double().mean() == pytest.approx(0.995, abs=0.003)
     far = image_distance(torch.tensor([[0.0, 0, 5], [0, 5, 0]]).double(), known)
-    assert far[0] > known["largest"] > far[1]  # by the spread of each feature
+    assert far[0] > known["usual"] > far[1]  # by the spread of each feature
 
 
 def test_a_training_describes_its_images_and_the_weights_keep_it(tmp_path):
@@ -59,8 +59,8 @@ def test_a_training_describes_its_images_and_the_weights_keep_it(tmp_path):
     "damage",
     [
         lambda known: known.pop("mean"),
-        lambda known: known.update(largest="far"),
-        lambda known: known.update(largest=float("nan")),
+        lambda known: known.update(usual="far"),
+        lambda known: known.update(usual=float("nan")),
         lambda known: known.update(mean=known["mean"][:2]),
         lambda known: known.update(precision=known["precision"] * float("nan")),
     ],
