@@ -2,7 +2,7 @@
 
 With --mirrored each split is also scored with mirror images, left and right exchanged: the hippocampi show one side of
 the body, but users have images of both sides. Writes models/metrics.json and the table of results in the bundle's
-README; for heads and hearts also a table of what their masks measure.
+README, pictures of a usual and of the worst test cases, and for heads and hearts a table of what their masks measure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 from lab.bundles import BUNDLES, HIPPOCAMPUS, SCORES, SCORES_OF_PICTURES, score_rows, segment_and_score
 from lab.findings import FINDINGS, pixel_sizes
-from lab.tables import check_section, commit, hardware, markdown_table, replace_section
+from lab.gallery import draw_usual_and_worst
+from lab.tables import ROOT, check_section, commit, hardware, markdown_table, replace_section
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.evaluation import summarise
@@ -73,6 +74,9 @@ def main() -> None:
             cases, seconds = segment_and_score(pipeline, items, masks, pixel_sizes(options.dataset_dir))
             results[split] = {**summarise(cases), "seconds_per_image": round(seconds, 2)}
             rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(pipeline, cases, pictures)]
+            if split == "test" and root != HIPPOCAMPUS:  # whose pictures are those of its studies
+                usual, worst = ROOT / "docs" / "images" / f"{root.name}.png", root / "docs" / "images" / "worst.png"
+                draw_usual_and_worst(items, [case.foreground.dice for case in cases], masks, usual, worst)
             if find:
                 finding_rows.append([split, *find(items, masks, options.dataset_dir)])
     about = {"split": json.loads(datalist.read_text())["name"], "seed": 0}
