@@ -33,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--network",
-        choices=("small", "pretrained", "paper"),
+        choices=("small", "pretrained", "paper", "unet"),
         help="the network (default: chosen by the data and the GPU)",
     )
     command.add_argument(

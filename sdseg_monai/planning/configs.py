@@ -17,12 +17,26 @@ from sdseg_monai.planning.proposal import Grid, Schedule
 RECIPE = "hippocampus_sdseg"  # the bundle whose training was measured on volumes
 GENERAL = "sdseg"  # the bundle whose inference reads pictures too
 # the bundle with the sizes and the autoencoder of each network
-NETWORKS = {"small": "hippocampus_sdseg", "pretrained": "skin_lesion_sdseg", "paper": "sdseg"}
-RECIPES = {"pretrained": "skin_lesion_sdseg"}  # the bundle whose training was measured, where it is another one
+NETWORKS = {
+    "small": "hippocampus_sdseg",
+    "pretrained": "skin_lesion_sdseg",
+    "paper": "sdseg",
+    "unet": "skin_lesion_sdseg",
+}
+PICTURE_RECIPE = "skin_lesion_sdseg"  # the bundle whose training was measured on pictures
+RECIPES = {"pretrained": PICTURE_RECIPE, "unet": PICTURE_RECIPE}  # of all others it is RECIPE
+UNET = ("baselines/baseline.json", "baselines/unet_lite.json")  # overlays of GENERAL, which make a U-Net of an SDSeg
+# what only an SDSeg has
+SDSEG_KNOBS = (
+    *("autoencoder_weights", "vision_encoder_weights", "vision_encoder_learning_rate"),
+    *("latent_channels", "latent_weight", "segmentation_weight"),
+)
+SDSEG_LOADERS = ("load_autoencoder", "load_vision_encoder")
 PRETRAINED = ("taef2.safetensors", "LICENSE.taef2")  # the start of a vision encoder, in the models of GENERAL
 COPIED = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "logging.conf")
-BATCH_SIZES = {"small": 32, "pretrained": 16, "paper": 4}
+BATCH_SIZES = {"small": 32, "pretrained": 16, "paper": 4, "unet": 16}
 FIELD_OF_VIEW = "sdseg_monai.transforms.WarnFieldOfViewd"
+UNLIKE = "sdseg_monai.transforms.WarnUnlikeTrainingd"
 
 
 class Folders(NamedTuple):
@@ -51,10 +65,12 @@ def shipped_file(bundle: str, name: str) -> Path:
 
 def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, Any]:
     """Return ``train.json`` without the values of a :class:`Schedule`, which :func:`fill_schedule` sets."""
-    config = shipped_config(RECIPES.get(grid.network.value, RECIPE), "train.json")
-    size, recipe_size = list(grid.size.value), config["size"]
+    is_unet = grid.network.value == "unet"
+    recipe = RECIPES.get(grid.network.value, RECIPE)
+    parser = ConfigParser()
+    parser.read_config([shipped_file(recipe, "train.json"), *(shipped_file(GENERAL, name) for name in UNET if is_unet)])
+    size, recipe_size = list(grid.size.value), parser["size"]
     network = shipped_config(NETWORKS[grid.network.value], "train.json")
-    parser = ConfigParser(config)
     parser.update(
         {
             "bundle_root": folders.bundle_root,
@@ -69,12 +85,16 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
             "rotation": shipped_config(RECIPE, "train.json")["rotation"],
             "learning_rate": network["learning_rate"],
             "latent_channels": network["latent_channels"],
-            **{
-                f"network_def#{part}": network["network_def"][part]
-                for part in ("autoencoder", "vision_encoder", "unet")
-            },
         }
     )
+    config = {key: value for key, value in parser.get().items() if key != ConfigParser.meta_key}
+    if is_unet:
+        config = {key: value for key, value in config.items() if key not in SDSEG_KNOBS}
+        config["imports"] = [line for line in config["imports"] if not line.endswith(SDSEG_LOADERS)]
+    else:
+        config["network_def"] |= {
+            part: network["network_def"][part] for part in ("autoencoder", "vision_encoder", "unet")
+        }
     if "vision_encoder_weights" in config:
         config["vision_encoder_weights"] = f"$@bundle_root + '/models/{PRETRAINED[0]}'"
     transforms = config["augmentation"]["transforms"]
@@ -97,7 +117,9 @@ def inference_config(
     """Return the ``inference.json`` that goes with a ``train.json``."""
     config = shipped_config(GENERAL, "inference.json")
     knobs = ("bundle_root", "num_classes", "latent_channels", "slice_axis", "size", "context_mm", "network_def")
-    config |= {name: copy.deepcopy(train[name]) for name in knobs}
+    config |= {name: copy.deepcopy(train[name]) for name in knobs if name in train}
+    if "latent_channels" not in train:
+        del config["latent_channels"]
     config["dataset_dir"] = folders.images
     config = _with_window(config, ("preprocessing",), grid)
     if grid.window.value is None:
@@ -113,6 +135,9 @@ def inference_config(
                 "lowest": round(lowest - spread, 4),
             },
         )
+    if grid.network.value == "pretrained":  # its training describes its images
+        check = {"_target_": UNLIKE, "keys": "image", "network": "@network_def", "inferer": "@inferer"}
+        config["preprocessing"]["transforms"].append(check)
     return config
 
 
@@ -130,13 +155,16 @@ def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], nam
     meta = shipped_config(GENERAL, "metadata.json")
     structures = ", ".join(names.values())
     pictures, modality, count = fingerprint.pictures, grid.modality.value, len(names) + 1
+    is_unet = grid.network.value == "unet"
+    task = "Segmentation" if is_unet else "Latent diffusion segmentation"
+    network = f"SDSeg, the {grid.network.value} network, for {structures}; trained from zeros in one step."
     window = "percentiles" if grid.window.value is None else "{} to {}".format(*grid.window.value)
     meta |= {
         "version": "0.1.0",
         "changelog": {"0.1.0": "made by sdseg init-bundle"},
         "name": name,
-        "task": f"Latent diffusion segmentation of {structures} in {modality} in one reverse step",
-        "description": f"SDSeg, the {grid.network.value} network, for {structures}; trained from zeros in one step.",
+        "task": f"{task} of {structures} in {modality}" + ("" if is_unet else " in one reverse step"),
+        "description": f"A U-Net on EfficientNet-lite0 for {structures}." if is_unet else network,
         "authors": "who trained it",
         "copyright": "the weights: of who trained them; the mask autoencoder's: Apache License 2.0",
         "data_source": f"{len(fingerprint.cases)} cases of its maker (not included)",

@@ -125,7 +125,7 @@ def init_bundle(
         names: names of the classes 1 to K-1. A class without a name here has the name in the labels, see
             :func:`~sdseg_monai.io.class_names.read_class_names`, if they agree, else ``class 1`` and so on.
         modality: one of :data:`MODALITIES`; None to guess it.
-        network: ``small``, ``pretrained`` or ``paper``; None to choose one by the images and the hardware.
+        network: one of :data:`~sdseg_monai.planning.configs.NETWORKS`; None to choose one.
         minutes: time that the training may take on this computer, without that of an autoencoder.
         seed: seed of the split and of the training.
         seconds_per_slice: time of a training step for each slice; None to measure it on this computer.
@@ -161,8 +161,9 @@ def init_bundle(
         seconds_per_slice = READ_OVERHEAD * measure_step(config, torch.device("cuda" if cuda else "cpu"))
     schedule = _schedule(fingerprint, grid, splits, config, minutes, seconds_per_slice)
     config = fill_schedule(config, schedule)
-    weights = bundles_dir() / NETWORKS[grid.network.value] / "models" / "autoencoder.pt"
-    knows_classes = _knows_classes(config, weights)
+    has_autoencoder = "autoencoder" in config["network_def"]
+    weights = bundles_dir() / NETWORKS[grid.network.value] / "models" / "autoencoder.pt" if has_autoencoder else None
+    knows_classes = weights is None or _knows_classes(config, weights)
     plan = BundlePlan(
         output=output,
         fingerprint=fingerprint,
@@ -171,13 +172,16 @@ def init_bundle(
         splits=splits,
         notes=tuple(map(printable, _notes(fingerprint, class_names, grid, splits, knows_classes))),  # they name files
         commands=tuple(
-            _commands(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"]), knows_classes)
+            _commands(
+                *(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"])),
+                *(has_autoencoder, knows_classes),
+            )
         ),
     )
     configs = {
         "train": config,
         "inference": inference_config(config, grid, fingerprint, folders),
-        "train_autoencoder": autoencoder_config(config, grid.network.value),
+        **({"train_autoencoder": autoencoder_config(config, grid.network.value)} if has_autoencoder else {}),
         "metadata": metadata(grid, fingerprint, class_names, _name(output)),
     }
     write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if knows_classes else None))
@@ -306,7 +310,14 @@ def _cached_bytes(fingerprint: Fingerprint, grid: Grid, splits: Mapping[str, lis
 
 
 def _commands(
-    output: Path, labels: Path, grid: Grid, schedule: Schedule, pictures: bool, has_test: bool, knows_classes: bool
+    output: Path,
+    labels: Path,
+    grid: Grid,
+    schedule: Schedule,
+    pictures: bool,
+    has_test: bool,
+    has_autoencoder: bool,
+    knows_classes: bool,
 ) -> list[tuple[str, str]]:
     run, configs, bundle = "python -m monai.bundle run", output / "configs", shlex.quote(str(output))
     train = shlex.quote(str(configs / "train.json"))
@@ -315,14 +326,11 @@ def _commands(
         file = shlex.quote(str(configs / "train_autoencoder.json"))
         about = f"train the mask autoencoder, about {AUTOENCODER_MINUTES[grid.network.value]} minutes on one core"
         commands.append((f"{run} training --config_file {file}", about))
-    audit = f"sdseg audit --labels {shlex.quote(str(labels))} --bundle {bundle}"
-    commands += [
-        (audit, "see what the mask autoencoder can keep of these labels"),
-        (
-            f"{run} training --config_file {train}",
-            f"train, about {schedule.minutes.value:g} minutes; goes on after a stop",
-        ),
-    ]
+    if has_autoencoder:
+        audit = f"sdseg audit --labels {shlex.quote(str(labels))} --bundle {bundle}"
+        commands.append((audit, "see what the mask autoencoder can keep of these labels"))
+    about = f"train, about {schedule.minutes.value:g} minutes; goes on after a stop"
+    commands.append((f"{run} training --config_file {train}", about))
     if has_test:
         chain = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
         chain = f'"{chain}"' if PLAIN.fullmatch(str(output)) else shlex.quote(chain)

@@ -14,7 +14,7 @@ from sdseg_monai.io.segments import PHOTOGRAPHS, names_side
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
 # pixels, divisible by the networks' downsampling
-SIZES = {"small": (64, 128, 256), "pretrained": (128, 256), "paper": (128, 256)}
+SIZES = {"small": (64, 128, 256), "pretrained": (128, 256), "paper": (128, 256), "unet": (128, 256)}
 LARGEST_ON_CPU = 128
 LEAST_OF_MEDIAN = 0.75  # a size is large enough if it has this share of a median slice's longer edge
 SLICES_FOR_PAPER = 2000  # least number of slices to train 295 M parameters with
@@ -45,7 +45,7 @@ class Grid:
     """The settings of the network and its input, which do not depend on the speed of the computer.
 
     Attributes:
-        network: ``small``, ``pretrained`` or ``paper``.
+        network: ``small``, ``pretrained``, ``paper`` or ``unet``.
         modality: DICOM's term, or ``RGB``.
         window: intensities that become -1 and 1; None for the 0.5th and 99.5th percentile of each image.
         slice_axis: spatial axis across which slices are taken, in RAS orientation.

@@ -21,7 +21,8 @@ def measure_step(config: dict[str, Any], device: torch.device) -> float:
     """
     parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     network = parser.get_parsed_content("network_def").to(device)
-    network.scale_factor.fill_(1)
+    if hasattr(network, "scale_factor"):  # an SDSeg
+        network.scale_factor.fill_(1)
     network.train()
     loss = parser.get_parsed_content("loss")
     height, width = parser["size"]

@@ -101,7 +101,11 @@ def test_an_overlay_changes_only_what_the_base_has(overlay):
     ]
     configs = HIPPOCAMPUS if overlay.startswith("recipe/") else CONFIGS
     base.read_config([configs / f"{name}.json" for name in names])
-    own = {"unet_weights", "backbone_weights", "checkpoint"}  # of the overlay itself; where evaluate.json and inference.json look
+    own = {
+        "unet_weights",
+        "backbone_weights",
+        "checkpoint",
+    }  # of the overlay itself; where evaluate.json and inference.json look
     changes = json.loads(find(overlay).read_text())
     for key in changes:
         parent, _, leaf = key.lstrip("+").rpartition("#")

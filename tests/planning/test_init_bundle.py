@@ -8,8 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow, verify_metadata
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 
+from sdseg_monai import segment
 from sdseg_monai.bundle import Bundle
 from sdseg_monai.data import read_datalist
 from sdseg_monai.errors import InputError
@@ -18,11 +20,11 @@ from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.planning import init_bundle
 from sdseg_monai.planning.audit import audit_folder, load_audit
-from sdseg_monai.planning.configs import NETWORKS, RECIPE, shipped_config
+from sdseg_monai.planning.configs import NETWORKS, RECIPE, RECIPES, SDSEG_KNOBS, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
 from tests.makers.processes import run_process
 from tests.makers.volumes import load_nifti, write_nifti
-from tests.planning.folders import KINDS, SPEED, config, write_mr
+from tests.planning.folders import KINDS, SPEED, config, write_mr, write_pictures
 
 RECOMMENDED = ("epochs", "val_interval", "batch_size", "warmup_steps")
 
@@ -59,11 +61,22 @@ def train_modality(plan):
 
 def test_only_knobs_differ_from_the_shipped_recipe(new_bundle):
     plan, _ = new_bundle
-    train, shipped = config(plan, "train"), shipped_config(RECIPE, "train.json")
+    recipe = RECIPES.get(plan.choices["network"].value, RECIPE)
+    train, shipped = config(plan, "train"), shipped_config(recipe, "train.json")
     differ = {key for key in train.keys() | shipped.keys() if train.get(key) != shipped.get(key)}
     assert differ <= {
         *("bundle_root", "dataset_dir", "how_to_get_data", "num_classes", "slice_axis", "intensity_range", "size"),
-        *("context_mm", "mirror_probability", "learning_rate", "augmentation", "train", "validate", *RECOMMENDED),
+        *(
+            "context_mm",
+            "mirror_probability",
+            "rotation",
+            "vision_encoder_weights",
+            "learning_rate",
+            "augmentation",
+            "train",
+            "validate",
+            *RECOMMENDED,
+        ),
     }
     steps = [step["_target_"] for step in train["train"]["preprocessing"]["transforms"]]
     expected = [step["_target_"] for step in shipped["train"]["preprocessing"]["transforms"]]
@@ -195,7 +208,7 @@ def test_classes_that_no_shipped_autoencoder_knows_come_with_a_command_to_train_
     assert load_audit(plan.output, "cpu").num_classes == 6
 
 
-@pytest.mark.parametrize(("network", "knows"), [("small", (2, 3)), ("paper", (2,))])
+@pytest.mark.parametrize(("network", "knows"), [("small", (2, 3)), ("pretrained", (2,)), ("paper", (2,))])
 def test_the_autoencoder_is_shipped_where_it_knows_the_classes(network, knows, tmp_path):
     for classes in (2, 3):
         images, labels = write_mr(tmp_path / str(classes), 2, classes=classes)
@@ -233,3 +246,45 @@ def test_flat_volumes_and_empty_labels_are_no_faults(tmp_path):
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.choices["slice_axis"].value == 2 and plan.choices["batch_size"].value <= 2
     assert plan.splits["validation"] != ["case1"]  # which would tell nothing
+
+
+def test_pictures_start_from_weights_that_have_seen_photographs(tmp_path):
+    plan = init_bundle(*write_pictures(tmp_path), tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
+    assert plan.choices["network"].value == "pretrained"
+    assert {path.name for path in (plan.output / "models").iterdir()} == {
+        *("autoencoder.pt", "taef2.safetensors", "LICENSE.taef2")
+    }
+    parser = ConfigParser(config(plan, "train"))
+    network = parser.get_parsed_content("network_def")
+    before = network.vision_encoder.state_dict()["encoder.layers.0.weight"].clone()
+    parser.get_parsed_content("load_pretrained")
+    assert not torch.equal(network.vision_encoder.state_dict()["encoder.layers.0.weight"], before)
+    assert config(plan, "inference")["preprocessing"]["transforms"][-1]["_target_"].endswith("WarnUnlikeTrainingd")
+
+
+@pytest.mark.usefixtures("keep_global_state")
+def test_a_unet_has_no_autoencoder_and_segments_like_any_bundle(tmp_path):
+    images, labels = write_pictures(tmp_path)
+    options = {"network": "unet", "seconds_per_slice": SPEED, "progress": False}
+    plan = init_bundle(images, labels, tmp_path / "mine", **options)
+    train = config(plan, "train")
+    assert not set(SDSEG_KNOBS) & set(train) and "latent_channels" not in config(plan, "inference")
+    assert list((plan.output / "models").iterdir()) == []
+    assert not (plan.output / "configs" / "train_autoencoder.json").exists()
+    assert not any("audit" in command for command, _ in plan.commands)
+    workflow = ConfigWorkflow(
+        str(plan.output / "configs" / "train.json"),
+        run_id="training",
+        workflow_type="train",
+        meta_file=str(plan.output / "configs" / "metadata.json"),
+        logging_file=False,
+        **{"backbone_weights": "random", "size": [64, 64], "epochs": 1, "val_interval": 1, "batch_size": 2},
+    )
+    workflow.initialize()
+    workflow.run()
+    change = {"size": [64, 64]}
+    (tmp_path / "size.json").write_text(json.dumps(change))
+    result = segment(
+        next(images.iterdir()), bundle=plan.output, device="cpu", overlays=tmp_path / "size.json", trust=True
+    )
+    assert result.labels.shape == (40, 48, 1)

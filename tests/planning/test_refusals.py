@@ -56,7 +56,7 @@ def test_labels_of_other_values_are_refused_with_what_to_do(values, message, tmp
         ({"names": {1: "$__import__('os')"}}, "expected at most 64 letters"),
         ({"names": {1: "background"}}, "expected different ones"),
         ({"modality": "ct scan"}, "modality 'ct scan' is unknown"),
-        ({"network": "large"}, "network 'large' is unknown: expected one of small, paper"),
+        ({"network": "large"}, "network 'large' is unknown: expected one of small, pretrained, paper, unet"),
         ({"minutes": 0}, "minutes=0"),
     ],
 )
