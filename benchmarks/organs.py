@@ -67,8 +67,9 @@ def main() -> None:
     paths = list(list_cases(options.hippocampi).items())
     for case, path in tqdm(paths[:: max(1, len(paths) // CASES)], leave=False):
         label = torch.from_numpy(read_mask(path).array)[None]
-        settings = {"num_classes": NUM_CLASSES, "size": HIPPOCAMPUS_SIZE, "slice_axis": HIPPOCAMPUS_AXIS}
-        hippocampi += audit_label(autoencoder, label, case, **settings)
+        hippocampi += audit_label(
+            *(autoencoder, label, case), num_classes=NUM_CLASSES, size=HIPPOCAMPUS_SIZE, slice_axis=HIPPOCAMPUS_AXIS
+        )
     rows = table_rows("organs of a CT", organs) + table_rows("hippocampi", hippocampi)
     head = ["labels", "class", "median voxels", *(f"Dice, noise {noise:g}" for noise in LATENT_NOISE)]
     head += [f"strays, noise {noise:g}" for noise in LATENT_NOISE]

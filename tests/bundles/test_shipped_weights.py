@@ -83,14 +83,13 @@ def cine(tmp_path_factory):
     for name, phase in PHASES.items():
         slices = [pydicom.dcmread(files[number]) for number in sorted(files) if number % 20 == phase % 20]
         affine = np.diag([*map(float, slices[0].PixelSpacing), 8.0, 1.0])
-        arrays = {"image": np.stack([s.pixel_array.T for s in slices], axis=2), "label": []}
+        labels = []
         for s in slices:
             contour = CINE / "contours" / f"IM-0001-{int(s.InstanceNumber):04}-icontour-manual.txt"
             outline = np.loadtxt(contour) - 1 if contour.is_file() else np.zeros((0, 2))
-            arrays["label"].append(polygon2mask((s.Columns, s.Rows), outline))
-        arrays["label"] = np.stack(arrays["label"], axis=2)
-        for kind, array in arrays.items():
-            write_nifti(folder / f"{name}_{kind}.nii.gz", array.astype(np.float32), affine)
+            labels.append(polygon2mask((s.Columns, s.Rows), outline))
+        for kind, arrays in (("image", [s.pixel_array.T for s in slices]), ("label", labels)):
+            write_nifti(folder / f"{name}_{kind}.nii.gz", np.stack(arrays, axis=2).astype(np.float32), affine)
     return folder
 
 

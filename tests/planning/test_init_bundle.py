@@ -249,7 +249,8 @@ def test_flat_volumes_and_empty_labels_are_no_faults(tmp_path):
 
 
 def test_pictures_start_from_weights_that_have_seen_photographs(tmp_path):
-    plan = init_bundle(*write_pictures(tmp_path), tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
+    images, labels = write_pictures(tmp_path)
+    plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.choices["network"].value == "pretrained"
     assert {path.name for path in (plan.output / "models").iterdir()} == {
         *("autoencoder.pt", "taef2.safetensors", "LICENSE.taef2")
@@ -265,8 +266,8 @@ def test_pictures_start_from_weights_that_have_seen_photographs(tmp_path):
 @pytest.mark.usefixtures("keep_global_state")
 def test_a_unet_has_no_autoencoder_and_segments_like_any_bundle(tmp_path):
     images, labels = write_pictures(tmp_path)
-    options = {"network": "unet", "seconds_per_slice": SPEED, "progress": False}
-    plan = init_bundle(images, labels, tmp_path / "mine", **options)
+    output = tmp_path / "mine"
+    plan = init_bundle(images, labels, output, network="unet", seconds_per_slice=SPEED, progress=False)
     train = config(plan, "train")
     assert not set(SDSEG_KNOBS) & set(train) and "latent_channels" not in config(plan, "inference")
     assert list((plan.output / "models").iterdir()) == []
