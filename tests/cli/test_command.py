@@ -22,7 +22,9 @@ from tests.makers.processes import run_process
 def test_bundles_say_what_they_are(bundle, tmp_path, capsys):
     code, out, _ = run(capsys, "info")
     described = json.loads(out)
-    assert code == 0 and set(described) == {"hippocampus_sdseg", "sdseg"}
+    others = {"skin_lesion_sdseg": "RGB", "fetal_head_sdseg": "RGB", "left_ventricle_sdseg": "MR"}
+    assert code == 0 and set(described) == {"hippocampus_sdseg", "sdseg", *others}
+    assert {name: described[name]["modality"] for name in others} == others
     hippocampus, organs = described["hippocampus_sdseg"], described["sdseg"]
     assert (
         hippocampus["labels"] == {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
