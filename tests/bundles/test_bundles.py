@@ -360,7 +360,9 @@ def test_embedded_datalist_is_the_committed_split():
 def test_bundles_are_found_by_name_and_folder(tmp_path):
     assert Bundle.open("sdseg").root == CONFIGS / "sdseg"
     assert Bundle.open(CONFIGS / "sdseg").root == CONFIGS / "sdseg"
-    with pytest.raises(InputError, match="expected hippocampus_sdseg, sdseg"):
+    with pytest.raises(
+        InputError, match="expected fetal_head_sdseg, hippocampus_sdseg, left_ventricle_sdseg, sdseg, skin_lesion_sdseg"
+    ):
         Bundle.open("nothing")
     with pytest.raises(InputError, match=r"no configs/inference\.json"):
         Bundle.open(tmp_path)
