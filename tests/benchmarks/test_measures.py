@@ -74,6 +74,7 @@ def test_measures_are_in_percent_and_millimetres_and_say_where_they_are_undefine
     values = measure(shifted, expected, spacing, 3)
     assert values["Dice of 2"] == 0 and np.isnan(values["HD95 of 2"]) and np.isfinite(values["HD95"])
     two = measure(shifted, expected, spacing, 2)
-    assert set(two) == {"Dice", "HD95"}
+    assert set(two) == {"Dice", "Jaccard", "HD95"}
+    assert two["Jaccard"] == pytest.approx(100 * two["Dice"] / (200 - two["Dice"]))
     for measures, dice in ((two, two["Dice"]), (values, values["Dice of 1"] / 2)):
         assert mean_class_dice({k: np.array([v]) for k, v in measures.items()}) == pytest.approx([dice])

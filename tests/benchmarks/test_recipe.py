@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lab import budget, recipe_figures, scores
 from lab.recipe_figures import draw_worst
 from lab.scores import mean_class_dice, score
-from lab.study import find_overlay, last_words, load_volume, read_study, segment
+from lab.study import find_overlay, last_words, load_volume, read_content, read_study, segment
 from lab.tables import markdown_table
 from sdseg_monai.visualize import slice_panel
 from sdseg_monai.weights import save_tensors
@@ -125,9 +125,9 @@ def test_scores_of_another_commit_are_measured_anew(toy, monkeypatch):
 
 
 def test_no_study_of_kvasir_shows_its_images():
-    studies = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "studies").glob("*.json")]
+    studies = [read_content(path) for path in (ROOT / "benchmarks" / "studies").glob("*.json")]
     of_kvasir = [study for study in studies if study.get("dataset") == "datasets/kvasir"]
-    assert len(of_kvasir) == 3 and not any(study["show_cases"] for study in of_kvasir)
+    assert len(of_kvasir) == 4 and not any(study["show_cases"] for study in of_kvasir)
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_the_worst_photographs_are_drawn(tmp_path):
     study = read_study(tmp_path / "toy.json", tmp_path, tmp_path / "datalist.json", tmp_path / "out", {}, None)
     keep_random_weights(study, "U-Net")
     result = score(study, "U-Net", "validation")
-    assert result.keys() == {"Dice", "HD95"} and len(mean_class_dice(result)) == 5
+    assert result.keys() == {"Dice", "Jaccard", "HD95"} and len(mean_class_dice(result)) == 5
     draw_worst(study, "U-Net", result, tmp_path / "worst.png")
     assert np.asarray(Image.open(tmp_path / "worst.png").convert("L")).std() > 5
 
