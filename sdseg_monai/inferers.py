@@ -26,6 +26,7 @@ from sdseg_monai.transforms.slices import (
     to_three_channels,
 )
 
+SAMPLED_SLICES = 9  # of a volume, from which it is told what it shows
 SliceNoise = Literal["network", "per_slice"]
 
 
@@ -186,6 +187,16 @@ class SliceWiseInferer(Inferer):
         first, last = max(0, start - margin), min(volume.shape[self.slice_axis + 1], stop + margin)
         slices = resize_slices(extract_slices(volume, self.slice_axis, first, last), self.size)
         return add_context(slices, start - first, stop - first, offset)
+
+    def sample_slices(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return at most :data:`SAMPLED_SLICES` slices, evenly spaced, as the network gets them, [N, 3, H, W].
+
+        Args:
+            volume: as of :meth:`iter_scores`.
+        """
+        depth = volume.shape[self.slice_axis + 1]
+        indices = torch.linspace(0, depth - 1, min(depth, SAMPLED_SLICES)).round().long().tolist()
+        return torch.cat([self.network_image(volume, index, index + 1) for index in indices])
 
     def _scores(
         self, network: Any, image: torch.Tensor, case: str, start: int, noise: SliceNoise, num_samples: int

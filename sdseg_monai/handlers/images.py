@@ -10,8 +10,9 @@ from ignite.engine import Engine, Events
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sdseg_monai.inferers import SliceWiseInferer
 from sdseg_monai.networks import SDSeg
-from sdseg_monai.networks.known_images import IMAGES, describe_images, latent_features
+from sdseg_monai.networks.known_images import IMAGES, describe_images, image_distance, latent_features, usual_distance
 from sdseg_monai.networks.trained_for import KEY
 from sdseg_monai.weights import load_weights, read_tensors, save_tensors
 
@@ -25,16 +26,27 @@ class DescribeImages:
         path: the file, which :class:`BestModel` wrote; the network has its weights afterwards.
         network: the network that was validated.
         dataset: training set, items with ``image`` [3, H, W], augmented as in the first epoch.
+        validation: validation set, items with ``image`` [C, X, Y, Z].
+        inferer: with which the network is validated.
         num_images: largest number of images; they are evenly spaced over the set.
         batch_size: images per forward pass.
     """
 
     def __init__(
-        self, path: str | Path, network: SDSeg, dataset: Dataset, num_images: int = 2048, batch_size: int = 8
+        self,
+        path: str | Path,
+        network: SDSeg,
+        dataset: Dataset,
+        validation: Dataset,
+        inferer: SliceWiseInferer,
+        num_images: int = 2048,
+        batch_size: int = 8,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.dataset = dataset
+        self.validation = validation
+        self.inferer = inferer
         self.num_images = num_images
         self.batch_size = batch_size
 
@@ -49,13 +61,22 @@ class DescribeImages:
             return
         load_weights(self.network, self.path)
         self.network.eval()
-        device = self.network.scale_factor.device
         length = len(self.dataset)  # type: ignore[arg-type]
         indices = range(0, length, max(1, math.ceil(length / self.num_images)))
-        features = []
-        for start in tqdm(range(0, len(indices), self.batch_size), desc="image latents", delay=2, leave=False):
-            batch = [self.dataset[index]["image"] for index in indices[start : start + self.batch_size]]
-            features.append(latent_features(self.network.encode_image(torch.stack(batch).to(device))))
+        starts = tqdm(range(0, len(indices), self.batch_size), desc="image latents", delay=2, leave=False)
+        batches = (indices[start : start + self.batch_size] for start in starts)
+        features = [self._features([self.dataset[index]["image"] for index in batch]) for batch in batches]
+        known = describe_images(torch.cat(features))
+        validation = (self.validation[index]["image"] for index in range(len(self.validation)))  # type: ignore[arg-type]
+        distances = [
+            image_distance(self._features(list(self.inferer.sample_slices(image))), known).median()
+            for image in validation
+        ]
         state = read_tensors(self.path)
-        state[KEY] = {**state.get(KEY, {}), IMAGES: describe_images(torch.cat(features))}
+        known["usual"] = usual_distance(torch.stack(distances))
+        state[KEY] = {**state.get(KEY, {}), IMAGES: known}
         save_tensors(self.path, state)
+
+    def _features(self, images: list[torch.Tensor]) -> torch.Tensor:
+        image = torch.stack(images).to(self.network.scale_factor.device)
+        return latent_features(self.network.encode_image(image))

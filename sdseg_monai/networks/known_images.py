@@ -16,7 +16,7 @@ from sdseg_monai.errors import InputError
 
 IMAGES = "images"  # among what weights were trained for
 NAMES = ("mean", "precision", "usual")
-USUAL = 0.995  # share of the images of the training
+USUAL = 0.98  # share of the images that validated the training
 SHRINKAGE = 1e-3  # of the correlations between features, so that the covariance can be inverted
 LEAST_VARIANCE = 1e-12  # of a feature, likewise
 
@@ -27,20 +27,29 @@ def latent_features(image_latent: torch.Tensor) -> torch.Tensor:
 
 
 def describe_images(features: torch.Tensor) -> dict[str, Any]:
-    """Return what :func:`image_distance` needs to know of the training's images.
+    """Return where the images of a training lie.
 
     Args:
         features: of all images, [N, Z], from :func:`latent_features`.
 
     Returns:
-        ``mean`` [Z] and ``precision`` [Z, Z], the inverse of the covariance, both float64; and ``usual``, the distance
-        within which 99.5 % of these images lie.
+        ``mean`` [Z] and ``precision`` [Z, Z], the inverse of the covariance, both float64.
     """
     covariance = torch.atleast_2d(torch.cov(features.T))
     variance = covariance.diagonal().clamp(min=LEAST_VARIANCE)
     precision = torch.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * torch.diag(variance))
-    known = {"mean": features.mean(dim=0), "precision": precision}
-    return {**known, "usual": float(image_distance(features, known).quantile(USUAL))}
+    return {"mean": features.mean(dim=0), "precision": precision}
+
+
+def usual_distance(distances: torch.Tensor) -> float:
+    """Return the distance within which 98 % of the images lie that were not trained on: ``usual`` in the record.
+
+    The training's own images lie nearer than others of their kind, because the network knows them.
+
+    Args:
+        distances: of images that validated the training, [N], from :func:`image_distance`.
+    """
+    return float(distances.quantile(USUAL))
 
 
 def image_distance(features: torch.Tensor, known: Mapping[str, Any]) -> torch.Tensor:
@@ -55,7 +64,7 @@ def image_distance(features: torch.Tensor, known: Mapping[str, Any]) -> torch.Te
 
 
 def check_known_images(known: Any, channels: int) -> None:
-    """Check a record of :func:`describe_images` that was read from a file.
+    """Check a record of :func:`describe_images`, with its :func:`usual_distance`, that was read from a file.
 
     Args:
         known: the record.

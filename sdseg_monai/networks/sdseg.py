@@ -219,8 +219,8 @@ class SDSeg(nn.Module):
     def image_distance(self, image: torch.Tensor) -> torch.Tensor | None:
         """Return how far images [B, 3, H, W] in [-1, 1] lie from those of the training, [B], float64, on the CPU.
 
-        The unit is the distance within which 99.5 % of the training's images lie. None where the weights do not say it,
-        see :mod:`sdseg_monai.networks.known_images`.
+        The unit is the distance within which 98 % of the images lie that validated the training. None where the weights
+        do not say it, see :mod:`sdseg_monai.networks.known_images`.
         """
         known = self.trained_for.get(IMAGES)
         if known is None:

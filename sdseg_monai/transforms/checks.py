@@ -16,7 +16,6 @@ from monai.utils import ImageMetaKey
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 
 AIR_BELOW = -800  # HU; an MR whose intensities are stored with an offset, such as -300, is not taken for a CT
-MOST_SLICES = 9  # of a volume, evenly spaced, that are compared with those of the training
 
 
 class CheckImaged(MapTransform):
@@ -120,10 +119,9 @@ class WarnUnlikeTrainingd(CheckImaged):
         keys: images, each [C, X, Y, Z] in [-1, 1], prepared for the network.
         network: an :class:`~sdseg_monai.networks.SDSeg`, with its weights when an image comes.
         inferer: a :class:`~sdseg_monai.inferers.SliceWiseInferer`, which makes the network's slices.
-        tolerance: distance from the training's images beyond which there is a warning; 99.5 % of them lie within 1.
-        limit: distance beyond which that is a contradiction. Measured on pictures of the skin, the womb and the bowel:
-            no picture of the training's kind that was kept aside lies beyond 1, and most of the other kinds lie beyond
-            1.1.
+        tolerance: distance beyond which there is a warning; 98 % of the images that validated the training lie within
+            1. That of a volume is the median of its slices.
+        limit: distance beyond which that is a contradiction.
         force: see :class:`CheckImaged`.
     """
 
@@ -147,17 +145,12 @@ class WarnUnlikeTrainingd(CheckImaged):
         if not hasattr(self.network, "image_distance"):  # a network in pixel space
             return
         device = next(self.network.parameters()).device
-        depth = image.shape[self.inferer.slice_axis + 1]
-        indices = np.unique(np.linspace(0, depth - 1, MOST_SLICES).round().astype(int))
-        slices = torch.cat([self.inferer.network_image(image, int(i), int(i) + 1) for i in indices])
-        distances = self.network.image_distance(slices.to(device))
+        distances = self.network.image_distance(self.inferer.sample_slices(image).to(device))
         if distances is None:
             return
         distance = float(distances.median())
         if distance > self.tolerance:
-            text = (
-                f"it looks unlike the images of the training: {distance:.2f} times as far from them as nearly all are"
-            )
+            text = f"it looks unlike the images of the training: {distance:.2f} times as far from them as usual images of the kind"
             is_far = distance > self.limit
             advice = "is this an image of the kind?" + ("" if is_far else " The mask is not to be trusted")
             yield ImageWarning("unlike", f"{text}; {advice}", contradiction=is_far)
