@@ -91,7 +91,7 @@ def segmenter_rows(bundle: str, dataset_dir: Path, student: Path) -> list[list[A
         if rows:
             replace_mask_decoder(pipeline.segmenter.network, student)
         with tempfile.TemporaryDirectory() as folder:
-            cases, _ = segment_and_score(pipeline, items, Path(folder))
+            cases, *_ = segment_and_score(pipeline, items, Path(folder))
         rows += [[decoder, *cells] for cells in score_rows(pipeline, cases)]
     return rows
 

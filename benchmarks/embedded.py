@@ -62,7 +62,7 @@ def main() -> None:
         check_section(readme, section)
     splits = {split: read_datalist(datalist, split, options.dataset_dir, "") for split in ("validation", "test")}
     pictures = is_picture(Path(splits["test"][0]["image"]))
-    pipeline = Pipeline(root, device="cpu")
+    pipeline = Pipeline(root, device="cpu", force=True)
     results: dict[str, Any] = {}
     rows, finding_rows = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -71,9 +71,9 @@ def main() -> None:
         for number, (split, items) in enumerate(splits.items()):
             masks = Path(folder, f"masks{number}")
             masks.mkdir()
-            cases, seconds = segment_and_score(pipeline, items, masks, pixel_sizes(options.dataset_dir))
+            cases, seconds, num_refused = segment_and_score(pipeline, items, masks, pixel_sizes(options.dataset_dir))
             results[split] = {**summarise(cases), "seconds_per_image": round(seconds, 2)}
-            rows += [[split, *cells, f"{seconds:.2f}"] for cells in score_rows(pipeline, cases, pictures)]
+            rows += [[split, *cells, num_refused, f"{seconds:.2f}"] for cells in score_rows(pipeline, cases, pictures)]
             if split == "test" and root != HIPPOCAMPUS:  # whose pictures are those of its studies
                 usual, worst = ROOT / "docs" / "images" / f"{root.name}.png", root / "docs" / "images" / "worst.png"
                 draw_usual_and_worst(items, [case.foreground.dice for case in cases], masks, usual, worst)
@@ -82,7 +82,7 @@ def main() -> None:
     about = {"split": json.loads(datalist.read_text())["name"], "seed": 0}
     about |= {"hardware": hardware(), "commit": commit(), "command": "benchmarks/embedded.py"}
     (root / "models" / "metrics.json").write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    head = ["split", *(SCORES_OF_PICTURES if pictures else SCORES), "median s per image"]
+    head = ["split", *(SCORES_OF_PICTURES if pictures else SCORES), "refused without --force", "median s per image"]
     note = (
         f"Means over the cases, percentile bootstrap ({RESAMPLES} resamples). Split {about['split']}; seed 0; "
         f"{about['hardware']}; commit {about['commit']}; benchmarks/embedded.py."

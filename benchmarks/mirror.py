@@ -33,7 +33,9 @@ def main() -> None:
     items = read_datalist(options.bundle / "configs" / "datalist.json", "validation", options.dataset_dir, "")
     pipelines = Pipeline(options.bundle, device="cpu"), Pipeline(options.bundle, device="cpu", tta="mirror")
     with tempfile.TemporaryDirectory() as folder:
-        (once, seconds_once), (mean, seconds_mean) = (segment_and_score(p, items, Path(folder)) for p in pipelines)
+        (once, seconds_once, _), (mean, seconds_mean, _) = (
+            segment_and_score(p, items, Path(folder)) for p in pipelines
+        )
     names = {0: "union", **{value: segment.name for value, segment in pipelines[0].segments.items()}}
     rows = []
     for value, name in names.items():

@@ -24,23 +24,25 @@ SCORES_OF_PICTURES = ["pictures", "structure", "Dice (95 %)", "worst", "HD95, pi
 
 def segment_and_score(
     pipeline: Pipeline, items: list[dict[str, str]], folder: Path, pixel_sizes: Mapping[str, float] | None = None
-) -> tuple[list[CaseMetrics], float]:
-    """Segment and score ``items``; return the metrics of each case and the median seconds for an image.
+) -> tuple[list[CaseMetrics], float, int]:
+    """Segment and score ``items``; return the metrics of each case, the median seconds, and how many are not trusted.
 
     Args:
-        pipeline: the model.
+        pipeline: the model; with ``force`` also images that it would refuse are scored.
         items: the cases, each with ``image`` and ``label``.
         folder: for the masks, which are named as :func:`mask_path` says.
         pixel_sizes: edge of a pixel in mm of pictures, by their names without suffix.
     """
-    cases, seconds = [], []
+    cases, seconds, num_refused = [], [], 0
     for item in tqdm(items, leave=False):
         image, output = Path(item["image"]), mask_path(item, folder)
         start = time.perf_counter()
-        pipeline(image, pixel_mm=(pixel_sizes or {}).get(image_stem(image))).save(output)
+        result = pipeline(image, pixel_mm=(pixel_sizes or {}).get(image_stem(image)))
+        result.save(output)
+        num_refused += not result.trusted
         seconds.append(time.perf_counter() - start)
         cases.append(evaluate_case(output, Path(item["label"])))
-    return cases, float(np.median(seconds))
+    return cases, float(np.median(seconds)), num_refused
 
 
 def mask_path(item: Mapping[str, str], folder: Path) -> Path:

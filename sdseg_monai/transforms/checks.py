@@ -150,7 +150,7 @@ class WarnUnlikeTrainingd(CheckImaged):
             return
         distance = float(distances.median())
         if distance > self.tolerance:
-            text = f"it looks unlike the images of the training: {distance:.2f} times as far from them as usual images of the kind"
+            text = f"it looks unlike the images of the training: {distance:.2f} times as far from them as is usual"
             is_far = distance > self.limit
             advice = "is this an image of the kind?" + ("" if is_far else " The mask is not to be trusted")
             yield ImageWarning("unlike", f"{text}; {advice}", contradiction=is_far)

@@ -43,9 +43,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_nifti(root / f"{name}.nii.gz", cavity)
     for name, write in (("skin", write_skin_lesion), ("womb", write_fetal_head), ("chest", write_heart)):
         (root / name).mkdir()
-        image, label = write(root / name)
-        label.unlink()
-    image.rename(root / "heart.nii.gz")
+        _, drawn = write(root / name)
+        drawn.unlink()
+    (root / "chest" / "image.nii.gz").rename(root / "heart.nii.gz")
     pictures = root / "data" / "Kvasir-SEG"
     for seed, name in enumerate(CASES):
         write_photograph(pictures, name, seed, size=(48, 56))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from monai.data import Dataset
 from PIL import Image
 
 from sdseg_monai import segment
@@ -32,8 +33,8 @@ def pictures(number, seed, brightness):
 
 def describe(path, network, number=64):
     """Write into the weights' file what bright pictures look like."""
-    validation = [{"image": item["image"][..., None]} for item in pictures(32, 2, 0.5)]
-    DescribeImages(path, network, pictures(number, 0, 0.5), validation, INFERER, batch_size=16)(ENGINE)
+    validation = Dataset([{"image": item["image"][..., None]} for item in pictures(32, 2, 0.5)])
+    DescribeImages(path, network, Dataset(pictures(number, 0, 0.5)), validation, INFERER, batch_size=16)(ENGINE)
 
 
 def test_the_distance_is_that_of_mahalanobis_and_one_is_what_nearly_all_of_the_training_have():
