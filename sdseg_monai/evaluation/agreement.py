@@ -35,7 +35,7 @@ class Agreement:
         dice: Dice coefficient, in [0, 1]; 1 if both masks are empty, 0 if only one of them is.
         iou: intersection over union (Jaccard index), in [0, 1]; of empty masks as ``dice``.
         hd95: 95th percentile of the Hausdorff distance, in mm (of a picture in pixels): of each surface to the other,
-            the larger of the two. Not defined if a mask is empty, or if the size of a voxel is not known.
+            the larger of the two; of a single slice that of the outlines. Not defined if a mask is empty, or if the size of a voxel is not known.
         nsd: normalised surface Dice, in [0, 1]: the share of both surfaces that lies within a tolerance of the other
             surface; of empty masks as ``dice``. Not defined if the size of a voxel is not known.
         volume_difference: (predicted volume - volume of the label) / volume of the label; 0 if both masks are empty.
@@ -298,6 +298,10 @@ def _compare(
     predicted_size, label_size = int(predicted_mask.sum()), int(label_mask.sum())  # voxels
     if not (predicted_size or label_size):
         return EMPTY_PAIR
+    axes = [axis for axis, length in enumerate(label_mask.shape) if length > 1]
+    if len(axes) == 2:  # a single slice: its surface is its outline, in three dimensions it would be all of its pixels
+        predicted_mask, label_mask = predicted_mask.squeeze(), label_mask.squeeze()
+        spacing = None if spacing is None else [spacing[axis] for axis in axes]
     masks = (predicted_mask[None, None], label_mask[None, None])
     hd95 = nsd = UNDEFINED
     if spacing is not None:

@@ -162,3 +162,16 @@ def test_the_surface_dice_has_a_tolerance_in_millimetres(tmp_path):
     surface_dice = {mm: evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mm).nsd for mm in (0, 2.9, 3)}
     assert 0 < surface_dice[0] <= surface_dice[2.9] < surface_dice[3] == 1
     assert evaluate_case(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz").nsd == surface_dice[2.9], "2 mm"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_surface_of_a_single_slice_is_its_outline(axis):
+    """Else each pixel would be on the surface, and distances would hardly grow with the error."""
+    y, x = torch.meshgrid(torch.arange(100.0), torch.arange(100.0), indexing="ij")
+    discs = [((x - centre) ** 2 + (y - 50) ** 2 < 30**2).unsqueeze(axis) for centre in (50, 56)]
+    spacing = [0.5, 0.5]
+    spacing.insert(axis, 8.0)
+    metrics = compare_masks("", *discs, spacing=spacing, tolerance=1.0)
+    assert metrics.hd95 == pytest.approx(3, abs=0.1)  # six pixels of 0.5 mm at the sides
+    within = np.mean(np.abs(np.cos(np.linspace(0, 2 * np.pi, 1000))) <= 1 / 3)
+    assert metrics.nsd == pytest.approx(within, abs=0.08)  # pixels make steps of the outline
