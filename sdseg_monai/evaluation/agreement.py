@@ -35,7 +35,8 @@ class Agreement:
         dice: Dice coefficient, in [0, 1]; 1 if both masks are empty, 0 if only one of them is.
         iou: intersection over union (Jaccard index), in [0, 1]; of empty masks as ``dice``.
         hd95: 95th percentile of the Hausdorff distance, in mm (of a picture in pixels): of each surface to the other,
-            the larger of the two; of a single slice that of the outlines. Not defined if a mask is empty, or if the size of a voxel is not known.
+            the larger of the two; of a single slice that of the outlines. Not defined if a mask is empty, or if the
+            size of a voxel is not known.
         nsd: normalised surface Dice, in [0, 1]: the share of both surfaces that lies within a tolerance of the other
             surface; of empty masks as ``dice``. Not defined if the size of a voxel is not known.
         volume_difference: (predicted volume - volume of the label) / volume of the label; 0 if both masks are empty.
