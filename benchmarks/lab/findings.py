@@ -35,7 +35,7 @@ HEART_COLUMNS += ["slices with cavity", "Dice of these slices (95 %)"]
 
 def pixel_sizes(dataset_dir: Path) -> dict[str, float]:
     """Return the edge of a pixel in mm of each picture of a dataset that says it, by its name."""
-    return {row["id"]: float(row["pixel_mm"]) for row in _index(dataset_dir)}
+    return {row["id"]: float(row["pixel_mm"]) for row in _index(dataset_dir) if "pixel_mm" in row}
 
 
 def head_cells(items: Items, folder: Path, dataset_dir: Path) -> list[str]:
