@@ -41,8 +41,8 @@ def main() -> None:
 
 
 def _sources(place: Path, options: argparse.Namespace) -> list[Source]:
-    split = "test" if place.suffix == ".json" else None
-    sources = list_sources(place, None, options.dataset_dir, split)
+    is_datalist = place.suffix == ".json"
+    sources = list_sources(place, None, options.dataset_dir if is_datalist else None, "test" if is_datalist else None)
     indices = np.unique(np.linspace(0, len(sources) - 1, options.most).round().astype(int))
     return [sources[index] for index in indices]
 
