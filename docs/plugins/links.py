@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = ("bundles/*/docs/*", "bundles/*/configs/**/*.json", "LICENSE")
+OUTSIDE = ("bundles/*/docs/*.*", "bundles/*/docs/images/*", "bundles/*/configs/**/*.json", "LICENSE")
 INSTEAD = {"README.md": "docs/index.md"}  # of the repository's first page
 LINK = re.compile(r"(?<=\]\()(?!#|[a-z]+:)([^)#\s]+)")
 

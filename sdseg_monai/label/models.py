@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from sdseg_monai.bundle import Bundle, config_errors, read_path, shipped_bundles
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.pipeline import Pipeline
+from sdseg_monai.io.segments import PHOTOGRAPHS
 
 Signal = Literal["flips", "seeds"]  # the kinds of uncertainty that need a single model, see Options.uncertainty
 
@@ -108,7 +109,8 @@ class ServedModel:
 def open_models(bundles: Sequence[str | Path], work_dir: Path) -> dict[str, ServedModel]:
     """Return the models of ``bundles``, or of every installed bundle where none is named.
 
-    An installed bundle without weights is left out; one that was named is an error.
+    An installed bundle without weights, or for photographs, which the label server does not hold, is left out; one
+    that was named is an error.
 
     Raises:
         InputError: a named bundle cannot be served, two have the same name, or there is nothing to serve.
@@ -119,6 +121,10 @@ def open_models(bundles: Sequence[str | Path], work_dir: Path) -> dict[str, Serv
         if model.weights is None:
             if bundles:
                 raise InputError(f"{model.bundle.root}: this bundle has no weights to serve; train it first")
+            continue
+        if model.bundle.modality == PHOTOGRAPHS:
+            if bundles:
+                raise InputError(f"{model.bundle.root}: segments photographs, the label server holds volumes")
             continue
         if model.name in models:
             roots = f"{model.bundle.root} and {models[model.name].bundle.root}"

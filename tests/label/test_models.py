@@ -28,7 +28,7 @@ def bundle(tmp_path):
 
 
 def test_installed_bundles_with_weights_are_offered(tmp_path):
-    assert list(open_models([], tmp_path)) == [NAME]
+    assert list(open_models([], tmp_path)) == [NAME, "left_ventricle_sdseg"], "of volumes, with weights"
     model = open_models([], tmp_path)[NAME]
     hippocampus = ("5366008", "SCT", "Hippocampus")
     assert model.bundle.segments == {
