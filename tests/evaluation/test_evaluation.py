@@ -171,7 +171,7 @@ def test_the_surface_of_a_single_slice_is_its_outline(axis):
     discs = [((x - centre) ** 2 + (y - 50) ** 2 < 30**2).unsqueeze(axis) for centre in (50, 56)]
     spacing = [0.5, 0.5]
     spacing.insert(axis, 8.0)
-    metrics = compare_masks("", *discs, spacing=spacing, tolerance=1.0)
+    metrics = compare_masks("", discs[0], discs[1], spacing=spacing, tolerance=1.0)
     assert metrics.hd95 == pytest.approx(3, abs=0.1)  # six pixels of 0.5 mm at the sides
     within = np.mean(np.abs(np.cos(np.linspace(0, 2 * np.pi, 1000))) <= 1 / 3)
     assert metrics.nsd == pytest.approx(within, abs=0.08)  # pixels make steps of the outline
