@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from ignite.engine import Engine, Events
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sdseg_monai.handlers.start import spaced_indices
 from sdseg_monai.inferers import SliceWiseInferer
 from sdseg_monai.networks import SDSeg
 from sdseg_monai.networks.known_images import IMAGES, describe_images, image_distance, latent_features, usual_distance
@@ -62,7 +62,7 @@ class DescribeImages:
         load_weights(self.network, self.path)
         self.network.eval()
         length = len(self.dataset)  # type: ignore[arg-type]
-        indices = range(0, length, max(1, math.ceil(length / self.num_images)))
+        indices = spaced_indices(length, self.num_images)
         starts = tqdm(range(0, len(indices), self.batch_size), desc="image latents", delay=2, leave=False)
         batches = (indices[start : start + self.batch_size] for start in starts)
         features = [self._features([self.dataset[index]["image"] for index in batch]) for batch in batches]

@@ -21,6 +21,11 @@ from sdseg_monai.seeding import seed_from
 logger = logging.getLogger(__name__)
 
 
+def spaced_indices(length: int, most: int) -> range:
+    """Return at most ``most`` of the indices below ``length``, evenly spaced."""
+    return range(0, length, max(1, math.ceil(length / most)))
+
+
 class EpochSeed:
     """Seed torch's global random generator, which dropout uses, from (seed, epoch, rank) at the start of each epoch.
 
@@ -74,7 +79,7 @@ class LatentScale:
         if torch.isfinite(scale_factor):
             return
         length = len(self.dataset)  # type: ignore[arg-type]
-        indices = range(0, length, max(1, math.ceil(length / self.num_masks)))
+        indices = spaced_indices(length, self.num_masks)
         cached_latents = getattr(self.dataset, "latents", None)
         latents = self._encode(indices) if cached_latents is None else cached_latents[list(indices)]
         scale_factor.fill_(1 / latents.std())

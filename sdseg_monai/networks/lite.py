@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from monai.networks.blocks import BaseEncoder
-from monai.networks.nets.efficientnet import EfficientNet, MBConvBlock
+from monai.networks.nets.efficientnet import EfficientNet, EfficientNetEncoder, MBConvBlock
 from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE
 from torch import nn
 from torch.nn import functional as F
@@ -22,8 +21,10 @@ CHANNELS = (16, 24, 40, 112, 320)  # of the features at a half, a quarter and so
 PATH_DROPPED = 0.2  # of the last block in training; of the others in proportion
 
 
-class EfficientNetLite(EfficientNet, BaseEncoder):
+class EfficientNetLite(EfficientNetEncoder):
     """EfficientNet-lite0 without its classifier: MONAI's EfficientNet with ReLU6, and without squeeze and excitation.
+
+    It maps an image [B, 3, H, W] in [-1, 1] to a list of features, each [B, C, H / 2^i, W / 2^i], by their size.
 
     Args:
         spatial_dims: 2.
@@ -40,7 +41,8 @@ class EfficientNetLite(EfficientNet, BaseEncoder):
     def __init__(self, spatial_dims: int = 2, in_channels: int = 3, pretrained: bool = False) -> None:
         if pretrained:
             raise ValueError("pretrained: expected False, load_backbone loads weights")
-        super().__init__(list(BLOCKS), spatial_dims, in_channels, norm=NORM, drop_connect_rate=PATH_DROPPED)
+        # not that of EfficientNetEncoder, which looks its blocks up by a name
+        EfficientNet.__init__(self, list(BLOCKS), spatial_dims, in_channels, norm=NORM, drop_connect_rate=PATH_DROPPED)
         del self._conv_head, self._conv_head_padding, self._bn1, self._avg_pooling, self._dropout, self._fc
         for module in self.modules():
             if isinstance(module, EfficientNet | MBConvBlock):
@@ -65,16 +67,6 @@ class EfficientNetLite(EfficientNet, BaseEncoder):
     def get_encoder_names(cls) -> list[str]:
         """Return the name by which MONAI's FlexibleUNet finds this backbone."""
         return [NAME]
-
-    def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Return the features of an image [B, 3, H, W] in [-1, 1], each [B, C, H / 2^i, W / 2^i], by their size."""
-        features = self._swish(self._bn0(self._conv_stem(self._conv_stem_padding(inputs))))
-        outputs = []
-        for index, stack in enumerate(self._blocks):
-            features = stack(features)
-            if index + 1 in self.extract_stacks:
-                outputs.append(features)
-        return outputs
 
 
 FLEXUNET_BACKBONE.register_class(EfficientNetLite)

@@ -24,7 +24,6 @@ NETWORKS = {
     "unet": "skin_lesion_sdseg",
 }
 PICTURE_RECIPE = "skin_lesion_sdseg"  # the bundle whose training was measured on pictures
-RECIPES = {"pretrained": PICTURE_RECIPE, "unet": PICTURE_RECIPE}  # of all others it is RECIPE
 UNET = ("baselines/baseline.json", "baselines/unet_lite.json")  # overlays of GENERAL, which make a U-Net of an SDSeg
 # what only an SDSeg has
 SDSEG_KNOBS = (
@@ -63,10 +62,15 @@ def shipped_file(bundle: str, name: str) -> Path:
     return bundles_dir() / bundle / "configs" / name
 
 
+def recipe_of(network: str) -> str:
+    """Return the bundle whose training a network takes over."""
+    return PICTURE_RECIPE if NETWORKS[network] == PICTURE_RECIPE else RECIPE
+
+
 def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, Any]:
     """Return ``train.json`` without the values of a :class:`Schedule`, which :func:`fill_schedule` sets."""
     is_unet = grid.network.value == "unet"
-    recipe = RECIPES.get(grid.network.value, RECIPE)
+    recipe = recipe_of(grid.network.value)
     parser = ConfigParser()
     parser.read_config([shipped_file(recipe, "train.json"), *(shipped_file(GENERAL, name) for name in UNET if is_unet)])
     size, recipe_size = list(grid.size.value), parser["size"]

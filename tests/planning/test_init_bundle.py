@@ -20,7 +20,7 @@ from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.planning import init_bundle
 from sdseg_monai.planning.audit import audit_folder, load_audit
-from sdseg_monai.planning.configs import NETWORKS, RECIPE, RECIPES, SDSEG_KNOBS, shipped_config
+from sdseg_monai.planning.configs import NETWORKS, SDSEG_KNOBS, recipe_of, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
 from tests.makers.processes import run_process
 from tests.makers.volumes import load_nifti, write_nifti
@@ -61,7 +61,7 @@ def train_modality(plan):
 
 def test_only_knobs_differ_from_the_shipped_recipe(new_bundle):
     plan, _ = new_bundle
-    recipe = RECIPES.get(plan.choices["network"].value, RECIPE)
+    recipe = recipe_of(plan.choices["network"].value)
     train, shipped = config(plan, "train"), shipped_config(recipe, "train.json")
     differ = {key for key in train.keys() | shipped.keys() if train.get(key) != shipped.get(key)}
     assert differ <= {
