@@ -3,23 +3,30 @@
     python benchmarks/kinds.py --bundle skin_lesion_sdseg --images "dermoscopy, test" TEST --images endoscopy POLYPS
 
 Writes the section ``kinds`` of the bundle's README. The images of a folder, or of a JSON datalist's list ``test``, are
-taken; --most evenly spaced ones.
+taken; --most evenly spaced ones. A bundle for pictures gets the middle slice of a volume, along its last axis, as a
+grey picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from lab.bundles import BUNDLES
 from lab.tables import check_section, commit, hardware, markdown_table, replace_section
 from sdseg_monai.errors import ArgumentError, report_input_errors
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.io.sources import Source, list_sources, short_name
+from sdseg_monai.io.segments import PHOTOGRAPHS
+from sdseg_monai.io.sources import Source, is_photograph, list_sources, open_source, short_name
+from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.io.warnings import LoggedWarnings
+
+WINDOW = (0.5, 99.5)  # percentiles of a volume that become black and white
 
 
 def main() -> None:
@@ -34,7 +41,13 @@ def main() -> None:
     readme = BUNDLES / options.bundle / "docs" / "README.md"
     check_section(readme, "kinds")
     segmenter = Segmenter(BUNDLES / options.bundle, device="cpu")
-    rows = [_row(segmenter, kind, _sources(Path(place), options)) for kind, place in options.images]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for kind, place in options.images:
+            sources = _sources(Path(place), options)
+            if segmenter.modality == PHOTOGRAPHS and not is_photograph(sources[0]):
+                sources = [_draw_middle(source, Path(folder)) for source in sources]
+            rows.append(_row(segmenter, kind, sources))
     table = markdown_table(["images", "number", "with a warning", "refused"], rows)
     note = f"{hardware()}; commit {commit()}; benchmarks/kinds.py."
     replace_section(readme, "kinds", f"{table}\n\n{note}")
@@ -45,6 +58,15 @@ def _sources(place: Path, options: argparse.Namespace) -> list[Source]:
     sources = list_sources(place, None, options.dataset_dir if is_datalist else None, "test" if is_datalist else None)
     indices = np.unique(np.linspace(0, len(sources) - 1, options.most).round().astype(int))
     return [sources[index] for index in indices]
+
+
+def _draw_middle(source: Source, folder: Path) -> Source:
+    volume = read_volume(Path(str(source))).array  # [X, Y, Z]
+    low, high = np.percentile(volume, WINDOW)
+    page = np.clip((volume[..., volume.shape[2] // 2].T - low) / max(high - low, 1e-6), 0, 1)
+    path = folder / f"{Path(short_name(source)).name.partition('.')[0]}.png"
+    Image.fromarray((255 * page).astype(np.uint8)).save(path)
+    return open_source(path)
 
 
 def _row(segmenter: Segmenter, kind: str, sources: list[Source]) -> list[object]:
