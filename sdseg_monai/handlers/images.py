@@ -39,7 +39,7 @@ class DescribeImages:
         dataset: Dataset,
         validation: Dataset,
         inferer: SliceWiseInferer,
-        num_images: int = 2048,
+        num_images: int = 512,
         batch_size: int = 8,
     ) -> None:
         self.path = Path(path)
