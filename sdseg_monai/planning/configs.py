@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.io.segments import class_colour
+from sdseg_monai.networks.codes import is_one_hot
 from sdseg_monai.planning.fingerprint import Fingerprint
 from sdseg_monai.planning.proposal import Grid, Schedule
 
@@ -31,6 +32,8 @@ SDSEG_KNOBS = (
     *("latent_channels", "latent_weight", "segmentation_weight"),
 )
 SDSEG_LOADERS = ("load_autoencoder", "load_vision_encoder")
+ORGANS = "classes/organs.json"  # overlay of GENERAL: its mask autoencoder has a channel for each class
+HALVINGS = 3  # of that autoencoder; the networks of a latent with other sizes cannot take it
 PRETRAINED = ("taef2.safetensors", "LICENSE.taef2")  # the start of a vision encoder, in the models of GENERAL
 COPIED = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "logging.conf")
 BATCH_SIZES = {"small": 32, "pretrained": 16, "paper": 4, "unet": 16}
@@ -62,6 +65,31 @@ def shipped_file(bundle: str, name: str) -> Path:
     return bundles_dir() / bundle / "configs" / name
 
 
+class ShippedAutoencoder(NamedTuple):
+    """The mask autoencoder that a network takes.
+
+    Attributes:
+        training: its ``train_autoencoder.json``, as data.
+        weights: file of its weights; it is there for the numbers of classes that the shipped bundles know.
+    """
+
+    training: dict[str, Any]
+    weights: Path
+
+
+def shipped_autoencoder(network: str, num_classes: int) -> ShippedAutoencoder:
+    """Return the mask autoencoder for a network and K classes, the background included."""
+    bundle = NETWORKS[network]
+    training = shipped_config(GENERAL, "train_autoencoder.json")
+    own = ConfigParser.load_config_files(
+        [shipped_file(name, "train_autoencoder.json") for name in dict.fromkeys((GENERAL, bundle))]
+    )
+    if not is_one_hot(num_classes) or len(own["network_def"]["block_out_channels"]) != HALVINGS + 1:
+        return ShippedAutoencoder(own, bundles_dir() / bundle / "models" / "autoencoder.pt")
+    training["latent_channels"] = shipped_config(GENERAL, ORGANS)["latent_channels"]
+    return ShippedAutoencoder(training, bundles_dir() / GENERAL / "models" / "organs" / "autoencoder.pt")
+
+
 def recipe_of(network: str) -> str:
     """Return the bundle whose training a network takes over."""
     return PICTURE_RECIPE if NETWORKS[network] == PICTURE_RECIPE else RECIPE
@@ -75,6 +103,7 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
     parser.read_config([shipped_file(recipe, "train.json"), *(shipped_file(GENERAL, name) for name in UNET if is_unet)])
     size, recipe_size = list(grid.size.value), parser["size"]
     network = shipped_config(NETWORKS[grid.network.value], "train.json")
+    autoencoder = shipped_autoencoder(grid.network.value, num_classes).training
     parser.update(
         {
             "bundle_root": folders.bundle_root,
@@ -88,7 +117,7 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
             "mirror_probability": grid.mirror.value,
             "rotation": shipped_config(RECIPE, "train.json")["rotation"],
             "learning_rate": network["learning_rate"],
-            "latent_channels": network["latent_channels"],
+            "latent_channels": autoencoder["latent_channels"],
         }
     )
     config = {key: value for key, value in parser.get().items() if key != ConfigParser.meta_key}
@@ -96,9 +125,8 @@ def train_config(grid: Grid, num_classes: int, folders: Folders) -> dict[str, An
         config = {key: value for key, value in config.items() if key not in SDSEG_KNOBS}
         config["imports"] = [line for line in config["imports"] if not line.endswith(SDSEG_LOADERS)]
     else:
-        config["network_def"] |= {
-            part: network["network_def"][part] for part in ("autoencoder", "vision_encoder", "unet")
-        }
+        config["network_def"] |= {part: network["network_def"][part] for part in ("vision_encoder", "unet")}
+        config["network_def"]["autoencoder"] = autoencoder["network_def"]
     if "vision_encoder_weights" in config:
         config["vision_encoder_weights"] = f"$@bundle_root + '/models/{PRETRAINED[0]}'"
     transforms = config["augmentation"]["transforms"]
@@ -147,10 +175,7 @@ def inference_config(
 
 def autoencoder_config(train: Mapping[str, Any], network: str) -> dict[str, Any]:
     """Return the ``train_autoencoder.json`` whose autoencoder a ``train.json`` takes."""
-    files = [shipped_file(GENERAL, "train_autoencoder.json")]
-    if NETWORKS[network] != GENERAL:
-        files.append(shipped_file(NETWORKS[network], "train_autoencoder.json"))
-    config = ConfigParser.load_config_files(files)
+    config = shipped_autoencoder(network, train["num_classes"]).training
     return {**config, "bundle_root": train["bundle_root"], "num_classes": train["num_classes"]}
 
 

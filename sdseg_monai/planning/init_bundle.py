@@ -25,6 +25,8 @@ from sdseg_monai.errors import ArgumentError, InputError, printable
 from sdseg_monai.io.class_names import names_by_value
 from sdseg_monai.io.files import check_new_folder, write_folder
 from sdseg_monai.io.segments import PHOTOGRAPHS
+from sdseg_monai.networks.codes import is_one_hot
+from sdseg_monai.networks.states import check_state, shapes_of
 from sdseg_monai.planning.configs import (
     BATCH_SIZES,
     COPIED,
@@ -36,6 +38,7 @@ from sdseg_monai.planning.configs import (
     fill_schedule,
     inference_config,
     metadata,
+    shipped_autoencoder,
     shipped_file,
     train_config,
 )
@@ -50,7 +53,7 @@ from sdseg_monai.planning.proposal import (
     split_notes,
 )
 from sdseg_monai.planning.speed import measure_step
-from sdseg_monai.weights import check_codes, fill_autoencoder
+from sdseg_monai.weights import check_codes, first_classes, read_tensors, save_tensors
 
 MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, and RGB
 NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # no expression of a config, and not longer than a DICOM segment label
@@ -162,8 +165,8 @@ def init_bundle(
     schedule = _schedule(fingerprint, grid, splits, config, minutes, seconds_per_slice)
     config = fill_schedule(config, schedule)
     has_autoencoder = "autoencoder" in config["network_def"]
-    weights = bundles_dir() / NETWORKS[grid.network.value] / "models" / "autoencoder.pt" if has_autoencoder else None
-    knows_classes = weights is None or _knows_classes(config, weights)
+    weights = _autoencoder_weights(config, grid.network.value) if has_autoencoder else None
+    knows_classes = weights is not None or not has_autoencoder
     plan = BundlePlan(
         output=output,
         fingerprint=fingerprint,
@@ -184,7 +187,7 @@ def init_bundle(
         **({"train_autoencoder": autoencoder_config(config, grid.network.value)} if has_autoencoder else {}),
         "metadata": metadata(grid, fingerprint, class_names, _name(output)),
     }
-    write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights if knows_classes else None))
+    write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights))
     return plan
 
 
@@ -262,16 +265,26 @@ def _schedule(
     )
 
 
-def _knows_classes(config: dict[str, Any], weights: Path) -> bool:
-    """Tell whether the autoencoder of ``config``, with these weights, reconstructs each class as itself."""
+def _autoencoder_weights(config: dict[str, Any], network: str) -> dict[str, Any] | None:
+    """Return the weights of the shipped autoencoder for the classes of ``config``.
+
+    Returns:
+        None if no shipped autoencoder reconstructs each class as itself.
+    """
     parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
+    num_classes = config["num_classes"]
+    source = shipped_autoencoder(network, num_classes).weights
     try:
-        fill_autoencoder(autoencoder, weights)
-        check_codes(autoencoder, config["num_classes"], weights)
+        weights = read_tensors(source)
+        if is_one_hot(num_classes):
+            weights = first_classes(weights, num_classes)
+        check_state(shapes_of(weights), shapes_of(autoencoder.state_dict()))
+        autoencoder.load_state_dict(weights)
+        check_codes(autoencoder, num_classes, source)
     except InputError:
-        return False
-    return True
+        return None
+    return weights
 
 
 def _notes(
@@ -341,7 +354,11 @@ def _commands(
 
 
 def _write(
-    folder: Path, plan: BundlePlan, configs: Mapping[str, dict[str, Any]], folders: Folders, weights: Path | None
+    folder: Path,
+    plan: BundlePlan,
+    configs: Mapping[str, dict[str, Any]],
+    folders: Folders,
+    weights: dict[str, Any] | None,
 ) -> None:
     for name in ("configs", "docs", "models"):
         (folder / name).mkdir()
@@ -350,7 +367,7 @@ def _write(
     for name in COPIED:
         shutil.copyfile(shipped_file(GENERAL, name), folder / "configs" / name)
     if weights is not None:
-        shutil.copyfile(weights, folder / "models" / "autoencoder.pt")
+        save_tensors(folder / "models" / "autoencoder.pt", weights)
     if "vision_encoder_weights" in configs["train"]:
         for name in PRETRAINED:
             shutil.copyfile(bundles_dir() / GENERAL / "models" / name, folder / "models" / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,25 @@ def fill_from_segmenter(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, path
         autoencoder.load_state_dict({name: to_float32(name, tensor) for name, tensor in state.items()}, strict=True)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def first_classes(state: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return the weights of a mask autoencoder for the first of the classes that it was trained on.
+
+    This is exact where each class has a channel of its own: the channels of the other classes would be 0 in every mask
+    image, and their logits are not decoded.
+
+    Args:
+        state: tensors of a :class:`MaskAutoencoder` with a channel for each class.
+        num_classes: K, the classes to keep, including the background.
+    """
+    kept = {"encoder.conv_in.weight": 1, "decoder.conv_out.weight": 0, "decoder.conv_out.bias": 0}
+    return {
+        name: tensor.narrow(kept[name], 0, min(num_classes, tensor.shape[kept[name]])).clone()
+        if name in kept
+        else tensor
+        for name, tensor in state.items()
+    }
 
 
 def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:

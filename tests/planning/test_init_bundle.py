@@ -198,7 +198,7 @@ def test_classes_that_no_shipped_autoencoder_knows_come_with_a_command_to_train_
         label = load_nifti(path)
         array = np.asarray(label.dataobj) * (1 + np.arange(label.shape[2]) % 5).astype(np.uint8)
         write_nifti(path, array, label.affine)
-    plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
+    plan = init_bundle(images, labels, tmp_path / "mine", network="small", seconds_per_slice=SPEED, progress=False)
     assert "train_autoencoder.json" in plan.commands[0][0] and not (plan.output / "models" / "autoencoder.pt").exists()
     process = run_process(
         *("python", "-m", "monai.bundle", "run", "training", "--config_file"),

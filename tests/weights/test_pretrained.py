@@ -17,7 +17,8 @@ from sdseg_monai.networks import (
     TinyVisionEncoder,
     VisionEncoder,
 )
-from sdseg_monai.weights import load_autoencoder, load_unet
+from sdseg_monai.networks.codes import class_codes, mask_to_image
+from sdseg_monai.weights import first_classes, load_autoencoder, load_unet
 from sdseg_monai.weights.autoencoder import take_compvis
 from sdseg_monai.weights.unet import take_unet
 from tests.makers import compvis
@@ -221,3 +222,14 @@ class TestChurchesUNet:
         state = self.make_state()
         del state["model.diffusion_model.middle_block.1.qkv.weight"]
         fails(lambda: load_unet(make_unet(), write(path, state)), "middle_block.1.qkv.weight is missing")
+
+
+def test_the_first_classes_of_an_autoencoder_are_encoded_and_decoded_as_among_all():
+    torch.manual_seed(0)
+    full, few = (MaskAutoencoder([8, 16], 1, 4, 4, num_classes=classes).eval() for classes in (9, 6))
+    few.load_state_dict(first_classes(full.state_dict(), 6), strict=True)
+    mask = torch.randint(6, (2, 1, 16, 16))
+    image, few_image = (mask_to_image(mask, class_codes(classes)) for classes in (9, 6))
+    latent = full.encode_latent(image)
+    torch.testing.assert_close(few.encode_latent(few_image), latent)
+    torch.testing.assert_close(few.decode(latent).sample, full.decode(latent).sample[:, :6])
