@@ -69,11 +69,10 @@ class DescribeImages:
         known = describe_images(torch.cat(features))
         validation = (self.validation[index]["image"] for index in range(len(self.validation)))  # type: ignore[arg-type]
         distances = [
-            image_distance(self._features(list(self.inferer.sample_slices(image))), known).median()
-            for image in validation
+            image_distance(self._features(list(self.inferer.sample_slices(image))), known) for image in validation
         ]
         state = read_tensors(self.path)
-        known["usual"] = usual_distance(torch.stack(distances))
+        known["usual"] = usual_distance(torch.cat(distances))
         state[KEY] = {**state.get(KEY, {}), IMAGES: known}
         save_tensors(self.path, state)
 

@@ -16,7 +16,7 @@ from sdseg_monai.errors import InputError
 
 IMAGES = "images"  # among what weights were trained for
 NAMES = ("mean", "precision", "usual")
-USUAL = 0.98  # share of the images that validated the training
+USUAL = 0.98  # share of the slices that validated the training
 SHRINKAGE = 1e-3  # of the correlations between features, so that the covariance can be inverted
 LEAST_VARIANCE = 1e-12  # of a feature, likewise
 
@@ -42,12 +42,13 @@ def describe_images(features: torch.Tensor) -> dict[str, Any]:
 
 
 def usual_distance(distances: torch.Tensor) -> float:
-    """Return the distance within which 98 % of the images lie that were not trained on: ``usual`` in the record.
+    """Return the distance within which 98 % of the slices lie that were not trained on: ``usual`` in the record.
 
-    The training's own images lie nearer than others of their kind, because the network knows them.
+    The training's own images lie nearer than others of their kind, because the network knows them. A volume counts as
+    its slices: a few volumes alone would not show how far volumes of their kind can lie.
 
     Args:
-        distances: of images that validated the training, [N], from :func:`image_distance`.
+        distances: of slices that validated the training, [N], from :func:`image_distance`.
     """
     return float(distances.quantile(USUAL))
 

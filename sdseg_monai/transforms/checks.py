@@ -119,8 +119,8 @@ class WarnUnlikeTrainingd(CheckImaged):
         keys: images, each [C, X, Y, Z] in [-1, 1], prepared for the network.
         network: an :class:`~sdseg_monai.networks.SDSeg`, with its weights when an image comes.
         inferer: a :class:`~sdseg_monai.inferers.SliceWiseInferer`, which makes the network's slices.
-        tolerance: distance beyond which there is a warning; 98 % of the images that validated the training lie within
-            1. That of a volume is the median of its slices.
+        tolerance: distance beyond which there is a warning; 98 % of the slices that validated the training lie within
+            1. The distance of a volume is the median of its slices'.
         limit: distance beyond which that is a contradiction.
         force: see :class:`CheckImaged`.
     """
