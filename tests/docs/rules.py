@@ -24,10 +24,7 @@ from tests.bundles.overlays import arguments
 from tests.docs.pages import BUNDLES
 from tests.makers.places import ROOT
 
-REFUSED = {  # commands that need what is not here, weights that are not shipped or a real heart, with what they say
-    "-o diastole.nii.gz --bundle left_ventricle_sdseg": "it looks unlike the images of the training",
-    "-o systole.nii.gz --bundle left_ventricle_sdseg": "it looks unlike the images of the training",
-    "ejection diastole.nii.gz systole.nii.gz": "diastole.nii.gz",
+REFUSED = {  # commands that need weights that are not shipped, with what they say
     "--bundle sdseg --overlay bundles/sdseg/configs/classes/organs.json": "expected a trained mask autoencoder",
     "-o out --bundle sdseg --overlay bundles/sdseg/configs/classes/organs.json": "no weights in this bundle",
 }
