@@ -47,7 +47,7 @@ TINY_SIZES = (
 )
 
 
-def load_autoencoder(network: SDSeg, source: str | Path) -> None:
+def load_autoencoder(network: SDSeg, source: str | Path, start_vision_encoder: bool = True) -> None:
     """Load pretrained weights into the mask autoencoder and, where the sizes agree, the vision encoder's trunk.
 
     Args:
@@ -63,6 +63,9 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
             - a diffusers autoencoder, folder or hub id, alone or under ``vae`` in a pipeline;
             - ``random``, which keeps the random weights, for smoke tests.
 
+        start_vision_encoder: whether the vision encoder may start from it; not where it starts from weights of its own,
+            see :func:`load_vision_encoder` and :func:`~sdseg_monai.weights.load_backbone`.
+
     Raises:
         InputError: there is no such file, folder or hub id, a tensor is missing, its sizes are not the network's, or
             it was not trained on the codes of the network's classes; or the vision encoder is frozen and would stay
@@ -70,6 +73,8 @@ def load_autoencoder(network: SDSeg, source: str | Path) -> None:
     """
     fill_autoencoder(network.autoencoder, source)
     check_codes(network.autoencoder, len(network.class_codes), source)
+    if not start_vision_encoder:
+        return
     trunk = getattr(network.vision_encoder, "encoder", None)  # another backbone has none
     encoder_state = network.autoencoder.encoder.state_dict()
     if trunk is not None and shapes_of(trunk.state_dict()) == shapes_of(encoder_state):

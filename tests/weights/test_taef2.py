@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.networks import SDSeg, TinyMaskAutoencoder, TinyVisionEncoder
-from sdseg_monai.weights import fill_autoencoder, load_vision_encoder
+from sdseg_monai.weights import fill_autoencoder, load_autoencoder, load_vision_encoder, save_tensors
 from tests.makers.networks import make_network
 from tests.makers.places import SHARED
 
@@ -69,6 +69,17 @@ def test_its_encoder_starts_the_vision_encoder_beside_another_mask_autoencoder(t
         torch.testing.assert_close(network.encode_image(image), source.encode_latent(image))
     with pytest.raises(InputError, match="network_def#vision_encoder is a VisionEncoder"):
         load_vision_encoder(parts, tmp_path / "tiny.safetensors")
+
+
+def test_it_may_be_frozen_beside_another_mask_autoencoder(tmp_path):
+    parts = make_network()
+    save_tensors(tmp_path / "autoencoder.pt", parts.autoencoder.state_dict())
+    save_file(authors_names(TinyMaskAutoencoder(**SIZES)), tmp_path / "tiny.safetensors")
+    network = SDSeg(parts.autoencoder, TinyVisionEncoder(**SIZES), parts.unet, train_vision_encoder=False)
+    with pytest.raises(InputError, match="the vision encoder is frozen but has other sizes"):
+        load_autoencoder(network, tmp_path / "autoencoder.pt")
+    load_autoencoder(network, tmp_path / "autoencoder.pt", start_vision_encoder=False)
+    load_vision_encoder(network, tmp_path / "tiny.safetensors")
 
 
 def test_the_branch_sees_the_whole_picture():
