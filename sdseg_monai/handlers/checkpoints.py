@@ -174,7 +174,17 @@ class BestModel:
 
 
 class LastModel(BestModel):
-    """Write the state dict of the network after the last epoch, for a training that does not validate."""
+    """Write the state dict of the network after the last epoch, for a training that does not validate.
+
+    Args:
+        path: the file.
+        network: network that is trained.
+        half: write float16. A distilled decoder stays in float32: its encoder must be its teacher's, bit for bit.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, half: bool = False) -> None:
+        super().__init__(path, network)
+        self.half = half
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
@@ -183,4 +193,4 @@ class LastModel(BestModel):
     def __call__(self, engine: Engine) -> None:
         """Write the file."""
         if getattr(engine.state, "rank", 0) == 0:
-            save_network(self.network, self.path)
+            save_network(self.network, self.path, half=self.half)

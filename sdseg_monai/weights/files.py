@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,19 +45,20 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
     write_atomically(Path(path), write)
 
 
-def save_network(network: nn.Module, path: str | Path, inferer: Any = None) -> None:
+def save_network(network: nn.Module, path: str | Path, inferer: Any = None, half: bool = False) -> None:
     """Write the state dict of ``network`` and what it was trained for, atomically; :func:`load_weights` reads it.
 
     Args:
         network: network to write.
         path: the file.
         inferer: with which it was validated, which knows its slices; None where there is none.
+        half: write float16.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or a weight is too large for float16.
     """
-    record = _record(network, inferer)
-    save_tensors(Path(path), {**network.state_dict(), **({KEY: record} if record else {})})
+    state, record = network.state_dict(), _record(network, inferer)
+    save_tensors(Path(path), {**(_half(state) if half else state), **({KEY: record} if record else {})})
 
 
 def _record(network: nn.Module, inferer: Any) -> dict[str, Any]:
@@ -212,10 +213,14 @@ def inference_state(network: SDSeg) -> dict[str, torch.Tensor]:
         InputError: a weight is too large for float16.
     """
     state = network.state_dict()
-    tensors = {name: state[name] for name in state.keys() - mask_encoder_names(state)}
+    return _half({name: state[name] for name in sorted(state.keys() - mask_encoder_names(state))})
+
+
+def _half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors in float16, ``scale_factor`` in float32, whole numbers as they are."""
     return {
-        name: tensors[name] if name == SCALE or not tensors[name].is_floating_point() else _to_half(name, tensors[name])
-        for name in sorted(tensors)
+        name: tensor if name == SCALE or not tensor.is_floating_point() else _to_half(name, tensor)
+        for name, tensor in state.items()
     }
 
 
