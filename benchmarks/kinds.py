@@ -4,15 +4,18 @@
 
 Writes the section ``kinds`` of the bundle's README. The images of a folder, or of a JSON datalist's list ``test``, are
 taken; --most evenly spaced ones. A bundle for pictures gets the middle slice of a volume, along its last axis, as a
-grey picture.
+grey picture. With --parts in place of --images, parts of volumes are cut at random places, of the size that the
+bundle's network expects, with voxels of 1 mm: so only what they show is unlike.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -26,6 +29,7 @@ from sdseg_monai.io.sources import Source, is_photograph, list_sources, open_sou
 from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.io.warnings import LoggedWarnings
 
+LEAST_SPREAD = 0.1  # of a part's intensities, relative to its volume's
 WINDOW = (0.5, 99.5)  # percentiles of a volume that become black and white
 
 
@@ -34,6 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--images", nargs=2, action="append", required=True, metavar=("KIND", "PLACE"))
+    parser.add_argument("--parts", nargs=2, action="append", default=[], metavar=("KIND", "PLACE"))
+    parser.add_argument("--part_size", nargs=3, type=int, default=(36, 50, 36), metavar="N", help="voxels of a part")
     parser.add_argument("--dataset_dir", type=Path, help="to which the paths in a datalist are relative")
     parser.add_argument("--most", type=int, default=200, help="images of a kind")
     report_input_errors()
@@ -48,6 +54,11 @@ def main() -> None:
             if segmenter.modality == PHOTOGRAPHS and not is_photograph(sources[0]):
                 sources = [_draw_middle(source, Path(folder)) for source in sources]
             rows.append(_row(segmenter, kind, sources))
+        for kind, place in options.parts:
+            part_folder = Path(folder, str(len(rows)))
+            part_folder.mkdir()
+            parts = _cut_parts(_sources(Path(place), options), part_folder, options.part_size, options.most)
+            rows.append(_row(segmenter, kind, parts))
     table = markdown_table(["images", "number", "with a warning", "refused"], rows)
     note = f"{hardware()}; commit {commit()}; benchmarks/kinds.py."
     replace_section(readme, "kinds", f"{table}\n\n{note}")
@@ -67,6 +78,24 @@ def _draw_middle(source: Source, folder: Path) -> Source:
     path = folder / f"{Path(short_name(source)).name.partition('.')[0]}.png"
     Image.fromarray((255 * page).astype(np.uint8)).save(path)
     return open_source(path)
+
+
+def _cut_parts(sources: list[Source], folder: Path, size: Sequence[int], number: int) -> list[Source]:
+    """Write ``number`` parts, as many of each volume, none of them of air alone; return them."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for index in range(number):
+        volume = read_volume(Path(str(sources[index % len(sources)]))).array.astype(np.float32)  # [X, Y, Z]
+        volume -= min(volume.min(), 0)  # the intensities of CT would be refused
+        while True:
+            corner = [rng.integers(0, max(1, n - edge + 1)) for n, edge in zip(volume.shape, size, strict=True)]
+            part = volume[tuple(slice(start, start + edge) for start, edge in zip(corner, size, strict=True))]
+            if part.std() > LEAST_SPREAD * volume.std():
+                break
+        path = folder / f"{index}.nii.gz"
+        nib.save(nib.Nifti1Image(part, np.eye(4)), path)
+        parts.append(open_source(path))
+    return parts
 
 
 def _row(segmenter: Segmenter, kind: str, sources: list[Source]) -> list[object]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from lab.study import Study, add_study_options, is_trained, last_words, load_vol
 from lab.tables import Table, check_section, commit, hardware, replace_section
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.metrics import RESAMPLES
+from sdseg_monai.planning.speed import measure_step
+
+TIMED_STEPS = 12
 
 
 def main() -> None:
@@ -61,6 +65,12 @@ def gflop_per_slice(study: Study, parser: ConfigParser) -> float:
     return gflop(lambda: segment(parser, data)) / data["image"].shape[parser["slice_axis"] + 1]
 
 
+def core_minutes(study: Study, run: str) -> float:
+    """Return the CPU minutes of the training steps for 1000 images."""
+    config = study.parser(run).get()
+    return 1000 / 60 * measure_step(config, torch.device("cpu"), steps=TIMED_STEPS, clock=time.process_time)
+
+
 def _report(study: Study, name: str, splits: list[str]) -> str:
     trained_runs = {experiment: [r for r in runs if is_trained(study, r)] for experiment, runs in study.runs.items()}
     costs = {experiment: _cost(study, runs) for experiment, runs in trained_runs.items() if runs}
@@ -86,6 +96,7 @@ def _cost(study: Study, runs: list[str]) -> dict[str, Any]:
         "parameters": parameters / 1e6,
         "gflop": gflop_per_slice(study, parser),
         "images": budget.images_seen(study, runs[0]),
+        "step": "-" if budget.takes_volumes(parser) else f"{core_minutes(study, runs[0]):.1f}",
         "minutes": float(np.mean([training_minutes(study, run) for run in runs])),
         "best": f"{', '.join(str(budget.best_epoch(study, run)) for run in runs)} of {parser['epochs']}",
         "gain": summary([np.array([budget.gain_at_the_end(study, run)]) for run in runs], of_seeds=True),
@@ -95,7 +106,15 @@ def _cost(study: Study, runs: list[str]) -> dict[str, Any]:
 def _table(
     study: Study, name: str, split: str, costs: dict[str, dict[str, Any]], scores: dict[str, list[Scores]]
 ) -> Table:
-    head = ["experiment", "seeds", "trained parameters, M", "GFLOP per slice", "images seen", "training, min"]
+    head = [
+        "experiment",
+        "seeds",
+        "trained parameters, M",
+        "GFLOP per slice",
+        "core min for 1000 images",
+        "images seen",
+    ]
+    head += ["training, min"]
     head += ["best epoch", "gain at the end"]
     measures = list(next(iter(scores.values()))[0]) if scores else []
     rows: list[list[Any]] = []
@@ -108,7 +127,7 @@ def _table(
             continue
         cost = costs[experiment]
         row = [experiment, seeds, f"{cost['parameters']:.2f}", f"{cost['gflop']:.2f}"]
-        row += [f"{cost['images']:.0f}", f"{cost['minutes']:.0f}", cost["best"], cost["gain"]]
+        row += [cost["step"], f"{cost['images']:.0f}", f"{cost['minutes']:.0f}", cost["best"], cost["gain"]]
         for measure in measures:
             row.append(summary([values[measure] for values in by_seed], of_seeds=split != "test"))
         rows.append(row)
@@ -120,8 +139,9 @@ def _table(
     title = (
         f"{name}: means over {len(study.items(split))} {split} cases; in brackets the {spread}; Dice in percent, HD95 "
         "in mm, of photographs in pixels, over the cases where both masks are not empty, of the union and of each "
-        "class where there are several; a volume counts as its slices; minutes go from the first step to the "
-        "last, pauses included; the gain at the "
+        "class where there are several; a volume counts as its slices; core minutes are the CPU time of the training "
+        "steps on one core, without reading, augmentation, optimiser and validation; minutes go from the first step to "
+        "the last, pauses and other programs included; the gain at the "
         f"end is what validations in the last {budget.END:.0%} of the epochs added to the best Dice before them, mean "
         "of the classes, in points"
     )

@@ -60,7 +60,8 @@ def measure_ejection(end_diastole: Path, end_systole: Path, label: int | None = 
 
     Raises:
         InputError: a file cannot be used, is a picture or a single slice, or does not hold whole numbers; the two have
-            voxels of different sizes; a cavity is empty; or the one at end-systole is the larger one.
+            voxels of different sizes; a cavity is empty, or the same at both phases; or the one at end-systole is the
+            larger one.
         ArgumentError: the masks have several values and ``label`` chooses none, or neither has the value ``label``.
 
     Example:
@@ -102,6 +103,8 @@ def measure_ejection(end_diastole: Path, end_systole: Path, label: int | None = 
     for path, count in zip(paths, counts, strict=True):
         if not count:
             raise InputError(f"{path}: no voxel has the value {label}: the cavity is empty, expected one at each phase")
+    if masks[0].shape == masks[1].shape and np.array_equal(masks[0] == label, masks[1] == label):
+        raise InputError(f"{end_systole}: the same cavity as in {end_diastole}, expected the mask of another phase")
     diastole_ml, systole_ml = (count * voxel_millilitres(volumes[0].affine) for count in counts)
     if systole_ml > diastole_ml:
         raise InputError(
@@ -123,7 +126,9 @@ def _choose_label(paths: tuple[Path, Path], masks: Sequence[np.ndarray], label: 
     if not values:
         raise InputError(f"{paths[0]}: empty, as is {paths[1]}, expected masks of a cavity")
     if label is None and len(values) > 1:
-        raise ArgumentError(f"{paths[0]}: the masks have the values {text}: choose the cavity's with label={values[0]}")
+        raise ArgumentError(
+            f"{paths[0]} and {paths[1]} have the values {text}: choose the cavity's with label={values[0]}"
+        )
     if label is not None and label not in values:
         raise ArgumentError(
             f"label={label}: no voxel of {paths[0]} and {paths[1]} has this value, expected one of {text}"

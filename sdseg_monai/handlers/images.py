@@ -16,16 +16,20 @@ from sdseg_monai.networks.known_images import IMAGES, describe_images, image_dis
 from sdseg_monai.networks.trained_for import KEY
 from sdseg_monai.weights import load_weights, read_tensors, save_tensors
 
+LEAST_CASES = 16  # of a training: fewer do not show how different images of their kind can be
+
 
 class DescribeImages:
     """When the training ends, write into the file of the best weights how its images look to the vision encoder.
 
-    Images of another kind are told by it, see :class:`sdseg_monai.transforms.WarnUnlikeTrainingd`.
+    Images of another kind are told by it, see :class:`sdseg_monai.transforms.WarnUnlikeTrainingd`. A training of fewer
+    than 16 cases describes nothing, and takes over no description of the weights that it started from.
 
     Args:
         path: the file, which :class:`BestModel` wrote; the network has its weights afterwards.
         network: the network that was validated.
-        dataset: training set, items with ``image`` [3, H, W], augmented as in the first epoch.
+        dataset: training set, items with ``image`` [3, H, W], augmented as in the first epoch; its ``data`` are the
+            cases.
         validation: validation set, items with ``image`` [C, X, Y, Z].
         inferer: with which the network is validated.
         num_images: largest number of images; they are evenly spaced over the set.
@@ -58,6 +62,12 @@ class DescribeImages:
     def __call__(self, engine: Engine) -> None:
         """Describe the images and write the file again."""
         if getattr(engine.state, "rank", 0) != 0:
+            return
+        if len(self.dataset.data) < LEAST_CASES:  # type: ignore[attr-defined]
+            state = read_tensors(self.path)
+            if IMAGES in state.get(KEY, {}):
+                del state[KEY][IMAGES]
+                save_tensors(self.path, state)
             return
         load_weights(self.network, self.path)
         self.network.eval()

@@ -135,6 +135,8 @@ class Pipeline:
             slabs = self._report(self.strategy.iter_slabs(item["image"]), item["image"], progress)
             # 4. Join the slabs, resample to the image's grid, choose the classes: score [K, X, Y, Z], labels [X, Y, Z]
             result = self.strategy.finish(item, slabs)
+        if not result.labels.any():
+            warnings.append(ImageWarning("empty", "nothing was found, the mask is empty"))
         # 5. Mark as unsure the voxels whose confidence [X, Y, Z] is too low
         if self.abstain_below is not None:
             result = result.abstain(self.abstain_below)

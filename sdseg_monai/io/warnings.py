@@ -13,6 +13,7 @@ from sdseg_monai.errors import ArgumentError, InputError
 
 WarningKind = Literal[
     "constant",
+    "empty",
     "field_of_view",
     "geometry",
     "intensity",
@@ -37,6 +38,7 @@ class ImageWarning:
         kind: for programs:
 
             * ``constant``: all voxels have the same value after intensity scaling.
+            * ``empty``: nothing was found in it.
             * ``field_of_view``: the image shows more or less of the body than the training's images.
             * ``geometry``: its header does not say for certain where it lies, or programs do not agree on it.
             * ``intensity``: it has intensities that the network's modality cannot have.
@@ -72,7 +74,7 @@ def not_trusted(warnings: Iterable[ImageWarning]) -> str:
 
 def log_warnings(path: Path, warnings: Iterable[ImageWarning]) -> None:
     """Log the warnings about a file; the name of its folder tells a label from its image or prediction."""
-    logged_warnings = LoggedWarnings(f"{path.parent.name}/{path.name}")
+    logged_warnings = LoggedWarnings(str(Path(path.parent.name, path.name)))
     for warning in warnings:
         logged_warnings.append(warning)
 

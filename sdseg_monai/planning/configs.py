@@ -167,7 +167,7 @@ def inference_config(
                 "lowest": round(lowest - spread, 4),
             },
         )
-    if grid.network.value == "pretrained":  # its training describes its images
+    if grid.network.value != "unet":  # the training of an SDSeg describes its images
         check = {"_target_": UNLIKE, "keys": "image", "network": "@network_def", "inferer": "@inferer"}
         config["preprocessing"]["transforms"].append(check)
     return config

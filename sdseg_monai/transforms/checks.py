@@ -97,7 +97,8 @@ class WarnFieldOfViewd(CheckImaged):
                 " x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent, low, high)
             )
             text = f"field of view {extent_text} mm, but the network was trained on {low_text} to {high_text} mm"
-            advice = "crop to the structure first" + ("" if is_far else ", the mask is not to be trusted")
+            crop = "crop to the structure first, " if (extent > high * self.tolerance).any() else ""
+            advice = crop.removesuffix(", ") if is_far else f"{crop}the mask is not to be trusted"
             yield ImageWarning("field_of_view", f"{text}: {advice}", contradiction=is_far)
         lowest = float(image.min())
         if lowest < self.lowest:
@@ -122,6 +123,7 @@ class WarnUnlikeTrainingd(CheckImaged):
         tolerance: distance beyond which there is a warning; 98 % of the slices that validated the training lie within
             1. The distance of a volume is the median of its slices'.
         limit: distance beyond which that is a contradiction.
+        kind: what the training's images show, in words.
         force: see :class:`CheckImaged`.
     """
 
@@ -132,6 +134,7 @@ class WarnUnlikeTrainingd(CheckImaged):
         inferer: Any,
         tolerance: float = 1.0,
         limit: float = 1.1,
+        kind: str = "an image of their kind",
         force: bool = False,
     ) -> None:
         super().__init__(keys, force)
@@ -139,6 +142,7 @@ class WarnUnlikeTrainingd(CheckImaged):
         self.inferer = inferer
         self.tolerance = tolerance
         self.limit = limit
+        self.kind = kind
 
     @torch.inference_mode()
     def _check(self, image: MetaTensor) -> Iterator[ImageWarning]:
@@ -152,5 +156,5 @@ class WarnUnlikeTrainingd(CheckImaged):
         if distance > self.tolerance:
             text = f"it looks unlike the images of the training: {distance:.2f} times as far from them as is usual"
             is_far = distance > self.limit
-            advice = "is this an image of the kind?" + ("" if is_far else " The mask is not to be trusted")
-            yield ImageWarning("unlike", f"{text}; {advice}", contradiction=is_far)
+            advice = "" if is_far else ", the mask is not to be trusted"
+            yield ImageWarning("unlike", f"{text}: is this {self.kind}?{advice}", contradiction=is_far)

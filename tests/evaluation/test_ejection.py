@@ -53,12 +53,13 @@ def test_the_size_of_a_voxel_cancels_in_the_fraction_alone(phases):
 
 def test_one_of_several_values(phases):
     paths = (phases / "diastole_with_wall.nii.gz", phases / "systole_with_wall.nii.gz")
-    with pytest.raises(ArgumentError, match=r"the masks have the values 1, 2: choose the cavity's with label=1"):
+    with pytest.raises(ArgumentError, match=r"have the values 1, 2: choose the cavity's with label=1"):
         measure_ejection(*paths)
     with pytest.raises(ArgumentError, match=r"label=3: no voxel of .* has this value, expected one of 1, 2"):
         measure_ejection(*paths, label=3)
     assert measure_ejection(*paths, label=1).fraction == pytest.approx(60)
-    assert measure_ejection(*paths, label=2).fraction == 0
+    with pytest.raises(InputError, match=r"the same cavity as in .*, expected the mask of another phase"):
+        measure_ejection(*paths, label=2)
 
 
 def test_slices_that_only_one_phase_has_are_a_warning(phases, caplog):

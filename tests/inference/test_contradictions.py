@@ -8,9 +8,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import zoom
 
 from sdseg_monai import Pipeline, segment
 from sdseg_monai.cli import main
+from sdseg_monai.demo.phantom import make_phantom
 from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.dicom import choose_series, read_seg, read_series
@@ -45,10 +47,13 @@ def series(volume, tmp_path_factory):
     return folder
 
 
-def ball(shape=(36, 50, 36), spacing=1.0, lowest=0):
-    """Return a bright ball in a dark volume with its affine."""
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
-    array = 100.0 * (np.linalg.norm(grid - np.array(shape) / 2, axis=-1) < min(shape) / 3)
+def crop(shape=(36, 50, 36), spacing=1.0, lowest=0):
+    """Return what resembles a hippocampus, in a volume of this shape, with its affine; one edge of 1 is the middle."""
+    image = make_phantom()[0]
+    for axis, edge in enumerate(shape):
+        if edge == 1:
+            image = image.take([image.shape[axis] // 2], axis)
+    array = zoom(image, np.divide(shape, image.shape), order=1)
     array[0, 0, 0] = lowest
     return array.astype(np.float32), np.diag([spacing, spacing, spacing, 1])
 
@@ -56,9 +61,9 @@ def ball(shape=(36, 50, 36), spacing=1.0, lowest=0):
 @pytest.mark.parametrize(
     ("image", "reasons"),
     [
-        (ball(lowest=-1000), "lowest intensity -1000, expected at least -100"),
-        (ball((18, 25, 18), spacing=5), "field of view 90 x 125 x 90 mm, but the network was trained on 31 x 40 x 24"),
-        (ball((36, 50, 6), spacing=16), "field of view 576 x 800 x 96 mm"),
+        (crop(lowest=-1000), "lowest intensity -1000, expected at least -100"),
+        (crop((18, 25, 18), spacing=5), "field of view 90 x 125 x 90 mm, but the network was trained on 31 x 40 x 24"),
+        (crop((36, 50, 6), spacing=16), "field of view 576 x 800 x 96 mm"),
     ],
 )
 def test_what_the_training_excludes_is_refused_with_the_remedy(pipeline, forced, image, reasons):
@@ -77,12 +82,10 @@ def test_what_the_training_excludes_is_refused_with_the_remedy(pipeline, forced,
 @pytest.mark.parametrize(
     "image",
     [
-        ball((18, 25, 18), spacing=3.2),  # larger than all of the training, but not twice as large
-        ball((36, 50, 1)),
-        ball((36, 50, 1), lowest=-300),
-        ball((36, 1, 36)),
-        ball((1, 1, 36)),
-        ball((18, 25, 18), spacing=0.1),
+        crop((18, 25, 18), spacing=3.2),  # larger than all of the training, but not twice as large
+        crop((36, 1, 36)),
+        crop((36, 1, 36), lowest=-300),
+        crop((18, 25, 18)),
     ],
 )
 def test_a_slice_a_crop_or_a_little_more_is_a_warning(pipeline, image):
@@ -97,7 +100,7 @@ def test_a_slice_a_crop_or_a_little_more_is_a_warning(pipeline, image):
 def test_only_the_air_of_a_ct_is_a_contradiction(lowest, is_refused):
     """An MR may be stored with an offset, as by a slope of 0.5 and an intercept of -300."""
     warnings: list[ImageWarning] = []
-    item = {**LoadVolumed("image")({"image": Volume(*ball(lowest=lowest))}), "warnings": warnings}
+    item = {**LoadVolumed("image")({"image": Volume(*crop(lowest=lowest))}), "warnings": warnings}
     WarnFieldOfViewd("image", [[31, 43], [40, 59], [24, 47]], lowest=-100)(item)
     assert [warning.contradiction for warning in warnings] == ([] if is_refused is None else [is_refused])
 
@@ -108,9 +111,13 @@ def test_an_image_like_the_trainings_is_not_changed_by_force(pipeline, forced, v
     np.testing.assert_array_equal(result.labels, pipeline(volume).labels)
 
 
-def test_a_constant_volume_stays_a_warning(pipeline):
-    result = pipeline((np.zeros((36, 50, 36), np.float32), np.eye(4)))
-    assert result.trusted and [warning.kind for warning in result.warnings] == ["constant"]
+def test_a_constant_volume_and_noise_look_like_nothing_that_was_trained_on(pipeline, forced):
+    noise = np.random.default_rng(0).normal(100, 20, (36, 50, 36))
+    for array, kinds in ((np.zeros((36, 50, 36)), ["unlike", "constant"]), (noise, ["unlike"])):
+        image = array.astype(np.float32), np.eye(4)
+        with pytest.raises(ArgumentError, match="is this a T1-weighted MR cropped to the hippocampus"):
+            pipeline(image)
+        assert [warning.kind for warning in forced(image).warnings] == kinds
 
 
 def test_a_modality_that_only_the_caller_knows_counts(pipeline, forced, volume):
@@ -196,7 +203,7 @@ def test_a_forced_seg_says_so_where_viewers_look(series, volume, pipeline, tmp_p
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_a_forced_volume_file_says_so(forced, tmp_path, suffix):
     """In its JSON and in its header."""
-    result = forced(ball(lowest=-1000))
+    result = forced(crop(lowest=-1000))
     result.save(tmp_path / f"m{suffix}", maps={"confidence": tmp_path / f"c{suffix}"})
     assert json.loads((tmp_path / "m.json").read_text())["case"]["not_trusted"] == result.not_trusted
     for name in ("m", "c"):
@@ -217,7 +224,7 @@ def scans(tmp_path_factory):
     """A folder with a phantom and a volume that has the air of a CT."""
     folder = tmp_path_factory.mktemp("scans")
     write_thick_phantom(folder / "mr.nii.gz", folder.parent / "label.nii.gz")
-    write_nifti(folder / "ct.nii.gz", *ball(lowest=-1000))
+    write_nifti(folder / "ct.nii.gz", *crop(lowest=-1000))
     return folder
 
 
@@ -283,7 +290,7 @@ def test_a_mask_of_an_earlier_version_is_made_again(scans, tmp_path, capsys):
 
 
 def make_item(tmp_path, **options):
-    path = write_nifti(tmp_path / "ct.nii.gz", *ball(**options))
+    path = write_nifti(tmp_path / "ct.nii.gz", *crop(**options))
     return LoadVolumed("image")({"image": str(path)})
 
 
