@@ -14,13 +14,13 @@ from sdseg_monai.io.warnings import ImageWarning
 from sdseg_monai.transforms import LoadVolumed, WarnFieldOfViewd
 from tests.makers.dicom import write_mr_series
 from tests.makers.processes import run_forked
-from tests.makers.volumes import write_case
+from tests.makers.volumes import write_crop
 
 
 @pytest.fixture
 def study(tmp_path):
     """A DICOM folder whose last file is damaged: the others still are a stack."""
-    write_case(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
+    write_crop(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
     files = write_mr_series(tmp_path / "images" / "a.nii.gz", tmp_path / "study")
     files[-1].write_bytes(files[-1].read_bytes()[:200])
     return tmp_path / "study"
@@ -65,7 +65,7 @@ def test_the_transform_logs_where_nobody_collects(study, tmp_path, caplog):
 def test_a_result_knows_its_own_warnings_alone(tmp_path):
     """Of several images that one model has seen."""
     for name, scale in (("large", 1.6), ("small", 1)):
-        write_case(tmp_path, name, shape=(36, 48, 34), affine=np.diag([scale, scale, scale, 1]))
+        write_crop(tmp_path, name, shape=(36, 48, 34), affine=np.diag([scale, scale, scale, 1]))
     segmenter = Segmenter(device="cpu")
     items = [segmenter.prepare(tmp_path / "images" / f"{name}.nii.gz") for name in ("large", "small")]
     assert [[warning.kind for warning in item["warnings"]] for item in items] == [["field_of_view"], []]

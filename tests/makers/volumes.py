@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import psutil
 import SimpleITK as sitk
+from scipy.ndimage import zoom
 
 from sdseg_monai.demo.phantom import make_phantom
 from sdseg_monai.io.memory import READING_BYTES
@@ -43,6 +44,16 @@ def write_case(folder: Path, name: str, shape=(18, 20, 6), affine=OBLIQUE, seed=
     ball = np.linalg.norm((grid - centre) / (np.array(shape) / 3), axis=-1) < 1
     image = rng.normal(0, 10, shape) + 100 * ball
     for kind, array in (("images", image.astype(dtype)), ("labels", ball.astype(np.uint8))):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        write_nifti(folder / kind / f"{name}.nii.gz", array, affine)
+
+
+def write_crop(folder: Path, name: str, shape=(18, 26, 18), affine=None, seed=0, dtype=np.int16) -> None:
+    """Write what :func:`write_case` does, but the demo's phantom in ``shape``: to the shipped weights a hippocampus."""
+    image, label = make_phantom(seed)
+    scale = np.divide(shape, image.shape)
+    affine = np.diag([*1 / scale, 1]) if affine is None else affine
+    for kind, array in (("images", zoom(image, scale, order=1).astype(dtype)), ("labels", zoom(label, scale, order=0))):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         write_nifti(folder / kind / f"{name}.nii.gz", array, affine)
 
