@@ -38,6 +38,7 @@ def main() -> None:
     add_study_options(parser)
     parser.add_argument("--no_training", action="store_true", help="report what is trained so far")
     parser.add_argument("--test", action="store_true", help="score the test cases too: once, for finalists")
+    parser.add_argument("--no_figures", action="store_true", help="write the tables alone, as for a single network")
     report_input_errors()
     options = parser.parse_args()
     if options.section:
@@ -45,7 +46,8 @@ def main() -> None:
     study = open_study(options)
     budget.check(study)
     failures = [] if options.no_training else train_all(study, options.jobs)
-    report = _report(study, options.study.stem, ["validation", *(["test"] if options.test else [])])
+    splits = ["validation", *(["test"] if options.test else [])]
+    report = _report(study, options.study.stem, splits, not options.no_figures)
     (study.folder / "report.md").write_text(report + "\n")
     if options.section:
         (options.section.parent / "images").mkdir(exist_ok=True)
@@ -71,7 +73,7 @@ def core_minutes(study: Study, run: str) -> float:
     return 1000 / 60 * measure_step(config, torch.device("cpu"), steps=TIMED_STEPS, clock=time.process_time)
 
 
-def _report(study: Study, name: str, splits: list[str]) -> str:
+def _report(study: Study, name: str, splits: list[str], with_figures: bool) -> str:
     trained_runs = {experiment: [r for r in runs if is_trained(study, r)] for experiment, runs in study.runs.items()}
     costs = {experiment: _cost(study, runs) for experiment, runs in trained_runs.items() if runs}
     scores = {s: {e: [score(study, r, s) for r in trained_runs[e]] for e in costs} for s in splits}
@@ -80,7 +82,7 @@ def _report(study: Study, name: str, splits: list[str]) -> str:
     for table in tables:
         table.write_csv(study.folder, **about)
     runs_with_costs = {experiment: trained_runs[experiment] for experiment in costs}
-    figures = _figures(study, name, runs_with_costs, costs, scores["validation"]) if costs else []
+    figures = _figures(study, name, runs_with_costs, costs, scores["validation"]) if costs and with_figures else []
     trained_at = sorted({study.trained_at(run) for runs in trained_runs.values() for run in runs})
     head = (
         f"{study.name}. Split and its hash: {study.manifest()}; trained at commit {', '.join(trained_at) or 'none'}; "

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdseg_monai.bundle import bundles_dir
 from sdseg_monai.cli import main
-from tests.makers.volumes import write_case, write_thick_phantom
+from tests.makers.volumes import write_crop, write_thick_phantom
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_pictures_without_images_are_shown_as_pictures(tmp_path, capsys):
 
 
 def test_one_image_has_a_page_too(tmp_path, capsys):
-    write_case(tmp_path, "a")
+    write_crop(tmp_path, "a", affine=np.diag([1, 1, 2, 1]))
     overlay = tmp_path / "size.json"
     shutil.copy(bundles_dir() / "sdseg" / "configs" / "clean_mask.json", overlay)
     command = ("segment", tmp_path / "images" / "a.nii.gz", "--overlay", overlay, "-o", tmp_path / "m.nii.gz")
