@@ -65,6 +65,19 @@ def test_a_training_describes_its_images_and_the_weights_keep_it(tmp_path):
     assert make_network().image_distance(image) is None
 
 
+def test_a_few_cases_describe_nothing_and_what_is_known_of_others_is_not_kept(tmp_path):
+    path, network = tmp_path / "model.pt", make_network()
+    save_network(network, path)
+    describe(path, network)
+    load_weights(start := make_network(), path)
+    save_network(start, path)  # as a training does that starts from these weights
+    assert "images" in read_tensors(path)["trained_for"]
+    describe(path, start, 15)
+    assert "images" not in read_tensors(path)["trained_for"]
+    load_weights(other := make_network(), path)
+    assert other.image_distance(torch.zeros(1, 3, 32, 32)) is None
+
+
 @pytest.mark.parametrize(
     "damage",
     [
