@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,6 +38,26 @@ class SegmentationLoss(nn.Module):
             mask: class of each pixel, [B, 1, ...] in {0..K-1}, or in {0, 1}.
         """
         return (self.binary if logits.shape[1] == 1 else self.multi_class)(logits.float(), mask.float())
+
+
+class PresentClassesLoss(nn.Module):
+    """Dice + cross-entropy of logits for many classes; the Dice is over the foreground classes that a mask has.
+
+    Each class of each mask counts alike, the smallest one as much as the largest. Where a class is absent, the
+    cross-entropy alone sees to it: its Dice would be about nothing, and most masks lack most of many classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, reduction="none")
+
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss of ``logits`` [B, K, H, W] for ``mask`` [B, 1, H, W] in {0..K-1}."""
+        logits, classes = logits.float(), mask[:, 0].long()
+        is_present = torch.stack([(classes == value).flatten(1).any(1) for value in range(1, logits.shape[1])], dim=1)
+        dice = self.dice(logits, mask.float()).flatten(1)  # [B, K - 1]
+        mean_dice = (dice * is_present).sum() / is_present.sum().clamp(min=1)
+        return mean_dice + F.cross_entropy(logits, classes)
 
 
 class SDSegLoss(nn.Module):
@@ -137,7 +157,8 @@ class PixelLoss(nn.Module):
 class MaskAutoencoderLoss(nn.Module):
     """Reconstruction loss plus the KL term of the posterior.
 
-    The reconstruction loss is the :class:`SegmentationLoss`; of colours also the L1 of the mask image.
+    The reconstruction loss of colours is the :class:`SegmentationLoss` and the L1 of the mask image, that of one
+    channel a class the :class:`PresentClassesLoss`.
 
     Args:
         kl_weight: weight of the KL divergence per latent value.
@@ -151,8 +172,7 @@ class MaskAutoencoderLoss(nn.Module):
         super().__init__()
         self.kl_weight = kl_weight
         self.codes = class_codes(num_classes)
-        # most masks lack most of many classes, and the Dice of a single mask would be about those
-        self.segmentation_loss = SegmentationLoss(batch_dice=is_one_hot(num_classes))
+        self.segmentation_loss = PresentClassesLoss() if is_one_hot(num_classes) else SegmentationLoss()
         self.parts: dict[str, torch.Tensor] = {}
 
     def forward(self, output: AutoencoderOutput, mask: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.losses import MaskAutoencoderLoss, SDSegLoss, SegmentationLoss
+from sdseg_monai.losses import MaskAutoencoderLoss, PresentClassesLoss, SDSegLoss, SegmentationLoss
 from sdseg_monai.networks import SDSegOutput
 from sdseg_monai.networks.codes import LOGIT_GAIN, MOST_COLOURS, class_codes, class_logits, mask_to_image
 from sdseg_monai.schedule import NoiseSchedule
@@ -138,3 +139,19 @@ def test_autoencoder_loss_rewards_reconstruction_and_a_narrow_posterior():
     perfect = output._replace(reconstruction=(2 * mask - 1).expand(-1, 3, -1, -1))
     assert MaskAutoencoderLoss(0.0)(perfect, mask) < MaskAutoencoderLoss(0.0)(output, mask)
     assert MaskAutoencoderLoss(1.0)(perfect, mask) > MaskAutoencoderLoss(0.0)(perfect, mask)
+
+
+def test_each_class_of_a_mask_counts_alike_and_an_absent_one_only_by_its_scores():
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :16, :16], mask[..., 20:22, 20:22] = 1, 2
+
+    def loss(prediction):
+        return PresentClassesLoss()(20 * F.one_hot(prediction[:, 0].long(), 6).movedim(-1, 1), mask).item()
+
+    assert loss(mask) < 1e-3
+    dice = []
+    for value in (1, 2):
+        missed = torch.where(mask == value, 0, mask)
+        dice.append(loss(missed) - 20 * (mask == value).float().mean().item())  # without the cross-entropy
+    assert dice == pytest.approx([0.5, 0.5], abs=1e-2)
+    assert PresentClassesLoss()(torch.randn(2, 6, 8, 8), torch.zeros(2, 1, 8, 8)).isfinite()

@@ -12,10 +12,11 @@ from sdseg_monai.demo.phantom import save_volume
 SHAPE, SPACING = (192, 192, 8), (1.4, 1.4, 10.0)  # voxels, and mm
 AIR, LUNG, MUSCLE, LIVER, BLOOD, FAT = 2.0, 20.0, 60.0, 90.0, 160.0, 170.0
 CENTRE, VIEW = (98.0, 92.0), 76.0  # of the left ventricle, and radius of what the scanner shows, voxels
+RADIUS = 23.0  # of the cavity at the base, at end-diastole
 PAPILLARY = ((0.45, 0.35), (-0.4, 0.5))  # the papillary muscles, in radii of the cavity from its centre
 
 
-def make_heart(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def make_heart(seed: int = 0, radius: float = RADIUS) -> tuple[np.ndarray, np.ndarray]:
     """Return short-axis slices from the base of the heart to its apex, and the cavity of the left ventricle.
 
     The cavity is bright, in a ring of dark muscle; the papillary muscles in it belong to it. The right ventricle is a
@@ -24,6 +25,7 @@ def make_heart(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         seed: of the texture, the vessels and the noise.
+        radius: of the cavity at the base, in voxels; smaller at another phase.
 
     Returns:
         Image [X, Y, Z], float32, and label [X, Y, Z], uint8: 1 in the cavity.
@@ -33,7 +35,7 @@ def make_heart(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     towards_apex = z / (SHAPE[2] - 1)  # 0 at the base
     across, down = x - CENTRE[0], y - CENTRE[1]
     middle = np.hypot(across, down)
-    cavity_radius = 23 * np.sqrt(1 - 0.75 * towards_apex**2)  # voxels
+    cavity_radius = radius * np.sqrt(1 - 0.75 * towards_apex**2)  # voxels
     wall_radius = cavity_radius + 8
     cavity, wall = middle < cavity_radius, middle < wall_radius
     papillary = np.zeros(SHAPE, bool)
@@ -61,9 +63,9 @@ def _texture(rng: np.random.Generator, scale: float) -> np.ndarray:
     return noise / noise.std()
 
 
-def write_heart(folder: Path) -> tuple[Path, Path]:
+def write_heart(folder: Path, radius: float = RADIUS) -> tuple[Path, Path]:
     """Write :func:`make_heart` to ``folder``; return the files of image and label."""
     paths = folder / "image.nii.gz", folder / "label.nii.gz"
-    for path, array in zip(paths, make_heart(), strict=True):
+    for path, array in zip(paths, make_heart(radius=radius), strict=True):
         save_volume(path, array, SPACING)
     return paths

@@ -20,7 +20,7 @@ from sdseg_monai.weights import load_weights
 from tests.makers.bundles import read_metrics
 from tests.makers.places import ROOT
 from tests.makers.processes import run_forked, run_process
-from tests.makers.volumes import load_nifti, write_case
+from tests.makers.volumes import load_nifti, write_case, write_crop
 
 OWN_AUTOENCODER = ("sdseg", "hippocampus_sdseg", "skin_lesion_sdseg")
 BUNDLES = (*OWN_AUTOENCODER, "fetal_head_sdseg", "left_ventricle_sdseg")
@@ -410,7 +410,7 @@ def test_a_device_that_is_not_there_is_an_input_error():
 
 
 def test_segmenter_does_not_depend_on_the_batch(tmp_path):
-    write_case(tmp_path, "a", shape=(35, 48, 33), affine=np.eye(4))
+    write_crop(tmp_path, "a", shape=(35, 48, 33), affine=np.eye(4))
     path = tmp_path / "images" / "a.nii.gz"
     single, batched = (Pipeline(device="cpu", batch_size=n)(path) for n in (1, 16))
     assert single.scores.shape == (2, 35, 48, 33)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdseg_monai.demo.heart import write_heart
+from sdseg_monai.demo.heart import RADIUS, write_heart
 from sdseg_monai.demo.pictures import write_fetal_head, write_skin_lesion
 from sdseg_monai.planning import init_bundle
 from tests.docs.folders import CASES, write_datalist, write_volumes, write_weights
@@ -41,11 +41,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cavity = np.zeros((12, 12, 4), np.uint8)
         cavity[2:edge, 2:edge] = 1
         write_nifti(root / f"{name}.nii.gz", cavity)
-    for name, write in (("skin", write_skin_lesion), ("womb", write_fetal_head), ("chest", write_heart)):
+    for name, write in (("skin", write_skin_lesion), ("womb", write_fetal_head)):
         (root / name).mkdir()
         _, drawn = write(root / name)
         drawn.unlink()
-    (root / "chest" / "image.nii.gz").rename(root / "heart.nii.gz")
+    for phase, radius in (("filled", RADIUS), ("emptied", 0.7 * RADIUS)):
+        (root / phase).mkdir()
+        heart, _ = write_heart(root / phase, radius)
+        heart.rename(root / f"{phase}_heart.nii.gz")
     pictures = root / "data" / "Kvasir-SEG"
     for seed, name in enumerate(CASES):
         write_photograph(pictures, name, seed, size=(48, 56))

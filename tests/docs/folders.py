@@ -14,7 +14,7 @@ from tests.makers.volumes import write_nifti
 
 SPLITS = {"training": [f"case_{n}" for n in (2, 3, 4, 5)], "validation": ["case_6"], "test": ["case_0", "case_1"]}
 CASES = [f"case_{number}" for number in range(7)]  # so many that some are kept for a test
-CROP = (slice(4, 30), slice(18, 42), slice(11, 19))  # of the phantom: small, a slab, with both classes
+CROP = (slice(4, 30), slice(18, 42), slice(11, 22))  # of the phantom: small, a slab, with both classes
 
 
 def write_volumes(folder: Path, names: list[str]) -> None:
