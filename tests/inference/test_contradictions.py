@@ -113,7 +113,7 @@ def test_an_image_like_the_trainings_is_not_changed_by_force(pipeline, forced, v
 
 def test_a_constant_volume_and_noise_look_like_nothing_that_was_trained_on(pipeline, forced):
     noise = np.random.default_rng(0).normal(100, 20, (36, 50, 36))
-    for array, kinds in ((np.zeros((36, 50, 36)), ["unlike", "constant"]), (noise, ["unlike"])):
+    for array, kinds in ((np.zeros((36, 50, 36)), ["unlike", "constant", "empty"]), (noise, ["unlike"])):
         image = array.astype(np.float32), np.eye(4)
         with pytest.raises(ArgumentError, match="is this a T1-weighted MR cropped to the hippocampus"):
             pipeline(image)

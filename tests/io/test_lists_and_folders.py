@@ -24,7 +24,7 @@ from sdseg_monai.io.sources import (
     source_stem,
 )
 from tests.makers.dicom import write_mr_series
-from tests.makers.volumes import write_case, write_nifti
+from tests.makers.volumes import write_crop, write_nifti
 
 SECRET = "Mueller^Hans"
 
@@ -84,7 +84,7 @@ def test_a_series_and_a_file_leave_nothing_out(tmp_path):
 
 
 def test_the_command_shows_what_was_left_out(tmp_path, capsys):
-    write_case(tmp_path, "one")
+    write_crop(tmp_path, "one")
     (tmp_path / "images" / "old.mhd").write_text("x")
     (tmp_path / "images" / "patient_2").mkdir()
     arguments = ["segment", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--device", "cpu"]
@@ -101,7 +101,7 @@ def test_the_command_shows_what_was_left_out(tmp_path, capsys):
 
 @pytest.fixture
 def listed(tmp_path) -> Path:
-    write_case(tmp_path, "one")
+    write_crop(tmp_path, "one")
     return tmp_path
 
 
@@ -139,7 +139,7 @@ def test_a_json_list_with_a_bad_line(listed):
 
 
 def test_the_command_goes_on_and_says_what_failed(listed, capsys):
-    write_case(listed, "two")
+    write_crop(listed, "two")
     lines = ["studies/away", "images/gone.nii.gz", "images/one.nii.gz", "studies/lost", "images/two.nii.gz"]
     datalist = write_list(listed, "l.csv", "\n".join(["image", *lines]))
     arguments = ["segment", str(datalist), "-o", str(listed / "out"), "-q", "--device", "cpu"]
