@@ -4,8 +4,8 @@
 
 Writes the section ``kinds`` of the bundle's README. The images of a folder, or of a JSON datalist's list ``test``, are
 taken; --most evenly spaced ones. A bundle for pictures gets the middle slice of a volume, along its last axis, as a
-grey picture. With --parts in place of --images, parts of volumes are cut at random places, of the size that the
-bundle's network expects, with voxels of 1 mm: so only what they show is unlike.
+grey picture. --parts cuts parts of volumes at random places, of --part_size and with voxels of 1 mm: where that is the
+field of view of the bundle's training, only what they show is unlike.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from sdseg_monai.io.volumes import read_volume
 from sdseg_monai.io.warnings import LoggedWarnings
 
 LEAST_SPREAD = 0.1  # of a part's intensities, relative to its volume's
+MOST_TRIES = 1000
 WINDOW = (0.5, 99.5)  # percentiles of a volume that become black and white
 
 
@@ -81,21 +82,31 @@ def _draw_middle(source: Source, folder: Path) -> Source:
 
 
 def _cut_parts(sources: list[Source], folder: Path, size: Sequence[int], number: int) -> list[Source]:
-    """Write ``number`` parts, as many of each volume, none of them of air alone; return them."""
+    """Write about ``number`` parts, as many of each volume, none of them of air alone; return them."""
     rng = np.random.default_rng(0)
-    parts = []
-    for index in range(number):
-        volume = read_volume(Path(str(sources[index % len(sources)]))).array.astype(np.float32)  # [X, Y, Z]
+    parts: list[Source] = []
+    for source in sources:
+        volume = read_volume(Path(str(source))).array.astype(np.float32)  # [X, Y, Z]
         volume -= min(volume.min(), 0)  # the intensities of CT would be refused
-        while True:
-            corner = [rng.integers(0, max(1, n - edge + 1)) for n, edge in zip(volume.shape, size, strict=True)]
-            part = volume[tuple(slice(start, start + edge) for start, edge in zip(corner, size, strict=True))]
-            if part.std() > LEAST_SPREAD * volume.std():
-                break
-        path = folder / f"{index}.nii.gz"
-        nib.save(nib.Nifti1Image(part, np.eye(4)), path)
-        parts.append(open_source(path))
+        for _ in range(max(1, number // len(sources))):
+            path = folder / f"{len(parts)}.nii.gz"
+            nib.save(nib.Nifti1Image(_cut_part(volume, size, rng), np.eye(4)), path)
+            parts.append(open_source(path))
     return parts
+
+
+def _cut_part(volume: np.ndarray, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Return a part of ``volume`` [X, Y, Z] at a random place that shows something.
+
+    Raises:
+        SystemExit: no part does.
+    """
+    for _ in range(MOST_TRIES):
+        corner = [rng.integers(0, max(1, n - edge + 1)) for n, edge in zip(volume.shape, size, strict=True)]
+        part = volume[tuple(slice(start, start + edge) for start, edge in zip(corner, size, strict=True))]
+        if part.std() > LEAST_SPREAD * volume.std():
+            return part
+    raise SystemExit(f"no part of {MOST_TRIES} has more than {LEAST_SPREAD:.0%} of the volume's spread")
 
 
 def _row(segmenter: Segmenter, kind: str, sources: list[Source]) -> list[object]:

@@ -108,16 +108,8 @@ def _cost(study: Study, runs: list[str]) -> dict[str, Any]:
 def _table(
     study: Study, name: str, split: str, costs: dict[str, dict[str, Any]], scores: dict[str, list[Scores]]
 ) -> Table:
-    head = [
-        "experiment",
-        "seeds",
-        "trained parameters, M",
-        "GFLOP per slice",
-        "core min for 1000 images",
-        "images seen",
-    ]
-    head += ["training, min"]
-    head += ["best epoch", "gain at the end"]
+    head = ["experiment", "seeds", "trained parameters, M", "GFLOP per slice", "core min for 1000 images"]
+    head += ["images seen", "training, min", "best epoch", "gain at the end"]
     measures = list(next(iter(scores.values()))[0]) if scores else []
     rows: list[list[Any]] = []
     for experiment, runs in study.runs.items():

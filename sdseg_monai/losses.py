@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from monai.losses import DiceCELoss, DiceLoss
+from monai.networks import one_hot
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,7 +55,7 @@ class PresentClassesLoss(nn.Module):
     def forward(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss of ``logits`` [B, K, H, W] for ``mask`` [B, 1, H, W] in {0..K-1}."""
         logits, classes = logits.float(), mask[:, 0].long()
-        is_present = torch.stack([(classes == value).flatten(1).any(1) for value in range(1, logits.shape[1])], dim=1)
+        is_present = one_hot(mask, logits.shape[1])[:, 1:].flatten(2).any(dim=2)  # [B, K - 1]
         dice = self.dice(logits, mask.float()).flatten(1)  # [B, K - 1]
         mean_dice = (dice * is_present).sum() / is_present.sum().clamp(min=1)
         return mean_dice + F.cross_entropy(logits, classes)

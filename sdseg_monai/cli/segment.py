@@ -252,7 +252,7 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     from tqdm import tqdm
 
     from sdseg_monai.inference.batch import segment_many
-    from sdseg_monai.inference.manifest import Manifest
+    from sdseg_monai.inference.manifest import Manifest, case_warnings
     from sdseg_monai.io.sources import left_out_lines, left_out_of
     from sdseg_monai.report.runs import report_segmentations
 
@@ -277,7 +277,7 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
         note(f"{NOT_TRUSTED}: {flagged_count} of {len(cases)} masks", options)
     summary: dict[str, Any] = {"masks": str(options.output), "labels": _labels(pipeline)}
     summary |= {"done": len(cases) - failure_count, "failed": failure_count, "flagged": flagged_count}
-    summary["warned"] = sum(bool(_warnings(case)) for case in cases.values())
+    summary["warned"] = sum(case["status"] != "failed" and bool(case_warnings(case)) for case in cases.values())
     summary["manifest"] = str(manifest.path)
     if manifest.left_out:
         summary["left_out"] = manifest.left_out
@@ -339,13 +339,6 @@ def _is_flagged(case: Mapping[str, Any]) -> bool:
     return bool(case.get("not_trusted"))
 
 
-def _warnings(case: Mapping[str, Any]) -> list[str]:
-    """Return the warnings about a case of a manifest that has a mask, without those that its mark says."""
-    if case["status"] == "failed":
-        return []
-    return [warning["text"] for warning in case.get("warnings", []) if not warning["contradiction"]]
-
-
 def _labels(pipeline: Pipeline) -> dict[str, int]:
     """Return the values of the masks by the names of their segments."""
     return {segment.name: value for value, segment in pipeline.segments.items()}
@@ -353,6 +346,7 @@ def _labels(pipeline: Pipeline) -> dict[str, int]:
 
 def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
     """Write a line for each case to stderr: its status, the time it took, sizes and measures, its mark and warnings."""
+    from sdseg_monai.inference.manifest import case_warnings
     from sdseg_monai.inference.measures import area_texts, measure_texts
 
     width = max(map(len, cases))
@@ -362,6 +356,6 @@ def _write_table(cases: Mapping[str, Mapping[str, Any]], options: argparse.Names
             [f"{key} {ml:.2f} ml" for key, ml in sizes]
             + [f"{key} {value}" for key, value in {**area_texts(case), **measure_texts(case)}.items()]
             + ([case["not_trusted"]] if _is_flagged(case) else [])
-            + [f"warning: {text}" for text in _warnings(case)]
+            + [f"warning: {text}" for text in case_warnings(case)]
         )
         note(f"{name:{width}}  {case['status']:7}  {case['seconds']:7.1f} s  {case.get('error', text)}", options)

@@ -86,6 +86,12 @@ class Manifest:
         write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
 
 
+def case_warnings(case: Mapping[str, Any]) -> list[str]:
+    """Return the texts of the warnings about a case, without those that its mark NOT TRUSTED says."""
+    is_marked = bool(case.get("not_trusted"))
+    return [warning["text"] for warning in case["warnings"] if not (is_marked and warning["contradiction"])]
+
+
 def _is_readable(case: Mapping[str, Any]) -> bool:
     """Tell whether an entry of the manifest has all that tables and reports need, in the form of this version."""
     sizes = [case.get(name, {}) for name in ("volume_ml", "pixels", "area_mm2")]

@@ -69,10 +69,12 @@ class ShippedAutoencoder(NamedTuple):
     """The mask autoencoder that a network takes.
 
     Attributes:
+        bundle: the shipped bundle that it belongs to.
         training: its ``train_autoencoder.json``, as data.
         weights: file of its weights; it is there for the numbers of classes that the shipped bundles know.
     """
 
+    bundle: str
     training: dict[str, Any]
     weights: Path
 
@@ -80,14 +82,14 @@ class ShippedAutoencoder(NamedTuple):
 def shipped_autoencoder(network: str, num_classes: int) -> ShippedAutoencoder:
     """Return the mask autoencoder for a network and K classes, the background included."""
     bundle = NETWORKS[network]
-    training = shipped_config(GENERAL, "train_autoencoder.json")
     own = ConfigParser.load_config_files(
         [shipped_file(name, "train_autoencoder.json") for name in dict.fromkeys((GENERAL, bundle))]
     )
     if not is_one_hot(num_classes) or len(own["network_def"]["block_out_channels"]) != HALVINGS + 1:
-        return ShippedAutoencoder(own, bundles_dir() / bundle / "models" / "autoencoder.pt")
-    training["latent_channels"] = shipped_config(GENERAL, ORGANS)["latent_channels"]
-    return ShippedAutoencoder(training, bundles_dir() / GENERAL / "models" / "organs" / "autoencoder.pt")
+        return ShippedAutoencoder(bundle, own, bundles_dir() / bundle / "models" / "autoencoder.pt")
+    organs = shipped_config(GENERAL, "train_autoencoder.json")
+    organs["latent_channels"] = shipped_config(GENERAL, ORGANS)["latent_channels"]
+    return ShippedAutoencoder(GENERAL, organs, bundles_dir() / GENERAL / "models" / "organs" / "autoencoder.pt")
 
 
 def recipe_of(network: str) -> str:
@@ -173,10 +175,9 @@ def inference_config(
     return config
 
 
-def autoencoder_config(train: Mapping[str, Any], network: str) -> dict[str, Any]:
+def autoencoder_config(train: Mapping[str, Any], autoencoder: ShippedAutoencoder) -> dict[str, Any]:
     """Return the ``train_autoencoder.json`` whose autoencoder a ``train.json`` takes."""
-    config = shipped_autoencoder(network, train["num_classes"]).training
-    return {**config, "bundle_root": train["bundle_root"], "num_classes": train["num_classes"]}
+    return {**autoencoder.training, "bundle_root": train["bundle_root"], "num_classes": train["num_classes"]}
 
 
 def metadata(grid: Grid, fingerprint: Fingerprint, names: Mapping[int, str], name: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from sdseg_monai.planning.configs import (
     NETWORKS,
     PRETRAINED,
     Folders,
+    ShippedAutoencoder,
     autoencoder_config,
     fill_schedule,
     inference_config,
@@ -58,7 +59,8 @@ from sdseg_monai.weights import check_codes, first_classes, read_tensors, save_t
 MODALITIES = ("CT", "MR", "PT", "US", "OT", PHOTOGRAPHS)  # DICOM's terms, and RGB
 NAME = re.compile(r"\w[\w .,()/+-]{0,63}")  # no expression of a config, and not longer than a DICOM segment label
 PLAIN = re.compile(r"[\w ./-]+")  # a path that a shell does not change within double quotes
-AUTOENCODER_MINUTES = {"small": 6, "pretrained": 20, "paper": 35}  # measured on one x86-64 core
+# by the bundle that it belongs to; measured on one x86-64 core
+AUTOENCODER_MINUTES = {"hippocampus_sdseg": 6, "skin_lesion_sdseg": 20, "sdseg": 35}
 READ_OVERHEAD = 1.05  # measured: the augmentation and the optimiser, relative to a training step
 
 
@@ -165,8 +167,9 @@ def init_bundle(
     schedule = _schedule(fingerprint, grid, splits, config, minutes, seconds_per_slice)
     config = fill_schedule(config, schedule)
     has_autoencoder = "autoencoder" in config["network_def"]
-    weights = _autoencoder_weights(config, grid.network.value) if has_autoencoder else None
-    knows_classes = weights is not None or not has_autoencoder
+    autoencoder = shipped_autoencoder(grid.network.value, fingerprint.num_classes) if has_autoencoder else None
+    weights = None if autoencoder is None else _autoencoder_weights(config, autoencoder.weights)
+    knows_classes = weights is not None or autoencoder is None
     plan = BundlePlan(
         output=output,
         fingerprint=fingerprint,
@@ -177,14 +180,14 @@ def init_bundle(
         commands=tuple(
             _commands(
                 *(output, labels, grid, schedule, fingerprint.pictures, bool(splits["test"])),
-                *(has_autoencoder, knows_classes),
+                *(autoencoder, knows_classes),
             )
         ),
     )
     configs = {
         "train": config,
         "inference": inference_config(config, grid, fingerprint, folders),
-        **({"train_autoencoder": autoencoder_config(config, grid.network.value)} if has_autoencoder else {}),
+        **({} if autoencoder is None else {"train_autoencoder": autoencoder_config(config, autoencoder)}),
         "metadata": metadata(grid, fingerprint, class_names, _name(output)),
     }
     write_folder(output, lambda folder: _write(folder, plan, configs, folders, weights))
@@ -265,16 +268,15 @@ def _schedule(
     )
 
 
-def _autoencoder_weights(config: dict[str, Any], network: str) -> dict[str, Any] | None:
-    """Return the weights of the shipped autoencoder for the classes of ``config``.
+def _autoencoder_weights(config: dict[str, Any], source: Path) -> dict[str, Any] | None:
+    """Return the weights of a shipped autoencoder for the classes of ``config``.
 
     Returns:
-        None if no shipped autoencoder reconstructs each class as itself.
+        None if it is not there, or does not reconstruct each class as itself.
     """
     parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     autoencoder = parser.get_parsed_content("network_def#autoencoder").eval()
     num_classes = config["num_classes"]
-    source = shipped_autoencoder(network, num_classes).weights
     try:
         weights = read_tensors(source)
         if is_one_hot(num_classes):
@@ -329,17 +331,17 @@ def _commands(
     schedule: Schedule,
     pictures: bool,
     has_test: bool,
-    has_autoencoder: bool,
+    autoencoder: ShippedAutoencoder | None,
     knows_classes: bool,
 ) -> list[tuple[str, str]]:
     run, configs, bundle = "python -m monai.bundle run", output / "configs", shlex.quote(str(output))
     train = shlex.quote(str(configs / "train.json"))
     commands = []
-    if not knows_classes:
+    if autoencoder is not None and not knows_classes:
         file = shlex.quote(str(configs / "train_autoencoder.json"))
-        about = f"train the mask autoencoder, about {AUTOENCODER_MINUTES[grid.network.value]} minutes on one core"
+        about = f"train the mask autoencoder, about {AUTOENCODER_MINUTES[autoencoder.bundle]} minutes on one core"
         commands.append((f"{run} training --config_file {file}", about))
-    if has_autoencoder:
+    if autoencoder is not None:
         audit = f"sdseg audit --labels {shlex.quote(str(labels))} --bundle {bundle}"
         commands.append((audit, "see what the mask autoencoder can keep of these labels"))
     about = f"train, about {schedule.minutes.value:g} minutes; goes on after a stop"

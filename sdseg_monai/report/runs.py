@@ -13,6 +13,7 @@ import numpy as np
 from sdseg_monai.about import __version__
 from sdseg_monai.evaluation import METRICS, CaseMetrics, Evaluation, has_class_means, match_images, warning_texts
 from sdseg_monai.inference.batch import Job, Segmentation
+from sdseg_monai.inference.manifest import case_warnings
 from sdseg_monai.inference.measures import area_texts, measure_texts
 from sdseg_monai.inference.pipeline import Pipeline
 from sdseg_monai.inference.results import SegmentationResult
@@ -154,8 +155,7 @@ def _segmented_case(
     if not is_failed:
         load = partial(_load_segmented, job, result, segments)
     mark = case.get("not_trusted", "")
-    warnings = [warning["text"] for warning in case["warnings"] if not (mark and warning["contradiction"])]
-    flags = [case["error"]] if is_failed else warnings
+    flags = [case["error"]] if is_failed else case_warnings(case)
     name = job.name
     if isinstance(job.source, Series) and job.source.description:
         name, facts["series"] = f"{job.source.description} ({job.source.modality})", job.name

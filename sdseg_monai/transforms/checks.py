@@ -97,9 +97,10 @@ class WarnFieldOfViewd(CheckImaged):
                 " x ".join(f"{edge:.0f}" for edge in edges) for edges in (extent, low, high)
             )
             text = f"field of view {extent_text} mm, but the network was trained on {low_text} to {high_text} mm"
-            crop = "crop to the structure first, " if (extent > high * self.tolerance).any() else ""
-            advice = crop.removesuffix(", ") if is_far else f"{crop}the mask is not to be trusted"
-            yield ImageWarning("field_of_view", f"{text}: {advice}", contradiction=is_far)
+            is_larger = bool((extent > high * self.tolerance).any())
+            remedies = ["crop to the structure first"] if is_larger else []
+            doubts = [] if is_far else ["the mask is not to be trusted"]
+            yield ImageWarning("field_of_view", f"{text}: {', '.join(remedies + doubts)}", contradiction=is_far)
         lowest = float(image.min())
         if lowest < self.lowest:
             is_air = lowest < AIR_BELOW

@@ -179,13 +179,10 @@ def first_classes(state: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
         state: tensors of a :class:`MaskAutoencoder` with a channel for each class.
         num_classes: K, the classes to keep, including the background.
     """
-    kept = {"encoder.conv_in.weight": 1, "decoder.conv_out.weight": 0, "decoder.conv_out.bias": 0}
-    return {
-        name: tensor.narrow(kept[name], 0, min(num_classes, tensor.shape[kept[name]])).clone()
-        if name in kept
-        else tensor
-        for name, tensor in state.items()
-    }
+    kept = dict(state)
+    for name, dim in (("encoder.conv_in.weight", 1), ("decoder.conv_out.weight", 0), ("decoder.conv_out.bias", 0)):
+        kept[name] = state[name].narrow(dim, 0, min(num_classes, state[name].shape[dim])).clone()
+    return kept
 
 
 def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
