@@ -47,6 +47,14 @@ def test_an_infinite_slope_is_refused_and_one_that_is_no_number_is_none(tmp_path
     np.testing.assert_array_equal(read_volume(tmp_path / "image.nii").array, ramp())
 
 
+def test_an_intercept_that_is_no_number_is_named(tmp_path):
+    content = bytearray(header_with(112, "<f", 2))  # scl_slope
+    struct.pack_into("<f", content, 116, np.nan)
+    (tmp_path / "image.nii").write_bytes(content)
+    with pytest.raises(InputError, match="invalid intercept nan"):
+        read_volume(tmp_path / "image.nii")
+
+
 def test_zeros_after_the_voxels_are_passed_over(tmp_path):
     (tmp_path / "image.nii").write_bytes(nifti_bytes(ramp()) + bytes(1000))
     np.testing.assert_array_equal(read_volume(tmp_path / "image.nii").array, ramp())

@@ -97,6 +97,7 @@ def open_nifti(path: Path) -> NiftiFile:
         header = header_class.from_fileobj(io.BytesIO(head[: int(start)]), check=False)
         header.check_fix(logger=SILENT)  # raises for what cannot be mended
         header.get_best_affine()  # raises for quaternions that are none
+        header.get_slope_inter()  # raises for an intercept that is no number
         if np.isinf(stored_header["scl_slope"]):  # nibabel would take it for none; NaN is how nibabel itself wrote none
             raise ValueError("its voxels have an infinite slope (scl_slope)")
         if stored_header["sform_code"] <= 0 and not stored_header["pixdim"][1:4].all():
