@@ -1,7 +1,8 @@
 """How far an image lies from those that a network was trained on, by its latent.
 
-A network segments an image of another kind without an error. Its vision encoder sees the difference: the mean latent
-of such an image lies far from those of the training, in units of their spread.
+A network segments an image of another kind without an error. Its vision encoder sees the difference: the mean of such
+an image's latent over its places, or how much it varies between them, lies far from those of the training, in units of
+their spread. Measured: with the means alone, a network for fetal heads refused 12 of 60 slices of cine MR; with both, 59.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ NAMES = ("mean", "precision", "usual")
 USUAL = 0.98  # share of the slices that validated the training
 SHRINKAGE = 1e-3  # of the correlations between features, so that the covariance can be inverted
 LEAST_VARIANCE = 1e-12  # of a feature, likewise
+LEAST_STD = 1e-3  # of a channel of an image latent, so that its logarithm is finite for a slice that shows nothing
 
 
 def latent_features(image_latent: torch.Tensor) -> torch.Tensor:
-    """Return the mean of an image latent [B, Z, h, w] over its places, [B, Z], float64 on the CPU."""
-    return image_latent.double().mean(dim=(2, 3)).cpu()
+    """Return mean and log standard deviation of an image latent [B, Z, h, w] over its places, [B, 2 Z], float64, CPU."""
+    latent = image_latent.double()
+    std = latent.std(dim=(2, 3), correction=0).clamp(min=LEAST_STD)
+    return torch.cat([latent.mean(dim=(2, 3)), std.log()], dim=1).cpu()
 
 
 def describe_images(features: torch.Tensor) -> dict[str, Any]:
     """Return where the images of a training lie.
 
     Args:
-        features: of all images, [N, Z], from :func:`latent_features`.
+        features: of all images, [N, F], from :func:`latent_features`.
 
     Returns:
-        ``mean`` [Z] and ``precision`` [Z, Z], the inverse of the covariance, both float64.
+        ``mean`` [F] and ``precision`` [F, F], the inverse of the covariance, both float64.
     """
     covariance = torch.atleast_2d(torch.cov(features.T))
     variance = covariance.diagonal().clamp(min=LEAST_VARIANCE)
@@ -57,7 +61,7 @@ def image_distance(features: torch.Tensor, known: Mapping[str, Any]) -> torch.Te
     """Return the Mahalanobis distance of images from those of the training, [B].
 
     Args:
-        features: [B, Z], from :func:`latent_features`.
+        features: [B, F], from :func:`latent_features`.
         known: from :func:`describe_images`.
     """
     offset = features - known["mean"]
@@ -74,7 +78,7 @@ def check_known_images(known: Any, channels: int) -> None:
     Raises:
         InputError: it lacks a value, or has one of another kind or shape, or one that is not finite.
     """
-    shapes = {"mean": (channels,), "precision": (channels, channels)}
+    shapes = {"mean": (2 * channels,), "precision": (2 * channels, 2 * channels)}
     is_usable = isinstance(known, Mapping) and set(known) == set(NAMES)
     is_usable = is_usable and isinstance(known["usual"], float) and 0 < known["usual"] < math.inf
     for name, shape in shapes.items() if is_usable else ():
@@ -83,5 +87,5 @@ def check_known_images(known: Any, channels: int) -> None:
         is_usable = is_usable and bool(torch.isfinite(value).all())
     if not is_usable:
         raise InputError(
-            f"its record of the training's images is damaged, expected {', '.join(NAMES)} of {channels} channels"
+            f"its record of the training's images is damaged, expected {', '.join(NAMES)} of {2 * channels} features"
         )
