@@ -23,7 +23,7 @@ from sdseg_monai.io.dicom import Series
 from sdseg_monai.io.memory import check_memory
 from sdseg_monai.io.segments import OTHER_MODALITY, PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
-from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
+from sdseg_monai.io.warnings import ImageWarning, ImageWarnings, LoggedWarnings
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
@@ -124,7 +124,7 @@ class Segmenter:
         self.inferer.seed = inferer_seed if seed is None else seed
         self.inferer.batch_size = bundle_batch_size if batch_size is None else batch_size
 
-    def prepare(self, source: Source, warnings: LoggedWarnings | None = None, modality: str = "") -> dict[str, Any]:
+    def prepare(self, source: Source, warnings: ImageWarnings | None = None, modality: str = "") -> dict[str, Any]:
         """Read one image, and apply the bundle's preprocessing: orientation and intensities.
 
         Args:

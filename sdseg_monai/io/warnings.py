@@ -79,14 +79,13 @@ def log_warnings(path: Path, warnings: Iterable[ImageWarning]) -> None:
         logged_warnings.append(warning)
 
 
-class LoggedWarnings(list[ImageWarning]):
+class ImageWarnings(list[ImageWarning]):
     """The warnings about one image, from the time it is opened until its result or error carries them.
 
-    Each is logged once, when it is appended. As a context manager the list gives the warnings to an
-    :class:`~sdseg_monai.errors.InputError` that ends the context.
+    As a context manager the list gives the warnings to an :class:`~sdseg_monai.errors.InputError` that ends it.
 
     Args:
-        name: of the image, in the log and in messages.
+        name: of the image, in messages.
         force: use the image also where a warning is a contradiction.
     """
 
@@ -94,14 +93,6 @@ class LoggedWarnings(list[ImageWarning]):
         super().__init__()
         self.name = name
         self.force = force
-
-    def append(self, warning: ImageWarning) -> None:
-        """Add a warning and log it; a contradiction that :meth:`check` refuses is left to its message."""
-        super().append(warning)
-        if not warning.contradiction:
-            logger.warning("%s: %s", self.name, warning.text)
-        elif self.force:
-            logger.warning("%s: %s: %s", self.name, NOT_TRUSTED, warning.text)
 
     def check(self) -> None:
         """Refuse an image that contradicts the training, unless ``force`` is set.
@@ -126,3 +117,15 @@ class LoggedWarnings(list[ImageWarning]):
         """Give the warnings to the error."""
         if isinstance(error, InputError):
             error.warnings = list(self)
+
+
+class LoggedWarnings(ImageWarnings):
+    """Warnings that are logged once each, when they are appended."""
+
+    def append(self, warning: ImageWarning) -> None:
+        """Add a warning and log it; a contradiction that :meth:`check` refuses is left to its message."""
+        super().append(warning)
+        if not warning.contradiction:
+            logger.warning("%s: %s", self.name, warning.text)
+        elif self.force:
+            logger.warning("%s: %s: %s", self.name, NOT_TRUSTED, warning.text)

@@ -12,7 +12,7 @@ from sdseg_monai.bundle import bundles_dir, shipped_code
 from tests.cli.running import run
 from tests.makers.bundles import write_picture_bundle
 from tests.makers.dicom import write_mr_series
-from tests.makers.volumes import write_nifti, write_thick_phantom
+from tests.makers.volumes import write_crop, write_nifti, write_thick_phantom
 
 REFUSED = "choose a bundle for such images, or --force for a mask that is NOT TRUSTED"
 
@@ -80,6 +80,18 @@ def test_an_image_of_another_kind_is_refused_with_the_bundles_for_it(
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert err.endswith(f"{REFUSED}; {hint}\n" if hint else f"{REFUSED}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundle_whose_training_an_image_looks_like_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bundle_module, "bundles_dir", bundles_dir)
+    write_crop(tmp_path, "a", (36, 52, 36))
+    volume = tmp_path / "images" / "a.nii.gz"
+    code, _, err = run(
+        capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--bundle", "left_ventricle_sdseg", "--device", "cpu"
+    )
+    name = "hippocampus_sdseg (MR: Anterior hippocampus, Posterior hippocampus)"
+    assert code == 2 and err.endswith(f"{REFUSED}; it looks like the images of {name}\n") and err.count("\n") == 1
+    assert not (tmp_path / "m.nii.gz").exists()
 
 
 def test_another_contradiction_has_no_hint(tmp_path, capsys):
