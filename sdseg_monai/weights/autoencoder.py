@@ -35,6 +35,8 @@ RANDOM = "random"
 SINGLE_FILES = (".ckpt", ".safetensors")
 TINY_LAYER = re.compile(r"(encoder|decoder)\.\d+\.")  # of a file of madebyollin/taesd
 FIRST_LAYER = "decoder.layers.0.weight"  # of a distilled decoder
+DISC_RADIUS = 0.3  # of a class in check_codes, as a fraction of the mask's edge
+KNOWN_SHARE = 0.95  # of the disc; measured: 0.99 and more where the classes were trained, 0.80 and less where not
 LATENT_EDGE = 16  # h and w of the latents in check_codes; on smaller masks a trained autoencoder may fail as well
 SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 OPTIONS = ("act_fn", "shift_factor")
@@ -225,10 +227,10 @@ def replace_mask_decoder(network: SDSeg, path: str | Path) -> int:
 
 @torch.no_grad()
 def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes: int, source: str | Path) -> None:
-    """Check that an autoencoder encodes and decodes a mask of each class to the same class.
+    """Check that an autoencoder encodes and decodes a disc of each class, on the background, to the same class.
 
     An autoencoder that was trained on fewer colours does not, nor one whose training was too short. Two classes and
-    ``random`` are not checked.
+    ``random`` are not checked. A class does not fill the mask: group normalisation would remove most of what tells it.
 
     Args:
         autoencoder: with its weights.
@@ -241,14 +243,17 @@ def check_codes(autoencoder: MaskAutoencoder | TinyMaskAutoencoder, num_classes:
     if num_classes == 2 or source == RANDOM:
         return
     codes, edge = class_codes(num_classes), LATENT_EDGE * autoencoder.downsampling
-    masks = torch.arange(num_classes).view(-1, 1, 1, 1).expand(-1, 1, edge, edge)
+    places = torch.arange(edge) - edge / 2
+    disc = torch.hypot(places[:, None], places) < DISC_RADIUS * edge  # [H, W]
+    masks = torch.arange(num_classes).view(-1, 1, 1, 1) * disc  # [K, 1, H, W]
     latent = autoencoder.encode_latent(mask_to_image(masks, codes).to(autoencoder.device, autoencoder.dtype))
     classes = class_logits(autoencoder.decode(latent).sample.cpu(), codes).argmax(dim=1)  # [K, H, W]
-    for value, decoded in enumerate(classes.flatten(1).mode().values.tolist()):
-        if decoded != value:
+    for value, decoded in enumerate(classes[:, disc]):
+        wrong = decoded[decoded != value]
+        if len(wrong) > (1 - KNOWN_SHARE) * len(decoded):
             raise InputError(
-                f"{source}: does not know the codes of {num_classes} classes (class {value} comes back as {decoded}); "
-                f"train it with train_autoencoder.json --num_classes {num_classes}"
+                f"{source}: does not know the codes of {num_classes} classes (class {value} comes back as "
+                f"{wrong.mode().values}); train it with train_autoencoder.json --num_classes {num_classes}"
             )
 
 

@@ -26,7 +26,7 @@ def write_ct(folder: Path, count=4, shape=(40, 44, 8), affine=FLAT):
 
 
 def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2):
-    """Write volumes without negative values; of three classes the upper half of the ball is another."""
+    """Write volumes without negative values; with several classes the ball has one each along the last axis."""
     for i in range(count):
         write_case(folder, f"case{i}", shape=shape, affine=affine, seed=i)
         for kind in ("images", "labels"):
@@ -34,8 +34,11 @@ def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2
             array = np.asarray(load_nifti(path).dataobj).copy()
             if kind == "images":
                 array += 200
-            elif classes == 3:
-                array[:, :, array.shape[2] // 2 :] *= 2
+            else:
+                planes = array.any(axis=(0, 1)).nonzero()[0]  # of the ball
+                bands = np.array_split(planes, classes - 1)
+                for value, band in enumerate(bands, start=1):
+                    array[:, :, band] *= value
             write_nifti(path, array, affine)
     return folder / "images", folder / "labels"
 
