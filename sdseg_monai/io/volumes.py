@@ -149,7 +149,8 @@ def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -
     nonfinite_count = array.size - int(np.count_nonzero(np.isfinite(array)))
     if nonfinite_count:
         raise InputError(
-            f"{name}: {nonfinite_count} of {array.size} voxels are NaN or infinite, expected finite values"
+            f"{name}: {nonfinite_count} of {array.size} voxels are NaN or infinite, expected finite values: give them "
+            "the value of the air around the body first"
         )
     low, high = float(array.min()), float(array.max())
     if max(abs(low), abs(high)) > LARGEST_INTENSITY:
@@ -252,7 +253,8 @@ def _header_reader(path: Path) -> Callable[[Path], Layout]:
 
 def _check_axes(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if len(shape) != 3:
-        raise InputError(f"{name}: {len(shape)}-D with shape {tuple(shape)}, expected one 3-D volume")
+        remedy = "save each of its volumes as a file" if len(shape) > 3 else "save it with a third axis of length 1"
+        raise InputError(f"{name}: {len(shape)}-D with shape {tuple(shape)}, expected one 3-D volume: {remedy}")
     if min(shape) < 1:
         raise InputError(f"{name}: shape {tuple(shape)} has an empty axis, expected at least one voxel along each")
     if dtype.fields is not None or dtype.kind not in "biuf":
