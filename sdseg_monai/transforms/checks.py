@@ -15,6 +15,7 @@ from monai.utils import ImageMetaKey
 
 from sdseg_monai.io.warnings import ImageWarning, LoggedWarnings
 
+LEAST_PIXELS = 8  # across a slice: one that is narrower shows too little to contradict the training
 AIR_BELOW = -800  # HU; an MR whose intensities are stored with an offset, such as -300, is not taken for a CT
 
 
@@ -123,7 +124,8 @@ class WarnUnlikeTrainingd(CheckImaged):
         inferer: a :class:`~sdseg_monai.inferers.SliceWiseInferer`, which makes the network's slices.
         tolerance: distance beyond which there is a warning; 98 % of the slices that validated the training lie within
             1. The distance of a volume is the median of its slices'.
-        limit: distance beyond which that is a contradiction.
+        limit: distance beyond which that is a contradiction, unless the slices are less than 8 pixels wide, as those of
+            a single slice across another axis are: these always look otherwise, and other checks warn of them.
         kind: what the training's images show, in words.
         force: see :class:`CheckImaged`.
     """
@@ -154,8 +156,9 @@ class WarnUnlikeTrainingd(CheckImaged):
         if distances is None:
             return
         distance = float(distances.median())
+        width = min(size for axis, size in enumerate(image.shape[1:]) if axis != self.inferer.slice_axis)
         if distance > self.tolerance:
             text = f"it looks unlike the images of the training: {distance:.2f} times as far from them as is usual"
-            is_far = distance > self.limit
+            is_far = distance > self.limit and width >= LEAST_PIXELS
             advice = "" if is_far else ", the mask is not to be trusted"
             yield ImageWarning("unlike", f"{text}: is this {self.kind}?{advice}", contradiction=is_far)

@@ -84,6 +84,7 @@ def test_what_the_training_excludes_is_refused_with_the_remedy(pipeline, forced,
     [
         crop((18, 25, 18), spacing=3.2),  # larger than all of the training, but not twice as large
         crop((36, 1, 36)),
+        crop((36, 50, 1)),  # a slice across another axis than the network's
         crop((36, 1, 36), lowest=-300),
         crop((18, 25, 18)),
     ],
