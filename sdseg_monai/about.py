@@ -1,4 +1,4 @@
 """What this package is: its version, and what it may be used for."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 RESEARCH_ONLY = "Research use only: not a medical device, not for diagnosis or treatment."

@@ -11,6 +11,7 @@ import numpy as np
 
 from sdseg_monai.data.splits import missing_classes
 from sdseg_monai.io.segments import PHOTOGRAPHS, names_side
+from sdseg_monai.networks.codes import is_one_hot
 from sdseg_monai.planning.fingerprint import Case, Fingerprint
 
 # pixels, divisible by the networks' downsampling
@@ -18,6 +19,7 @@ SIZES = {"small": (64, 128, 256), "pretrained": (128, 256), "paper": (128, 256),
 LARGEST_ON_CPU = 128
 LEAST_OF_MEDIAN = 0.75  # a size is large enough if it has this share of a median slice's longer edge
 SLICES_FOR_PAPER = 2000  # least number of slices to train 295 M parameters with
+KNOWN_CLASSES = 14  # background included, of the shipped mask autoencoder with a channel for each class
 ANISOTROPY = 1.5  # if voxels are this factor longer along one axis, it is the slice axis
 THIN = 0.5  # if one axis has less than this share of the voxels of the next one, the volume is a slab
 CONTEXT_REACH = 3  # times the in-plane spacing; a neighbour that is farther away shows something else
@@ -312,4 +314,6 @@ def _network(fingerprint: Fingerprint, network: str | None, slices: int, cuda: b
         return Choice(
             "paper", f"there are a GPU and {slices} slices; 295 M parameters, on which this recipe is not measured"
         )
+    if is_one_hot(fingerprint.num_classes) and fingerprint.num_classes <= KNOWN_CLASSES:
+        return Choice("pretrained", f"its mask autoencoder is shipped for up to {KNOWN_CLASSES} classes")
     return Choice("small", f"3.6 M parameters learn fast; {'few slices' if cuda else 'no GPU'}")

@@ -19,7 +19,7 @@ from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.planning import init_bundle
-from sdseg_monai.planning.audit import audit_folder, load_audit
+from sdseg_monai.planning.audit import audit_folder, audit_label, load_audit
 from sdseg_monai.planning.configs import NETWORKS, SDSEG_KNOBS, recipe_of, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
 from tests.makers.processes import run_process
@@ -193,11 +193,7 @@ def test_a_single_value_beside_0_is_class_1(tmp_path):
 
 @pytest.mark.slow
 def test_classes_that_no_shipped_autoencoder_knows_come_with_a_command_to_train_one(tmp_path):
-    images, labels = write_mr(tmp_path, 2)
-    for path in labels.iterdir():
-        label = load_nifti(path)
-        array = np.asarray(label.dataobj) * (1 + np.arange(label.shape[2]) % 5).astype(np.uint8)
-        write_nifti(path, array, label.affine)
+    images, labels = write_mr(tmp_path, 2, classes=6)
     plan = init_bundle(images, labels, tmp_path / "mine", network="small", seconds_per_slice=SPEED, progress=False)
     assert "train_autoencoder.json" in plan.commands[0][0] and not (plan.output / "models" / "autoencoder.pt").exists()
     process = run_process(
@@ -219,6 +215,20 @@ def test_the_autoencoder_is_shipped_where_it_knows_the_classes(network, knows, t
         for part in ("autoencoder", "vision_encoder", "unet"):
             assert train["network_def"][part] == shipped["network_def"][part]
         assert train["network_def"]["start_noise"] == "zeros" and train["latent_weight"] == 0
+
+
+def test_many_classes_take_the_first_channels_of_the_organs_autoencoder(tmp_path):
+    images, labels = write_mr(tmp_path, 2, classes=6)
+    plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
+    assert plan.choices["network"].value == "pretrained" and "audit" in plan.commands[0][0]
+    label = torch.zeros(1, 64, 64, 1)
+    for value in range(1, 6):
+        label[:, 8:56, 10 * value : 10 * value + 10] = value
+    audit = load_audit(plan.output, "cpu")
+    rows = audit_label(
+        audit.autoencoder, label, "boxes", num_classes=6, size=(128, 128), slice_axis=2, latent_noise=(0,)
+    )
+    assert {row.label for row in rows} == {1, 2, 3, 4, 5} and min(row.dice for row in rows) > 0.95
 
 
 def test_a_bundle_may_have_any_name_and_be_made_from_anywhere(tmp_path, monkeypatch):
