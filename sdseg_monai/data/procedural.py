@@ -19,6 +19,9 @@ THIN_WIDTH = (2.0, 8.0)  # pixels
 THIN_LENGTH = (6.0, 70.0)  # pixels
 ENCLOSED_SHARE = 0.35  # of the other organs, in which a small organ of another class lies
 ENCLOSED_RADIUS = (1.5, 8.0)  # pixels
+GAP_SHARE = 0.4  # of all organs, which a gap of background parts from those around it
+GAP_WIDTH = (1.0, 8.0)  # pixels
+FILLED_SHARE = 0.04  # of masks, in which an organ lies behind all others
 
 
 class ProceduralMasks(Dataset):
@@ -29,8 +32,9 @@ class ProceduralMasks(Dataset):
     organs, rings, crescents and specks. If there are several foreground classes, each part has one of them, and about
     half of the parts are divided by a curved line, with another class on the other side, so that classes touch as
     often as they stand alone; such masks have twice as many parts. Masks of more than four classes are like slices of
-    the abdomen: they have many parts; some are thin and bent, and others enclose a small part of another class. An item
-    depends on ``seed`` and its index alone.
+    the abdomen: they have many parts; some are thin and bent, others enclose a small part of another class, and some
+    are parted from their neighbours by a narrow gap; in a few masks one class lies behind all parts, in place of
+    background. An item depends on ``seed`` and its index alone.
 
     Args:
         size: height and width in pixels.
@@ -95,12 +99,19 @@ class ProceduralMasks(Dataset):
         return part
 
     def _add_organs(self, mask: np.ndarray, rng: np.random.Generator) -> None:
+        if rng.random() < FILLED_SHARE:
+            mask[:] = rng.integers(1, self.num_classes)
         for _ in range(rng.integers(*ORGANS, endpoint=True)):
-            if rng.random() < THIN_SHARE:
-                mask[self._thin_part(rng)] = rng.integers(1, self.num_classes)
-                continue
-            organ = self._add_part(mask, rng)
-            if organ.any() and rng.random() < ENCLOSED_SHARE:
+            is_thin = rng.random() < THIN_SHARE
+            if is_thin:
+                organ = self._thin_part(rng)
+                mask[organ] = rng.integers(1, self.num_classes)
+            else:
+                organ = self._add_part(mask, rng)
+            if organ.any() and rng.random() < GAP_SHARE:
+                distance = distance_transform_edt(~organ)
+                mask[(distance > 0) & (distance <= rng.uniform(*GAP_WIDTH))] = 0
+            if organ.any() and not is_thin and rng.random() < ENCLOSED_SHARE:
                 centre = rng.choice(np.argwhere(organ))
                 y, x = np.mgrid[: self.size, : self.size] - centre[:, None, None]
                 enclosed = np.hypot(x, y) < rng.uniform(*ENCLOSED_RADIUS)

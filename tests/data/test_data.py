@@ -261,6 +261,17 @@ def test_procedural_masks_of_several_classes(num_classes):
     assert all(torch.equal(item["image"], codes[item["label"][0].long()].movedim(-1, 0)) for item in items[:20])
 
 
+def test_procedural_organs_have_narrow_gaps_and_sometimes_no_background():
+    masks = ProceduralMasks(64, 10, num_classes=14)
+    labels = torch.stack([masks[i]["label"] for i in range(150)])
+    is_background = (labels == 0).flatten(1).double().mean(dim=1)
+    assert (is_background < 0.2).sum() in range(5, 30) and (is_background == 1).sum() in range(1, 15)
+    # organs of two classes, with 1 to 3 pixels of background between them
+    is_gap = (labels[..., :-4] > 0) & (labels[..., 4:] > 0) & (labels[..., :-4] != labels[..., 4:])
+    is_gap &= labels[..., 2:-2] == 0
+    assert is_gap.double().mean() > 0.0027  # half as many again as between parts that fall near each other by chance
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
