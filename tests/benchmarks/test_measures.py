@@ -41,6 +41,7 @@ def test_attention_is_counted_on_the_cpu():
     assert counted * 1e9 == 2 * 2 * 2 * tokens**2 * channels  # two products, two heads, a multiply-add is two
 
 
+@pytest.mark.slow
 def test_what_a_slice_costs_is_the_sum_of_its_parts_and_keeping_latents_saves_the_encoding():
     parser = cost.read_bundle()
     parser["batch_size"] = 2

@@ -28,7 +28,9 @@ def test_all_datasets_of_the_paper_have_a_study():
     assert [f"paper_{name}" for name in ("btcv", "cvc", "kvasir", "refuge2", "sts")] == PAPER
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper_btcv")) for name in PAPER]
+)
 def test_a_study_is_counted_without_data_and_weights(name, tmp_path):
     study = read(name, tmp_path)
     table = dry_run.count_all(study, tflops=10.0)

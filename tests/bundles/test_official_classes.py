@@ -15,6 +15,7 @@ from tests.weights.conversions import tensors_of
 OFFICIAL = "official", "classes/synapse9", "official_classes"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("keep_global_state")
 def test_it_starts_from_binary_weights_with_a_new_scale_and_a_fast_embedding(organs, tmp_path):
     for name in ("binary", "nine"):

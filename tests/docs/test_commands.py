@@ -23,7 +23,10 @@ from tests.makers.orthanc import HAS_ORTHANC, OrthancServer
 from tests.makers.places import ROOT
 from tests.makers.volumes import load_nifti
 
-LONG_PAGES = ("docs/train.md", "docs/segment.md", "docs/uncertainty.md", "docs/development.md")
+LONG_PAGES = (
+    *("docs/train.md", "docs/segment.md", "docs/uncertainty.md", "docs/development.md"),
+    "bundles/sdseg/docs/README.md",
+)
 NOT_TRAINED = ("sd_autoencoder.json", "paper_weights.json", "taesd", "distill_taesd")  # full size, or a download
 
 

@@ -15,6 +15,7 @@ def check(folder):
     return run_forked("python", "preprocessing/btcv.py", "--dataset_dir", folder)
 
 
+@pytest.mark.slow
 def test_the_layout_of_monais_tutorials(tmp_path):
     rng = np.random.default_rng(0)
     manifest = read_split("btcv_18_12")
