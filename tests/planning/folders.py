@@ -35,7 +35,7 @@ def write_mr(folder: Path, count=4, shape=(24, 9, 26), affine=OBLIQUE, classes=2
             if kind == "images":
                 array += 200
             else:
-                planes = array.any(axis=(0, 1)).nonzero()[0]  # of the ball
+                planes = np.flatnonzero(array.any(axis=(0, 1)))  # of the ball
                 bands = np.array_split(planes, classes - 1)
                 for value, band in enumerate(bands, start=1):
                     array[:, :, band] *= value

@@ -20,8 +20,9 @@ from sdseg_monai.io.formats.nifti_labels import label_extension
 from sdseg_monai.io.segments import Segment
 from sdseg_monai.planning import init_bundle
 from sdseg_monai.planning.audit import audit_folder, audit_label, load_audit
-from sdseg_monai.planning.configs import NETWORKS, SDSEG_KNOBS, recipe_of, shipped_config
+from sdseg_monai.planning.configs import GENERAL, NETWORKS, ORGANS, SDSEG_KNOBS, recipe_of, shipped_config
 from sdseg_monai.planning.fingerprint import pair_files
+from sdseg_monai.planning.proposal import KNOWN_CLASSES
 from tests.makers.processes import run_process
 from tests.makers.volumes import load_nifti, write_nifti
 from tests.planning.folders import KINDS, SPEED, config, write_mr, write_pictures
@@ -221,6 +222,7 @@ def test_many_classes_take_the_first_channels_of_the_organs_autoencoder(tmp_path
     images, labels = write_mr(tmp_path, 2, classes=6)
     plan = init_bundle(images, labels, tmp_path / "mine", seconds_per_slice=SPEED, progress=False)
     assert plan.choices["network"].value == "pretrained" and "audit" in plan.commands[0][0]
+    assert shipped_config(GENERAL, ORGANS)["num_classes"] == KNOWN_CLASSES
     label = torch.zeros(1, 64, 64, 1)
     for value in range(1, 6):
         label[:, 8:56, 10 * value : 10 * value + 10] = value
