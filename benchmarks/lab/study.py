@@ -14,7 +14,8 @@ training, by which its hours are estimated before there are data; and what of th
 name of each experiment's network in ``cited_as``.
 
 What several studies share stands in another file, which they name as their ``base``, relative to their own. A study
-takes over every key that it does not have; its ``experiments`` are then a list of names from the base's.
+takes over every key that it does not have, in its ``budget`` too; its ``experiments`` are then a list of names from the
+base's.
 """
 
 from __future__ import annotations
@@ -287,7 +288,8 @@ def read_content(path: Path) -> dict[str, Any]:
     if missing_names:
         raise SystemExit(f"{path}: {min(missing_names)!r} is no experiment of {content['base']}")
     picked_experiments = {name: base["experiments"][name] for name in content["experiments"]}
-    return {**base, **content, "experiments": picked_experiments}
+    budget = {**base.get("budget", {}), **content.get("budget", {})}
+    return {**base, **content, "budget": budget, "experiments": picked_experiments}
 
 
 def find_overlay(bundle: Path, name: str) -> Path:
