@@ -150,7 +150,7 @@ def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -
     if nonfinite_count:
         raise InputError(
             f"{name}: {nonfinite_count} of {array.size} voxels are NaN or infinite, expected finite values: give them "
-            "the value of the air around the body first"
+            "the value of the background first"
         )
     low, high = float(array.min()), float(array.max())
     if max(abs(low), abs(high)) > LARGEST_INTENSITY:

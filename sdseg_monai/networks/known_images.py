@@ -82,7 +82,8 @@ def check_known_images(known: Any, channels: int) -> None:
     Raises:
         InputError: it lacks a value, or has one of another kind or shape, or one that is not finite.
     """
-    shapes = {"mean": (2 * channels,), "precision": (2 * channels, 2 * channels)}
+    size = 2 * channels  # see latent_features
+    shapes = {"mean": (size,), "precision": (size, size)}
     is_usable = isinstance(known, Mapping) and set(known) == set(NAMES)
     is_usable = is_usable and isinstance(known["usual"], float) and 0 < known["usual"] < math.inf
     for name, shape in shapes.items() if is_usable else ():
@@ -91,5 +92,5 @@ def check_known_images(known: Any, channels: int) -> None:
         is_usable = is_usable and bool(torch.isfinite(value).all())
     if not is_usable:
         raise InputError(
-            f"its record of the training's images is damaged, expected {', '.join(NAMES)} of {2 * channels} features"
+            f"its record of the training's images is damaged, expected {', '.join(NAMES)} of {size} features"
         )
