@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,14 @@ from monai.bundle import ConfigParser
 
 from lab import budget
 from lab.comparison import summary, training_minutes
-from lab.measuring import gflop
+from lab.measuring import gflop, take_turns
 from lab.recipe_figures import WORST, draw_cost, draw_curves, draw_worst
 from lab.scores import Scores, mean_class_dice, score
 from lab.study import Study, add_study_options, is_trained, last_words, load_volume, open_study, segment, train_all
 from lab.tables import Table, check_section, commit, hardware, replace_section
 from sdseg_monai.errors import report_input_errors
 from sdseg_monai.metrics import RESAMPLES
-from sdseg_monai.planning.speed import measure_step
+from sdseg_monai.planning.speed import BATCH_SIZE, make_step
 
 TIMED_STEPS = 12
 
@@ -67,15 +69,31 @@ def gflop_per_slice(study: Study, parser: ConfigParser) -> float:
     return gflop(lambda: segment(parser, data)) / data["image"].shape[parser["slice_axis"] + 1]
 
 
-def core_minutes(study: Study, run: str) -> float:
-    """Return the CPU minutes of the training steps for 1000 images."""
-    config = study.parser(run).get()
-    return 1000 / 60 * measure_step(config, torch.device("cpu"), steps=TIMED_STEPS, clock=time.process_time)
+def core_minutes(study: Study, runs: Mapping[str, str]) -> dict[str, str]:
+    """Return the CPU minutes of the training steps for 1000 images: the median with the lowest and highest.
+
+    The networks take turns: how fast a core is may change within minutes.
+
+    Args:
+        study: the study.
+        runs: one run of each experiment that is trained, by the experiments' names.
+    """
+    parsers = {experiment: study.parser(run) for experiment, run in runs.items()}
+    steps = {
+        experiment: make_step(parser.get(), torch.device("cpu"))
+        for experiment, parser in parsers.items()
+        if not budget.takes_volumes(parser)
+    }
+    seconds = take_turns(steps, TIMED_STEPS, clock=time.process_time)
+    minutes = {name: [1000 / 60 / BATCH_SIZE * value for value in values] for name, values in seconds.items()}
+    texts = {name: f"{median(v):.1f} ({min(v):.1f} to {max(v):.1f})" for name, v in minutes.items()}
+    return dict.fromkeys(runs, "-") | texts
 
 
 def _report(study: Study, name: str, splits: list[str], with_figures: bool) -> str:
     trained_runs = {experiment: [r for r in runs if is_trained(study, r)] for experiment, runs in study.runs.items()}
-    costs = {experiment: _cost(study, runs) for experiment, runs in trained_runs.items() if runs}
+    minutes = core_minutes(study, {experiment: runs[0] for experiment, runs in trained_runs.items() if runs})
+    costs = {name: {**_cost(study, trained_runs[name]), "step": text} for name, text in minutes.items()}
     scores = {s: {e: [score(study, r, s) for r in trained_runs[e]] for e in costs} for s in splits}
     about = {"hardware": hardware(), "commit": commit(), "split": study.manifest()}
     tables = [_table(study, name, split, costs, scores[split]) for split in splits]
@@ -98,7 +116,6 @@ def _cost(study: Study, runs: list[str]) -> dict[str, Any]:
         "parameters": parameters / 1e6,
         "gflop": gflop_per_slice(study, parser),
         "images": budget.images_seen(study, runs[0]),
-        "step": "-" if budget.takes_volumes(parser) else f"{core_minutes(study, runs[0]):.1f}",
         "minutes": float(np.mean([training_minutes(study, run) for run in runs])),
         "best": f"{', '.join(str(budget.best_epoch(study, run)) for run in runs)} of {parser['epochs']}",
         "gain": summary([np.array([budget.gain_at_the_end(study, run)]) for run in runs], of_seeds=True),
@@ -134,10 +151,10 @@ def _table(
         f"{name}: means over {len(study.items(split))} {split} cases; in brackets the {spread}; Dice in percent, HD95 "
         "in mm, of photographs in pixels, over the cases where both masks are not empty, of the union and of each "
         "class where there are several; a volume counts as its slices; core minutes are the CPU time of the training "
-        "steps on one core, without reading, augmentation, optimiser and validation; minutes go from the first step to "
-        "the last, pauses and other programs included; the gain at the "
-        f"end is what validations in the last {budget.END:.0%} of the epochs added to the best Dice before them, mean "
-        "of the classes, in points"
+        "steps on one core, without reading, augmentation, optimiser and validation, the median with the lowest and "
+        "highest of steps that the networks did in turns; minutes go from the first step to the last, pauses and other "
+        f"programs included; the gain at the end is what validations in the last {budget.END:.0%} of the epochs added "
+        "to the best Dice before them, mean of the classes, in points"
     )
     return Table(f"{name}_{split}", title, [*head, *measures], rows)
 

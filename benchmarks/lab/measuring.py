@@ -21,13 +21,19 @@ def gflop(work: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def take_turns(works: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+def take_turns(
+    works: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Time several functions in turns, so that all of them run under the same load.
 
     Args:
         works: functions by name.
         repeats: number of measurements of each.
         warm_up: number of calls before the first measurement.
+        clock: returns seconds; :func:`time.process_time` counts only those in which this process computed.
 
     Returns:
         The seconds of each measurement, by name.
@@ -35,10 +41,10 @@ def take_turns(works: Mapping[str, Callable[[], Any]], repeats: int, warm_up: in
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(warm_up + repeats):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             work()
             if repeat >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

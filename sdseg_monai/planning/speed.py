@@ -14,19 +14,30 @@ from monai.bundle import ConfigParser
 BATCH_SIZE = 4
 
 
-def measure_step(
-    config: dict[str, Any],
-    device: torch.device,
-    steps: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
+def measure_step(config: dict[str, Any], device: torch.device, steps: int = 2) -> float:
     """Return the seconds of a training step for each slice, without the optimiser and without reading the data.
 
     Args:
         config: content of a ``train.json``; it is not changed.
         device: device of the training.
         steps: number of steps; the median of all but the first one is returned, which also allocates memory.
-        clock: returns seconds; :func:`time.process_time` counts only those in which this process computed.
+    """
+    step, seconds = make_step(config, device), []
+    for _ in range(steps):
+        _synchronise(device)
+        start = time.perf_counter()
+        step()
+        _synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]) / BATCH_SIZE
+
+
+def make_step(config: dict[str, Any], device: torch.device) -> Callable[[], None]:
+    """Return a training step of :data:`BATCH_SIZE` slices, without the optimiser and without reading the data.
+
+    Args:
+        config: content of a ``train.json``; it is not changed.
+        device: device of the training.
     """
     parser = ConfigParser(copy.deepcopy(config))  # parsing changes the config
     network = parser.get_parsed_content("network_def")
@@ -40,17 +51,14 @@ def measure_step(
     image = torch.zeros(BATCH_SIZE, 3, height, width, device=device)
     mask = torch.zeros(BATCH_SIZE, 1, height, width, device=device)
     seeds = torch.arange(BATCH_SIZE, device=device)
-    seconds = []
-    for _ in range(steps):
-        _synchronise(device)
-        start = clock()
+
+    def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(parser["amp"])):
             output = network(image, mask=mask, seeds=seeds)
             value = loss(output, mask)
         value.backward()
-        _synchronise(device)
-        seconds.append(clock() - start)
-    return statistics.median(seconds[1:]) / BATCH_SIZE
+
+    return step
 
 
 def _synchronise(device: torch.device) -> None:
