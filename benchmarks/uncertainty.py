@@ -45,7 +45,7 @@ def run(
     for number, data in enumerate(tqdm(items, leave=False)):
         item = segmenter.prepare(Path(data["image"]))
         if worse:
-            item["image"] = make_worse(item["image"], number)
+            item["image"] = make_worse(item["image"].whole(), number)
         volume = read_volume(Path(data["label"]))
         label = (volume.array if segmenter.num_classes > 2 else volume.array > 0).astype(np.uint8)
         counts = np.bincount(label.ravel(), minlength=segmenter.num_classes)[1:]

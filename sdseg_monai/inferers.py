@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import nn
@@ -25,6 +26,7 @@ from sdseg_monai.transforms.slices import (
     resize_slices,
     to_three_channels,
 )
+from sdseg_monai.transforms.streaming import StreamedVolume
 
 SAMPLED_SLICES = 9  # of a volume, from which it is told what it shows
 SliceNoise = Literal["network", "per_slice"]
@@ -116,12 +118,12 @@ class SliceWiseInferer(Inferer):
         return convert_to_dst_type(torch.stack(scores), inputs, dtype=torch.float32)[0]
 
     def iter_scores(
-        self, volume: torch.Tensor, network: Callable[..., torch.Tensor], case: str = ""
+        self, volume: torch.Tensor | StreamedVolume, network: Callable[..., torch.Tensor], case: str = ""
     ) -> Iterator[torch.Tensor]:
         """Yield the scores of a volume in slabs of ``batch_size`` slices, in order.
 
         Args:
-            volume: [C, X, Y, Z] in [-1, 1].
+            volume: [C, X, Y, Z] in [-1, 1], or what stands for it slab by slab.
             network: from slices to scores.
             case: name of the case, on which the ``per_slice`` noise depends.
 
@@ -134,7 +136,7 @@ class SliceWiseInferer(Inferer):
 
     def iter_samples(
         self,
-        volume: torch.Tensor,
+        volume: torch.Tensor | StreamedVolume,
         network: Callable[..., torch.Tensor],
         case: str = "",
         noise: SliceNoise | None = None,
@@ -171,7 +173,7 @@ class SliceWiseInferer(Inferer):
                 ]
             )
 
-    def network_image(self, volume: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    def network_image(self, volume: torch.Tensor | StreamedVolume, start: int, stop: int) -> torch.Tensor:
         """Return the slices ``start`` to ``stop - 1`` of a volume as the network gets them, [N, 3, H, W] in [-1, 1].
 
         Args:
@@ -180,7 +182,6 @@ class SliceWiseInferer(Inferer):
             stop: index after the last one.
         """
         offset = context_offset(volume, self.slice_axis, self.context_mm)
-        volume = volume.as_subclass(torch.Tensor)
         if offset is None:
             return to_three_channels(resize_slices(extract_slices(volume, self.slice_axis, start, stop), self.size))
         margin = math.ceil(offset)
@@ -188,7 +189,7 @@ class SliceWiseInferer(Inferer):
         slices = resize_slices(extract_slices(volume, self.slice_axis, first, last), self.size)
         return add_context(slices, start - first, stop - first, offset)
 
-    def sample_slices(self, volume: torch.Tensor) -> torch.Tensor:
+    def sample_slices(self, volume: torch.Tensor | StreamedVolume) -> torch.Tensor:
         """Return at most :data:`SAMPLED_SLICES` slices, evenly spaced, as the network gets them, [N, 3, H, W].
 
         Args:
@@ -220,6 +221,11 @@ class SliceWiseInferer(Inferer):
 def has_start_noise(network: nn.Module) -> bool:
     """Return whether ``network`` starts from noise, unlike a network in pixel space or one that starts from zeros."""
     return getattr(network, "start_noise", "zeros") != "zeros"
+
+
+def case_name(image: MetaTensor | StreamedVolume) -> str:
+    """Return the file name of a volume [C, X, Y, Z]; an empty string if it has none."""
+    return PurePath(str(image.meta.get("filename_or_obj", ""))).name
 
 
 def case_names(inputs: torch.Tensor) -> list[str]:

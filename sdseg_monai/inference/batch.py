@@ -125,7 +125,7 @@ def segment_one(pipeline: Pipeline, job: Job, progress: Progress | None = None) 
         Cancelled: ``progress`` returned False.
     """
     try:
-        result = pipeline(job.source, pixel_mm=job.pixel_mm, progress=progress)
+        result = pipeline(job.source, pixel_mm=job.pixel_mm, progress=progress, maps=[*job.maps])
         result.save(job.mask, job.maps)
     except InputError:
         raise

@@ -126,11 +126,10 @@ def _are_whole(source: Source, outputs: list[Path]) -> bool:
     volumes = [path for path in outputs if path not in (*pictures, *segs, *json_files)]
     for path in json_files:
         json.loads(path.read_text())
-    volume_of_file = {path: read_volume(path) for path in volumes}
-    if isinstance(source, Path) and is_picture(source):
-        return all(read_picture_mask(path).shape == read_picture(source).shape[1:] for path in pictures)
+    volume_of_file = {path: read_volume(path, on_disk=True) for path in volumes}
     image = load_source(source)
-    grid = read_volume(image) if isinstance(image, Path) else image
+    if isinstance(image, Path):
+        return all(read_picture_mask(path).shape == read_picture(image).shape[1:] for path in pictures)
     for path, volume in volume_of_file.items():
-        check_same_grid(Path(source_name(source)), grid, path, volume)
+        check_same_grid(Path(source_name(source)), image, path, volume)
     return all(is_whole_seg(path) for path in segs)

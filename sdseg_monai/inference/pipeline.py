@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,9 +16,19 @@ from sdseg_monai.bundle import DEFAULT_BUNDLE
 from sdseg_monai.errors import ArgumentError, Cancelled, InputError
 from sdseg_monai.inference.measures import values_of
 from sdseg_monai.inference.options import Options, Progress, check_inputs, check_pixel_size
-from sdseg_monai.inference.results import SegmentationResult, score_names
+from sdseg_monai.inference.results import CONFIDENCE, KEPT, SCORES, SegmentationResult, score_names
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.inference.strategies import NUM_SEEDS, Ensemble, Mirror, MirrorMean, Once, Seeds, Strategy
+from sdseg_monai.inference.strategies import (
+    NUM_SEEDS,
+    Ensemble,
+    Mirror,
+    MirrorMean,
+    Once,
+    PreparedImage,
+    Seeds,
+    Strategy,
+)
+from sdseg_monai.io.arrays import chunks
 from sdseg_monai.io.files import hash_file
 from sdseg_monai.io.segments import UNSURE, UNSURE_SEGMENT, Segment
 from sdseg_monai.io.sources import ImageLike, hash_source, is_photograph, open_source, short_name, source_name
@@ -99,8 +109,12 @@ class Pipeline:
         modality: str = "",
         pixel_mm: float | None = None,
         progress: Progress | None = None,
+        maps: Sequence[str] | None = None,
     ) -> SegmentationResult:
         """Segment one image.
+
+        A large volume is read, segmented and put together slab by slab, and lies in temporary files of the system: it
+        needs little memory, whatever its depth.
 
         Args:
             image: see :func:`sdseg_monai.segment`.
@@ -110,14 +124,16 @@ class Pipeline:
             pixel_mm: edge of a photograph's pixels, in mm; None where it is not known.
             progress: called after each batch of slices, as ``progress(slices_done, slices_in_all)``; to cancel, it
                 returns False.
+            maps: which of :attr:`map_names` the result shall have beside the mask, each of four bytes a voxel; None
+                for all.
 
         Returns:
             The result; with ``uncertainty`` a :class:`~sdseg_monai.inference.uncertainty.SampledSegmentation`.
 
         Raises:
             InputError: the image cannot be used, or it is a photograph and ``abstain_below`` is set.
-            ArgumentError: the image contradicts the training, and ``force`` is not set; or ``pixel_mm`` is no size of a
-                pixel, or is given for a volume.
+            ArgumentError: the image contradicts the training, and ``force`` is not set; ``pixel_mm`` is no size of a
+                pixel, or is given for a volume; or a map is unknown.
             Cancelled: ``progress`` returned False.
         """
         start = time.perf_counter()
@@ -131,11 +147,12 @@ class Pipeline:
             # 2. Read, refuse what contradicts the training, prepare in the network's orientation: image [C, X, Y, Z] in
             #    [-1, 1], float32
             item = self.segmenter.prepare(source, warnings, modality)
-            # 3. Compute the scores, one batch of slices after the other: slabs of S samples, [S, K, X, Y, z] in [0, 1]
+            # 3. Compute the scores, one batch of slices after the other: slabs of S samples, [S, K, X, Y, z] in [0, 1].
+            #    They are not computed, and the image's slabs are not read, before the next step takes them
             slabs = self._report(self.strategy.iter_slabs(item["image"]), item["image"], progress)
-            # 4. Join the slabs, resample to the image's grid, choose the classes: score [K, X, Y, Z], labels [X, Y, Z]
-            result = self.strategy.finish(item, slabs)
-        if not result.labels.any():
+            # 4. Resample each slab to the image's grid, choose its classes, put it in its place: labels [X, Y, Z]
+            result = self.strategy.finish(item, slabs, self._kept(maps))
+        if not any(part.any() for part in chunks(result.labels)):
             warnings.append(ImageWarning("empty", "nothing was found, the mask is empty"))
         # 5. Mark as unsure the voxels whose confidence [X, Y, Z] is too low
         if self.abstain_below is not None:
@@ -163,8 +180,19 @@ class Pipeline:
 
     segment = __call__
 
+    def _kept(self, maps: Sequence[str] | None) -> list[str]:
+        """Return which arrays of the result are needed for ``maps`` of :attr:`map_names`."""
+        unknown = [name for name in maps or () if name not in self.map_names]
+        if unknown:
+            raise ArgumentError(f"maps={maps!r}: no {unknown[0]!r}, expected some of {', '.join(self.map_names)}")
+        if maps is None:
+            return list(KEPT)
+        needs_confidence = CONFIDENCE in maps or self.abstain_below is not None
+        needs_scores = bool({*maps} & {*score_names(self.segmenter.num_classes - 1)})
+        return [SCORES] * needs_scores + [CONFIDENCE] * needs_confidence
+
     def _report(
-        self, slabs: Iterator[torch.Tensor], image: torch.Tensor, progress: Progress | None
+        self, slabs: Iterator[torch.Tensor], image: PreparedImage, progress: Progress | None
     ) -> Iterator[torch.Tensor]:
         """Yield the ``slabs`` [S, K, X, Y, z] of ``image`` [C, X, Y, Z], and call ``progress`` after each."""
         axis = self.segmenter.inferer.slice_axis

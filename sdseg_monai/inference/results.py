@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +13,9 @@ import nibabel as nib
 import numpy as np
 
 from sdseg_monai.about import __version__
-from sdseg_monai.errors import InputError
+from sdseg_monai.errors import ArgumentError, InputError
 from sdseg_monai.inference.measures import Measurement, measure_texts, take_measure, values_of
+from sdseg_monai.io.arrays import chunk_slices, chunks, make_array, release
 from sdseg_monai.io.class_names import sidecar
 from sdseg_monai.io.dicom import DICOM_SUFFIX, Series, write_seg
 from sdseg_monai.io.files import check_outputs, write_atomically
@@ -31,6 +33,7 @@ from sdseg_monai.io.volumes import (
 )
 from sdseg_monai.io.warnings import NOT_TRUSTED, ImageWarning, not_trusted
 
+KEPT = SCORES, CONFIDENCE = ("scores", "confidence")  # the maps that a result may have beside its mask
 PICTURE_SUFFIX = ".png"
 PROGRAM = "sdseg-monai"
 GENERATOR = f"{PROGRAM} {__version__}"
@@ -43,12 +46,11 @@ class SegmentationResult:
     Attributes:
         labels: the mask: class of each voxel, [X, Y, Z], uint8; 0 for the background, 255
             (:data:`~sdseg_monai.io.segments.UNSURE`) for voxels below ``abstain_below``.
-        scores: score of each class without the background, [C, X, Y, Z], float32 in [0, 1].
-        confidence: how sure the class of each voxel is, [X, Y, Z], float32 in [0, 1], see
-            :func:`~sdseg_monai.networks.codes.score_margin`.
+        kept: :attr:`scores` and :attr:`confidence` by these names, where they were asked for.
         affine: from voxels to RAS+ millimetres, [4, 4], float64; of a photograph the identity.
         segments: what each value of ``labels`` stands for, without the background; empty where the bundle does not say
             it.
+        num_classes: number of classes, the background included.
         source: the image; the saved files take over its header (NIfTI) or its references (DICOM).
         warnings: what the user must know before the mask is trusted, each a record with ``kind`` and ``text``.
         manifest: how the result was made: versions, device, bundle, hash of the weights, options, seconds, volumes,
@@ -64,10 +66,10 @@ class SegmentationResult:
     """
 
     labels: np.ndarray
-    scores: np.ndarray
-    confidence: np.ndarray
+    kept: Mapping[str, np.ndarray]
     affine: np.ndarray
     segments: Mapping[int, Segment]
+    num_classes: int
     source: Source
     warnings: list[ImageWarning] = field(default_factory=list)
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -87,21 +89,47 @@ class SegmentationResult:
         return f"{type(self).__name__}({', '.join(texts)})"
 
     @property
+    def scores(self) -> np.ndarray:
+        """Score of each class without the background, [C, X, Y, Z], float32 in [0, 1].
+
+        Raises:
+            ArgumentError: no score was among the ``maps`` that were asked for.
+        """
+        return self._kept(SCORES)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """How sure the class of each voxel is, see :func:`~sdseg_monai.networks.codes.score_margin`.
+
+        [X, Y, Z], float32 in [0, 1].
+
+        Raises:
+            ArgumentError: it was not among the ``maps`` that were asked for.
+        """
+        return self._kept(CONFIDENCE)
+
+    def _kept(self, name: str) -> np.ndarray:
+        if name not in self.kept:
+            raise ArgumentError(f"a result without {name}: ask for it by maps, see Pipeline.__call__")
+        return self.kept[name]
+
+    @property
     def names(self) -> dict[int, str]:
         """Name of each value of ``labels`` without the background; a class without a name is ``class 1`` and so on."""
         segment_names = {value: segment.name for value, segment in self.segments.items()}
-        return {value: f"class {value}" for value in range(1, len(self.scores) + 1)} | segment_names
+        return {value: f"class {value}" for value in range(1, self.num_classes)} | segment_names
 
     @property
     def voxel_ml(self) -> float:
         """Volume of a voxel, in ml."""
         return voxel_millilitres(self.affine)
 
-    @property
+    @cached_property
     def voxel_counts(self) -> np.ndarray:
         """Number of voxels of each class without the background, [C], int64; of a photograph the number of pixels."""
-        end = len(self.scores) + 1  # the value 255, unsure, is not counted
-        return np.bincount(self.labels.ravel(), minlength=end)[1:end]
+        end = self.num_classes  # the value 255, unsure, is not counted
+        counts = [np.bincount(part.ravel(order="K"), minlength=end)[1:end] for part in chunks(self.labels)]
+        return np.sum(counts, axis=0)
 
     @property
     def volumes(self) -> dict[str, float]:
@@ -171,7 +199,7 @@ class SegmentationResult:
         return (along_x, along_y), "mm"
 
     def _by_name(self, values: np.ndarray) -> dict[str, Any]:
-        names = [self.names[value] for value in range(1, len(self.scores) + 1)]
+        names = [self.names[value] for value in range(1, self.num_classes)]
         return dict(zip(names, values.tolist(), strict=True))
 
     def abstain(self, below: float) -> Self:
@@ -179,17 +207,29 @@ class SegmentationResult:
 
         Args:
             below: confidence, in [0, 1].
+
+        Raises:
+            ArgumentError: the result has no :attr:`confidence`.
         """
-        labels = np.where(self.confidence < below, np.uint8(UNSURE), self.labels)
+        labels = make_array(self.labels.shape, np.uint8)
+        for part in chunk_slices(self.confidence):
+            is_unsure = self.confidence[..., part] < below
+            labels[..., part] = np.where(is_unsure, np.uint8(UNSURE), self.labels[..., part])
+            for array in (self.confidence, self.labels, labels):
+                release(array)
         return replace(self, labels=labels, segments={**self.segments, UNSURE: UNSURE_SEGMENT})
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
         """The maps that :meth:`save` can write beside the mask, by name, each [X, Y, Z], float32.
 
-        They are ``score``, or ``score_1``, ``score_2`` and so on where there are several classes, and ``confidence``.
+        They are ``score``, or ``score_1``, ``score_2`` and so on where there are several classes, and ``confidence``;
+        those that were not asked for are missing.
         """
-        return {**dict(zip(score_names(len(self.scores)), self.scores, strict=True)), "confidence": self.confidence}
+        maps: dict[str, np.ndarray] = {}
+        if SCORES in self.kept:
+            maps |= zip(score_names(len(self.scores)), self.scores, strict=True)
+        return {**maps, CONFIDENCE: self.confidence} if CONFIDENCE in self.kept else maps
 
     def to_nifti(self) -> nib.Nifti1Image:
         """Return the mask as a nibabel image, uint8, on the image's grid.

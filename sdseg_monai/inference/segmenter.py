@@ -5,29 +5,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import AsDiscreted, Compose, Transform
+from monai.transforms import AsDiscreted, Compose, Invertd, Transform
 from monai.utils import MetaKeys, convert_to_dst_type
 from torch import nn
 
 from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors, read_part, read_path
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.options import ModelOptions, as_paths
-from sdseg_monai.inference.results import SegmentationResult
 from sdseg_monai.io.dicom import Series
-from sdseg_monai.io.memory import check_memory
+from sdseg_monai.io.memory import CLEANING_BYTES, check_memory, segmenting_bytes
 from sdseg_monai.io.segments import OTHER_MODALITY, PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
+from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import ImageWarning, ImageWarnings, LoggedWarnings
-from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
-from sdseg_monai.transforms.steps import apply_steps
+from sdseg_monai.transforms.steps import apply_steps, step_errors
+from sdseg_monai.transforms.streaming import can_stream, stream
 from sdseg_monai.transforms.volumes import mask_to_array
 from sdseg_monai.weights import load_weights
 
@@ -57,7 +60,6 @@ class Segmenter:
         device: torch device of the network.
         network: the network, in evaluation mode.
         inferer: leads from a prepared volume to its scores, slice by slice.
-        preprocessing: the bundle's transforms from a file to the network's input.
         modality: DICOM's term for the images of the training, or ``RGB``; empty where it is not known.
         num_classes: number of classes, the background included.
         segments: what each value of a mask stands for, without the background; empty where the metadata do not say it.
@@ -88,11 +90,7 @@ class Segmenter:
             raise InputError(f"{self.config}: no {', '.join(missing_keys)}, expected a bundle of this kind")
         self.inferer = read_part(parser, self.config, "inferer", Inferer)
         self._load_network(parser, files.root, weights)
-        self.preprocessing = read_part(parser, self.config, PREPROCESSING, Transform)
-        self._inverse, self._classify = split_postprocessing(parser, self.config)
-        early_steps = Compose([self.preprocessing, self._inverse]).flatten().transforms
-        if any(isinstance(step, SaveMaskd) for step in early_steps):  # into a folder of the bundle's choice
-            raise InputError(f"{self.config}: writes a file before there is a mask, expected that step at the end")
+        self._steps = read_steps(parser, self.config)
         are_images_known = _values_of(parser, PREPROCESSING) == _values_of(files.config("inference"), PREPROCESSING)
         self.segments, self.modality = _read_metadata(files, self.num_classes, are_images_known)
         with config_errors(self.config):
@@ -134,9 +132,10 @@ class Segmenter:
             modality: DICOM's term, where it is known and ``source`` does not say it; empty where it is not known.
 
         Returns:
-            A dictionary: ``image`` is a MetaTensor [C, X, Y, Z], float32 in [-1, 1], which knows how to invert its
-            transforms; ``source`` is the source; ``warnings`` is a list of
-            :class:`~sdseg_monai.io.warnings.ImageWarning`, which are logged too.
+            A dictionary: ``image`` is [C, X, Y, Z], float32 in [-1, 1]: a
+            :class:`~sdseg_monai.transforms.streaming.StreamedVolume` or, of a photograph, or where the bundle's
+            transforms need the whole volume, a MetaTensor, which knows how to invert its transforms; ``source`` is the
+            source; ``warnings`` is a list of :class:`~sdseg_monai.io.warnings.ImageWarning`, which are logged too.
 
         Raises:
             InputError: the image cannot be used.
@@ -145,13 +144,30 @@ class Segmenter:
         warnings = LoggedWarnings(short_name(source)) if warnings is None else warnings
         for warning in (*source_warnings(source), *self._modality_warnings(source, modality)):
             warnings.append(warning)
-        image = load_source(source)  # a file, or a volume: voxels [X, Y, Z] with their affine
+        if isinstance(source, Path):
+            warnings.check()
+        image = load_source(source)  # a photograph's file, or a volume: voxels [X, Y, Z] with their affine
         warnings.check()  # after what is wrong with a series, before transforms that cannot use another kind of image
-        item = self._apply(self.preprocessing, {"image": image, "source": source, "warnings": warnings}, "image")
+        item: dict[str, Any] = {"image": image, "source": source, "warnings": warnings}
+        item = self._stream(item) if isinstance(image, Volume) and self._steps.can_stream else self._prepare(item)
         warnings.check()
-        check_memory(item["image"].shape[1:], short_name(source), num_classes=self.num_classes)
         if item["image"].min() == item["image"].max():
             warnings.append(ImageWarning("constant", "all voxels are alike to the network, the mask means nothing"))
+        return item
+
+    def _stream(self, item: dict[str, Any]) -> dict[str, Any]:
+        with step_errors(self.config, PREPROCESSING):
+            image = stream(self._steps.prepare, item["image"], item["warnings"])
+        if self._steps.clean.transforms:
+            task = "for the cleaning of its mask"
+            check_memory(image.shape[1:], short_name(item["source"]), CLEANING_BYTES, task)
+        return {**item, "image": image}
+
+    def _prepare(self, item: dict[str, Any]) -> dict[str, Any]:
+        item = self._apply(self._steps.prepare, item, "image")
+        task = f"to be segmented into {self.num_classes} classes"
+        num_bytes = segmenting_bytes(self.num_classes)
+        check_memory(item["image"].shape[1:], short_name(item["source"]), num_bytes, task)
         return item
 
     def _modality_warnings(self, source: Source, modality: str) -> list[ImageWarning]:
@@ -168,73 +184,107 @@ class Segmenter:
             return [ImageWarning("modality", f"its headers name no modality, the network knows {self.modality}")]
         return []
 
-    def invert(self, item: Mapping[str, Any], values: torch.Tensor) -> torch.Tensor:
-        """Resample a map to the grid of the image, by the inverse of the preprocessing.
+    def invert(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
+        """Resample a map to the grid of the image's file, by the inverse of the preprocessing.
 
         Args:
-            item: the prepared image, from :meth:`prepare`.
+            item: a prepared image, from :meth:`prepare`, or a part of it; its ``image`` is a MetaTensor.
             values: [C, X, Y, Z], float32, on the grid of ``item["image"]``.
 
         Returns:
-            The same map on the image's own grid, [C, X, Y, Z], float32.
+            The item with the same map on the file's own grid under ``pred``, [C, X, Y, Z].
         """
-        return self._inverted(item, values)["pred"].as_subclass(torch.Tensor).float()
-
-    def _inverted(self, item: Mapping[str, Any], values: torch.Tensor) -> dict[str, Any]:
         # MONAI's Invertd passes over what is not a MetaTensor, with a warning only
         meta_values = convert_to_dst_type(values, item["image"], dtype=torch.float32, device=values.device)[0]
-        return self._apply(self._inverse, {**item, "pred": meta_values}, "pred")
+        return self._apply(self._steps.invert, {**item, "pred": meta_values}, "pred")
+
+    def classify(self, item_on_grid: Mapping[str, Any]) -> np.ndarray:
+        """Choose the class of each voxel by the score ``pred`` on the file's grid, of :meth:`invert`; uint8."""
+        return mask_to_array(self._apply(self._steps.classify, item_on_grid, "pred")["pred"])
+
+    def clean(self, item: Mapping[str, Any], labels: np.ndarray) -> None:
+        """Clean the mask of the whole image, ``labels`` [X, Y, Z], in place, where the bundle has steps for that.
+
+        Raises:
+            InputError: a step cannot be applied, or there is less memory than the cleaning needs.
+        """
+        if not self._steps.clean.transforms:
+            return
+        meta = item["image"].meta
+        mask = MetaTensor(
+            torch.from_numpy(labels)[None].float(), meta={**meta, "affine": meta[MetaKeys.ORIGINAL_AFFINE]}
+        )
+        labels[...] = mask_to_array(self._apply(self._steps.clean, {**item, "pred": mask}, "pred")["pred"])
 
     def _apply(self, steps: Transform, item: Mapping[str, Any], key: str) -> dict[str, Any]:
         return apply_steps(steps, item, key, self.config, PREPROCESSING if key == "image" else POSTPROCESSING)
 
-    def finish(self, item: Mapping[str, Any], score: torch.Tensor) -> SegmentationResult:
-        """Resample a score to the grid of the image, and choose the class of each voxel there.
 
-        Args:
-            item: the prepared image, from :meth:`prepare`.
-            score: in [0, 1], float32, on the CPU, on the grid of ``item["image"]``. Of two classes it is the score of
-                the foreground, [1, X, Y, Z]; of more classes one score for each class, [K, X, Y, Z].
-        """
-        item_on_grid = self._inverted(item, score)
-        score_on_grid = item_on_grid["pred"].as_subclass(torch.Tensor).float()  # [K, X, Y, Z] on the image's own grid
-        confidence = score_margin(score_on_grid[None])[0, 0].numpy()
-        foreground = score_on_grid if len(score_on_grid) == 1 else score_on_grid[1:]
-        return SegmentationResult(
-            labels=mask_to_array(self._apply(self._classify, item_on_grid, "pred")["pred"]),
-            scores=foreground.numpy(),
-            confidence=confidence,
-            affine=item["image"].meta[MetaKeys.ORIGINAL_AFFINE].numpy(),
-            segments=self.segments,
-            source=item["source"],
-            warnings=list(item["warnings"]),
-        )
+@dataclass(frozen=True)
+class Steps:
+    """A bundle's transforms of an image and its scores.
+
+    Attributes:
+        prepare: from the file to the network's input.
+        invert: from scores on the grid of the network's input to scores on that of the file.
+        classify: from these to a mask.
+        clean: of the mask of the whole image.
+        can_stream: whether the first three give the same result slab by slab; where they do not, ``classify`` is all
+            that follows ``invert``, and ``clean`` is empty.
+    """
+
+    prepare: Transform
+    invert: Compose
+    classify: Compose
+    clean: Compose
+    can_stream: bool
 
 
-def split_postprocessing(parser: ConfigParser, config: Path) -> tuple[Compose, Compose]:
-    """Split the ``postprocessing`` of a config into two parts.
+def read_steps(parser: ConfigParser, config: Path) -> Steps:
+    """Read the transforms of a config.
 
-    Returns:
-        The steps that resample scores to the image's own grid, and the steps after them. These begin with the step that
-        chooses a class by the scores (``mask_from_score``), and do not contain the step that writes the mask
-        (``save_mask``). A config of 0.4.0 does not have these ids; there the two steps are found by their types.
+    The steps of its ``postprocessing`` before the one that chooses a class by the scores (``mask_from_score``) resample
+    scores to the file's grid. The one that writes the mask (``save_mask``) is left out. A config of 0.4.0 does not have
+    these ids; there the two steps are found by their types.
 
     Raises:
-        InputError: there is no step that chooses a class by the scores.
+        InputError: there is no step that chooses a class by the scores, or a mask is written before it.
     """
+    prepare = read_part(parser, config, PREPROCESSING, Transform)
     postprocessing = read_part(parser, config, POSTPROCESSING, Transform)
     steps: Sequence[Any] = Compose([postprocessing]).flatten().transforms  # also of a Compose within a Compose
     mask_from_score, save_mask = (
         read_part(parser, config, name, Transform) if name in parser else None for name in (MASK_FROM_SCORE, SAVE_MASK)
     )
-    for index, step in enumerate(steps):
-        if step is mask_from_score or (mask_from_score is None and isinstance(step, AsDiscreted)):
-            classify = [step for step in steps[index:] if step is not save_mask and not isinstance(step, SaveMaskd)]
-            return Compose(steps[:index]), Compose(classify)
-    raise InputError(
-        f"{config}: its postprocessing has no step {MASK_FROM_SCORE}, expected one that makes classes of scores, as "
-        "MONAI's AsDiscreted does"
-    )
+    index = next((index for index, step in enumerate(steps) if step is mask_from_score), None)
+    if mask_from_score is None:
+        index = next((index for index, step in enumerate(steps) if isinstance(step, AsDiscreted)), None)
+    if index is None:
+        raise InputError(
+            f"{config}: its postprocessing has no step {MASK_FROM_SCORE}, expected one that makes classes of scores, "
+            "as MONAI's AsDiscreted does"
+        )
+    step = steps[index]
+    invert, classify = Compose(steps[:index]), [step]
+    clean = [step for step in steps[index + 1 :] if step is not save_mask and not isinstance(step, SaveMaskd)]
+    if any(isinstance(step, SaveMaskd) for step in Compose([prepare, invert]).flatten().transforms):
+        # into a folder of the bundle's choice
+        raise InputError(f"{config}: writes a file before there is a mask, expected that step at the end")
+    is_slabwise = can_stream(prepare) and _inverts_alone(invert, prepare) and _is_of_voxels(step)
+    if not is_slabwise:
+        classify, clean = [*classify, *clean], []
+    return Steps(prepare, invert, Compose(classify), Compose(clean), is_slabwise)
+
+
+def _inverts_alone(invert: Compose, prepare: Transform) -> bool:
+    """Tell whether all that happens to scores is the inverse of the preprocessing."""
+    steps = invert.transforms
+    return len(steps) == 1 and type(steps[0]) is Invertd and steps[0].transform is prepare
+
+
+def _is_of_voxels(step: Any) -> bool:
+    """Tell whether a step makes a mask of scores voxel by voxel."""
+    return type(step) is AsDiscreted and tuple(step.to_onehot) == (None,) and tuple(step.keys) == ("pred",)
 
 
 def _values_of(parser: ConfigParser, name: str) -> dict[str, Any]:

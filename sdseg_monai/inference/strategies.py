@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from monai.data import MetaTensor
 
 from sdseg_monai.errors import ArgumentError, InputError
-from sdseg_monai.inference.results import SegmentationResult
+from sdseg_monai.inference.assembly import Assembly, iter_parts
+from sdseg_monai.inference.results import KEPT, SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.uncertainty import SampledSegmentation, compare_samples
-from sdseg_monai.inferers import case_names, has_start_noise
+from sdseg_monai.inferers import case_name, has_start_noise
 from sdseg_monai.io.segments import names_side
+from sdseg_monai.transforms.streaming import StreamedVolume
 
+PreparedImage: TypeAlias = MetaTensor | StreamedVolume  # [C, X, Y, Z]
 NUM_SEEDS = 5  # as in Table 5 of docs/paper.md
 
 
@@ -38,7 +42,7 @@ class Strategy(ABC):
         """The first model."""
         return self.members[0]
 
-    def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+    def iter_slabs(self, image: PreparedImage) -> Iterator[torch.Tensor]:
         """Compute the S scores of a volume, slab after slab along the inferer's slice axis.
 
         Args:
@@ -50,12 +54,15 @@ class Strategy(ABC):
         yield from _stack(*(_iter_scores(member, image) for member in self.members))
 
     @abstractmethod
-    def finish(self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor]) -> SegmentationResult:
-        """Join the slabs, and make the result on the grid of the image's file.
+    def finish(
+        self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor], kept: Sequence[str] = KEPT
+    ) -> SegmentationResult:
+        """Make the result on the grid of the image's file from the slabs as they come.
 
         Args:
             item: the prepared volume, from :meth:`Segmenter.prepare`.
             slabs: its scores, from :meth:`iter_slabs`.
+            kept: which maps the result has beside the mask, of :data:`~sdseg_monai.inference.results.KEPT`.
         """
 
 
@@ -69,10 +76,14 @@ class Once(Strategy):
     def __init__(self, segmenter: Segmenter) -> None:
         super().__init__([segmenter])
 
-    def finish(self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor]) -> SegmentationResult:
+    def finish(
+        self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor], kept: Sequence[str] = KEPT
+    ) -> SegmentationResult:
         """Return the segmentation."""
-        score = torch.cat([slab[0] for slab in slabs], dim=self.segmenter.inferer.slice_axis + 1)  # [K, X, Y, Z]
-        return self.segmenter.finish(item, score)
+        assembly = Assembly(self.segmenter, item, kept)
+        for part, slab in iter_parts(self.segmenter, item, slabs):
+            assembly.add(part, slab[0])
+        return assembly.finish()
 
 
 class MirrorMean(Once):
@@ -93,7 +104,7 @@ class MirrorMean(Once):
         super().__init__(segmenter)
         self.axis = _trained_mirror_axis(segmenter)
 
-    def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+    def iter_slabs(self, image: PreparedImage) -> Iterator[torch.Tensor]:
         """Yield the mean score of ``image`` and its mirror image as one sample, see :meth:`Strategy.iter_slabs`."""
         for slab in _iter_with_mirror(self.segmenter, image, self.axis):
             yield slab.mean(dim=0, keepdim=True)
@@ -106,9 +117,12 @@ class Sampling(Strategy):
         """Return the score of the result, [K, X, Y, z], from a ``slab`` [S, K, X, Y, z]: the mean of the samples."""
         return slab.mean(dim=0)
 
-    def finish(self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor]) -> SampledSegmentation:
+    def finish(
+        self, item: Mapping[str, Any], slabs: Iterable[torch.Tensor], kept: Sequence[str] = KEPT
+    ) -> SampledSegmentation:
         """Return the segmentation, and how far the samples differ; see :meth:`Strategy.finish`."""
-        return compare_samples(self.segmenter, item, slabs, self.combine)
+        samples = [Assembly(self.segmenter, item) for _ in range(self.num_samples)]
+        return compare_samples(Assembly(self.segmenter, item, kept), samples, slabs, self.combine)
 
 
 class Mirror(Sampling):
@@ -131,7 +145,7 @@ class Mirror(Sampling):
         self.num_samples = 2
         self.axis = 1 if segmenter.inferer.slice_axis == 0 else 0  # spatial, in RAS orientation
 
-    def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+    def iter_slabs(self, image: PreparedImage) -> Iterator[torch.Tensor]:
         """Yield the scores of ``image`` and of its mirror image, see :meth:`Strategy.iter_slabs`."""
         yield from _iter_with_mirror(self.segmenter, image, self.axis)
 
@@ -167,10 +181,9 @@ class Seeds(Sampling):
         self.num_samples = num_samples
 
     @torch.inference_mode()
-    def iter_slabs(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+    def iter_slabs(self, image: PreparedImage) -> Iterator[torch.Tensor]:
         """Yield the scores of ``image`` from each start noise, see :meth:`Strategy.iter_slabs`."""
-        network, (case,) = self.segmenter.network, case_names(image[None])
-        image = image.to(self.segmenter.device)
+        network, case, image = self.segmenter.network, case_name(image), image.to(self.segmenter.device)
         for slab in self.segmenter.inferer.iter_samples(image, network, case, "per_slice", self.num_samples):
             yield slab.cpu()
 
@@ -192,13 +205,12 @@ class Ensemble(Sampling):
 
 
 @torch.inference_mode()
-def _iter_scores(segmenter: Segmenter, image: torch.Tensor) -> Iterator[torch.Tensor]:
-    (case,) = case_names(image[None])
-    for slab in segmenter.inferer.iter_scores(image.to(segmenter.device), segmenter.network, case):
+def _iter_scores(segmenter: Segmenter, image: PreparedImage) -> Iterator[torch.Tensor]:
+    for slab in segmenter.inferer.iter_scores(image.to(segmenter.device), segmenter.network, case_name(image)):
         yield slab.cpu()
 
 
-def _iter_with_mirror(segmenter: Segmenter, image: torch.Tensor, axis: int) -> Iterator[torch.Tensor]:
+def _iter_with_mirror(segmenter: Segmenter, image: PreparedImage, axis: int) -> Iterator[torch.Tensor]:
     """Yield two scores of ``image``, [2, K, X, Y, z]: its own, and its mirror image's along ``axis``, mirrored back."""
     mirror_slabs = (slab.flip(axis + 1) for slab in _iter_scores(segmenter, image.flip(axis + 1)))
     yield from _stack(_iter_scores(segmenter, image), mirror_slabs)

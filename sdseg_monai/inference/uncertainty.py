@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice
 
+from sdseg_monai.inference.assembly import Assembly, iter_parts
 from sdseg_monai.inference.results import SegmentationResult
-from sdseg_monai.inference.segmenter import Segmenter
+from sdseg_monai.io.arrays import chunk_slices, make_array
 from sdseg_monai.io.sources import is_photograph
 from sdseg_monai.networks.codes import classes_from_score
+
+NUM_VALUES = 256  # that a voxel of a mask may have
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -71,38 +73,36 @@ class SampledSegmentation(SegmentationResult):
 
 
 def compare_samples(
-    segmenter: Segmenter,
-    item: Mapping[str, Any],
+    assembly: Assembly,
+    samples: Sequence[Assembly],
     slabs: Iterable[torch.Tensor],
     combine: Callable[[torch.Tensor], torch.Tensor],
 ) -> SampledSegmentation:
     """Compare several scores of one volume.
 
-    To save memory, the scores of all samples are held for one slab at a time. Of the whole volume are held: the score
-    of the result, the entropy, and one class for each sample and voxel.
-
     Args:
-        segmenter: resamples scores to the grid of the file.
-        item: the prepared volume, from :meth:`Segmenter.prepare`.
-        slabs: S samples of its score, [S, K, X, Y, z] each, in order along the slice axis.
+        assembly: of the result, empty.
+        samples: of the mask of each sample, empty.
+        slabs: S samples of the volume's score, [S, K, X, Y, z] each, in order along the slice axis.
         combine: makes the score of the result, [K, X, Y, z], from the samples of a slab.
     """
-    scores, entropies, classes = [], [], []
-    for slab in slabs:
-        scores.append(combine(slab))
+    segmenter = assembly.segmenter
+    entropy = make_array(assembly.shape, np.float32)
+    for part, slab in iter_parts(segmenter, assembly.item, slabs):
+        assembly.add(part, combine(slab))
         mean = slab.mean(dim=0)
-        entropies.append(predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None])
-        classes.append(classes_from_score(slab)[:, 0])
-    axis = segmenter.inferer.slice_axis + 1
-    score, entropy, sampled_classes = (torch.cat(parts, dim=axis) for parts in (scores, entropies, classes))
+        entropy_of_part = predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None]
+        entropy[part.box] = segmenter.invert(part.item, entropy_of_part)["pred"][0].float().numpy()
+        for sample, classes in zip(samples, classes_from_score(slab)[:, 0], strict=True):
+            sample.add(part, _score_of(classes, num_scores=len(mean)))
     masks, volumes = [], []
-    for sample_classes in sampled_classes:  # [X, Y, Z]
-        sample = _mask_on_grid(segmenter, item, sample_classes, len(score))
-        masks.append(sample.labels)
-        volumes.append(sample.voxel_counts * sample.voxel_ml)
+    for sample in samples:
+        result = sample.finish()
+        masks.append(result.labels)
+        volumes.append(result.voxel_counts * result.voxel_ml)
     return SampledSegmentation(
-        **vars(segmenter.finish(item, score)),
-        entropy=segmenter.invert(item, entropy)[0].numpy(),
+        **vars(assembly.finish()),
+        entropy=entropy,
         disagreement=mask_disagreement(masks),
         sample_volumes=np.array(volumes),
     )
@@ -136,21 +136,26 @@ def mask_disagreement(masks: Sequence[np.ndarray]) -> float:
     """
     if len(masks) < 2 or len({mask.shape for mask in masks}) > 1:
         raise ValueError(f"masks of shapes {[mask.shape for mask in masks]}: expected at least two, all of one shape")
-    tensors = [torch.from_numpy(mask)[None, None] for mask in masks]  # [1, 1, X, Y, Z]
-    dice = [
-        compute_dice(mask == value, other_mask == value, ignore_empty=False).item()
-        for value in sorted({value for mask in masks for value in np.unique(mask).tolist()} - {0})
-        for mask, other_mask in combinations(tensors, 2)
-    ]
+    # of each pair of masks the number of voxels by the classes in the two
+    counts = {pair: np.zeros((NUM_VALUES, NUM_VALUES), dtype=np.int64) for pair in combinations(range(len(masks)), 2)}
+    for part in chunk_slices(masks[0]):
+        values = [mask[..., part].astype(np.intp) for mask in masks]
+        for (first, second), count in counts.items():
+            pairs = values[first] * NUM_VALUES + values[second]
+            count += np.bincount(pairs.ravel(), minlength=count.size).reshape(count.shape)
+    occurs = np.any([count.any(axis=axis) for count in counts.values() for axis in (0, 1)], axis=0)
+    dice = []
+    for value in np.flatnonzero(occurs[1:]) + 1:
+        for count in counts.values():
+            total = count[value].sum() + count[:, value].sum()
+            dice.append(2 * count[value, value] / total if total else 1.0)
     return 1 - float(np.mean(dice)) if dice else 0.0
 
 
-def _mask_on_grid(
-    segmenter: Segmenter, item: Mapping[str, Any], classes: torch.Tensor, num_scores: int
-) -> SegmentationResult:
-    """Return the mask of a sample, whose ``classes`` are [X, Y, Z], on the file's grid.
+def _score_of(classes: torch.Tensor, num_scores: int) -> torch.Tensor:
+    """Return scores of 0 and 1, [K, X, Y, z], for classes [X, Y, z].
 
-    The classes are resampled as scores of 0 and 1, since interpolation between numbers of classes means nothing.
+    They can be resampled, while interpolation between numbers of classes means nothing.
     """
     values = torch.arange(num_scores) if num_scores > 1 else torch.ones(1)
-    return segmenter.finish(item, (classes == values.view(-1, 1, 1, 1)).float())
+    return (classes == values.view(-1, 1, 1, 1)).float()

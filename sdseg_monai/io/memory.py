@@ -11,40 +11,35 @@ from sdseg_monai.errors import InputError
 
 # bytes per voxel at the peak, measured with volumes of 160 x 160 x 160 voxels and 1 to 12 scores
 READING_BYTES = 18  # stored voxels of up to 8 bytes, twice where they are decompressed, and float32
-SEGMENTING_BYTES = 36  # with one score
+CLEANING_BYTES = 40  # of a mask as a whole, by the steps of clean_mask.json
+SEGMENTING_BYTES = 36  # with one score, where a volume does not stream
 SCORE_BYTES = 12  # for each score more: float32, once while the slabs are joined and twice while they are resampled
 
 
-def needed_bytes(shape: Sequence[int], num_classes: int | None = None) -> int:
-    """Return the memory that a volume takes at the peak, in bytes.
+def segmenting_bytes(num_classes: int) -> int:
+    """Return the memory that segmenting a volume as a whole takes at the peak, in bytes a voxel.
 
     Args:
-        shape: number of voxels along each axis.
-        num_classes: of the network that segments it, the background included; None where it is only read. Of two
-            classes there is one score, of K more there are K.
+        num_classes: the background included. Of two classes there is one score, of K more there are K.
     """
-    if num_classes is None:
-        voxel_bytes = READING_BYTES
-    else:
-        num_scores = 1 if num_classes == 2 else num_classes
-        voxel_bytes = SEGMENTING_BYTES + SCORE_BYTES * (num_scores - 1)
-    return math.prod(int(n) for n in shape) * voxel_bytes
+    num_scores = 1 if num_classes == 2 else num_classes
+    return SEGMENTING_BYTES + SCORE_BYTES * (num_scores - 1)
 
 
-def check_memory(shape: Sequence[int], name: str, *, num_classes: int | None = None) -> None:
-    """Check that a volume can be read, or segmented, in the memory that is available now.
+def check_memory(shape: Sequence[int], name: str, voxel_bytes: int = READING_BYTES, task: str = "to be read") -> None:
+    """Check that there is the memory for what is to be done with a volume.
 
     Args:
         shape: number of voxels along each axis.
         name: of the volume in messages.
-        num_classes: see :func:`needed_bytes`.
+        voxel_bytes: that are needed at the peak.
+        task: for which they are needed, in messages.
 
     Raises:
         InputError: more memory is needed than is available.
     """
-    needed, available = needed_bytes(shape, num_classes), psutil.virtual_memory().available
+    needed, available = math.prod(int(n) for n in shape) * voxel_bytes, psutil.virtual_memory().available
     if needed > available:
-        task = "to be read" if num_classes is None else f"to be segmented into {num_classes} classes"
         raise InputError(
             f"{name}: {' x '.join(map(str, shape))} voxels need {needed / 2**30:.1f} GiB of memory {task}, "
             f"{available / 2**30:.1f} GiB are available: crop the volume, or end other programs"

@@ -19,7 +19,15 @@ from sdseg_monai.io.dicom.instances import SUFFIXES
 from sdseg_monai.io.files import check_exists, hash_file
 from sdseg_monai.io.formats.nifti import image_geometry
 from sdseg_monai.io.pictures import image_stem, is_picture, list_images
-from sdseg_monai.io.volumes import OTHER_SUFFIXES, VOLUME_SUFFIXES, Volume, checked_volume, volume_stem, volume_suffix
+from sdseg_monai.io.volumes import (
+    OTHER_SUFFIXES,
+    VOLUME_SUFFIXES,
+    Volume,
+    checked_volume,
+    read_volume,
+    volume_stem,
+    volume_suffix,
+)
 from sdseg_monai.io.warnings import ImageWarning
 
 
@@ -182,14 +190,18 @@ def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
 
 
 def load_source(source: Source) -> Path | Volume:
-    """Return what :class:`~sdseg_monai.transforms.LoadVolumed` reads: the file, or the volume; a series is read here.
+    """Read a volume; return what :class:`~sdseg_monai.transforms.LoadVolumed` takes: this, or a photograph's file.
+
+    A large volume lies in a temporary file, see :func:`~sdseg_monai.io.arrays.make_array`.
 
     Raises:
-        InputError: the slices of a series cannot be read or do not form a volume, or the image is unusable.
+        InputError: the file cannot be used, the slices of a series do not form a volume, or the image is unusable.
     """
     if isinstance(source, UnusableImage):
         raise InputError(source.reason)
-    return read_series(source) if isinstance(source, Series) else source
+    if isinstance(source, Series):
+        return read_series(source, on_disk=True)
+    return source if isinstance(source, Volume) or is_photograph(source) else read_volume(source, on_disk=True)
 
 
 def source_name(source: Source) -> str:

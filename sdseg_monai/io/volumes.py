@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.arrays import chunks, make_array
 from sdseg_monai.io.files import check_is_folder, write_atomically
 from sdseg_monai.io.formats.geometry import Geometry, agree, offset_mm, volume_shape
 from sdseg_monai.io.formats.itk import write_itk
@@ -45,7 +47,7 @@ class Volume:
     """A volume in memory.
 
     Attributes:
-        array: voxels, [X, Y, Z], float32.
+        array: voxels, [X, Y, Z], float32; of a large volume it may lie in a file, see :mod:`sdseg_monai.io.arrays`.
         affine: from voxel to RAS+ millimetres, [4, 4], float64.
         name: in messages; also the key of the start noise where that is drawn per slice.
         itk_affine: where ITK and its viewers place the file's voxels, [4, 4]; None where that is ``affine`` too.
@@ -62,6 +64,13 @@ class Volume:
     def geometry(self) -> Geometry:
         """Where its voxels lie."""
         return Geometry(self.affine, self.itk_affine, self.warnings)
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value of a voxel."""
+        ranges = [(float(part.min()), float(part.max())) for part in chunks(self.array)]
+        lows, highs = zip(*ranges, strict=True)
+        return min(lows), max(highs)
 
 
 def volume_suffix(path: Path) -> str:
@@ -102,10 +111,14 @@ def list_volumes(folder: str | Path) -> list[str]:
     return [str(path) for path in volumes]
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, *, on_disk: bool = False) -> Volume:
     """Read a 3-D volume from NIfTI, NRRD or MHA; axes of 1 after the third are left out.
 
     No more of a compressed file is decompressed than its header says that there are voxels.
+
+    Args:
+        path: of the file.
+        on_disk: whether a large array may lie in a temporary file, see :func:`~sdseg_monai.io.arrays.make_array`.
 
     Raises:
         InputError: the file is missing, empty, truncated or of another kind; a field of its header is doubtful; the
@@ -120,12 +133,21 @@ def read_volume(path: Path) -> Volume:
     header: NiftiFile | Layout = open_nifti(path) if is_nifti else _header_reader(path)(path)
     _check_axes(str(path), header.shape, header.dtype)
     _check_size(path, header)
-    check_memory(header.shape, str(path))
+    if not on_disk or header.encoding in ("ascii", "hex"):
+        check_memory(header.shape, str(path))
     try:
-        array = read_nifti_voxels(header) if isinstance(header, NiftiFile) else read_voxels(path, header)
+        array = make_array(header.shape, np.float32, on_disk=on_disk)
+        _fill(array, path, header)
     except MemoryError as error:
         raise InputError(f"{path}: {_by(header.shape)} voxels, more than fit the memory") from error
     return checked_volume(array, header.geometry, str(path))
+
+
+def _fill(array: np.ndarray, path: Path, header: NiftiFile | Layout) -> None:
+    if isinstance(header, NiftiFile):
+        read_nifti_voxels(header, array)
+    else:
+        read_voxels(path, header, array)
 
 
 def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -> Volume:
@@ -146,16 +168,17 @@ def checked_volume(array: np.ndarray, place: np.ndarray | Geometry, name: str) -
     affine = _checked_affine(name, geometry.affine)
     with np.errstate(all="ignore"):  # values that float32 cannot hold become infinite and are reported as such
         array = np.asarray(array, dtype=np.float32)
-    nonfinite_count = array.size - int(np.count_nonzero(np.isfinite(array)))
+    volume = Volume(array, affine, name, geometry.itk_affine, geometry.warnings)
+    nonfinite_count = array.size - sum(int(np.count_nonzero(np.isfinite(part))) for part in chunks(array))
     if nonfinite_count:
         raise InputError(
             f"{name}: {nonfinite_count} of {array.size} voxels are NaN or infinite, expected finite values: give them "
             "the value of the background first"
         )
-    low, high = float(array.min()), float(array.max())
+    low, high = volume.range
     if max(abs(low), abs(high)) > LARGEST_INTENSITY:
         raise InputError(f"{name}: voxels from {low:.3g} to {high:.3g}, expected at most {LARGEST_INTENSITY:.0g}")
-    return Volume(array, affine, name, geometry.itk_affine, geometry.warnings)
+    return volume
 
 
 def voxel_millilitres(affine: np.ndarray) -> float:
@@ -227,7 +250,8 @@ def write_volume(
     def write(temporary: Path) -> None:
         write_itk(temporary, array, affine, compress, description)
         try:
-            read_voxels(temporary, _header_reader(temporary)(temporary))  # ITK does not notice a full disk
+            header = _header_reader(temporary)(temporary)
+            read_voxels(temporary, header, make_array(header.shape, np.float32))  # ITK does not notice a full disk
         except InputError as error:
             raise OSError("the written file is not complete, is the disk full?") from error
 

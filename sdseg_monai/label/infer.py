@@ -71,7 +71,7 @@ class SegmentTask(InferTask):
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             mask = Path(file.name)
         try:
-            result = pipeline(image, modality=str(request.get("modality") or ""))
+            result = pipeline(image, modality=str(request.get("modality") or ""), maps=[])
             write_volume(mask, result.labels, image, compress=compress, description=result.not_trusted)
         except BaseException:
             mask.unlink(missing_ok=True)

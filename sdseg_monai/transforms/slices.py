@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.config import KeysCollection
@@ -15,6 +15,9 @@ from monai.utils import ImageMetaKey
 from torch.nn import functional as F
 
 from sdseg_monai.errors import InputError
+
+if TYPE_CHECKING:
+    from sdseg_monai.transforms.streaming import StreamedVolume
 
 TIE_BREAK = 1e-3  # added to the share of the nearest pixel's class: decides only between classes that are about equal
 
@@ -50,7 +53,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def extract_slices(volume: torch.Tensor, slice_axis: int, start: int, stop: int) -> torch.Tensor:
+def extract_slices(volume: torch.Tensor | StreamedVolume, slice_axis: int, start: int, stop: int) -> torch.Tensor:
     """Return slices of a volume.
 
     Args:
@@ -63,7 +66,7 @@ def extract_slices(volume: torch.Tensor, slice_axis: int, start: int, stop: int)
         [stop - start, C, H, W]; H and W are the other two spatial axes, in their order.
     """
     axis = slice_axis + 1  # the first axis is the channels
-    return volume.narrow(axis, start, stop - start).movedim(axis, 0)
+    return volume.narrow(axis, start, stop - start).as_subclass(torch.Tensor).movedim(axis, 0)
 
 
 def resize_slices(slices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -117,7 +120,7 @@ def add_context(slices: torch.Tensor, start: int, stop: int, offset: float) -> t
     return torch.cat(channels, dim=1)
 
 
-def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | None) -> float | None:
+def context_offset(image: torch.Tensor | StreamedVolume, slice_axis: int, context_mm: float | None) -> float | None:
     """Return the distance ``context_mm`` as a number of slices of an image.
 
     Args:
@@ -132,7 +135,7 @@ def context_offset(image: torch.Tensor, slice_axis: int, context_mm: float | Non
     check_context(context_mm)
     if context_mm is None:
         return None
-    if not isinstance(image, MetaTensor):
+    if not isinstance(image, MetaTensor) and isinstance(image, torch.Tensor):
         raise ValueError(f"context_mm={context_mm} needs an image with an affine, got a {type(image).__name__}")
     if image.shape[0] != 1:
         name = image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "image")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,8 @@ def apply_steps(
             makes a tensor.
         RuntimeError: the machine fails, as without memory.
     """
-    try:
+    with step_errors(config, part):
         result = steps(dict(item))
-    except RuntimeError as error:  # MONAI wraps everything in it
-        input_error, fault = find_input_error(error), find_fault(error)
-        if input_error is not None:
-            raise input_error from error
-        if fault is None or not fault.is_of_value:
-            raise
-        raise InputError(f"{config}: {part}: {fault.text}, expected transforms for this image") from error
     image = result.get(key) if isinstance(result, Mapping) else None
     if not isinstance(image, torch.Tensor) or image.ndim != 4:
         kind = f"shape {list(image.shape)}" if isinstance(image, torch.Tensor) else f"type {type(image).__name__}"
@@ -44,3 +38,25 @@ def apply_steps(
             f"{config}: {part} leaves {key!r} of {kind}, expected transforms that make a tensor [C, X, Y, Z] of it"
         )
     return dict(result)
+
+
+@contextmanager
+def step_errors(config: Path, part: str) -> Iterator[None]:
+    """Raise :class:`InputError` where transforms of a bundle cannot use the image, or the config's values.
+
+    Args:
+        config: the file that names the transforms, for messages.
+        part: their name there.
+
+    Raises:
+        RuntimeError: the machine fails, as without memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # MONAI wraps everything in it
+        input_error, fault = find_input_error(error), find_fault(error)
+        if input_error is not None:
+            raise input_error from error
+        if fault is None or not fault.is_of_value:
+            raise
+        raise InputError(f"{config}: {part}: {fault.text}, expected transforms for this image") from error

@@ -327,10 +327,11 @@ def test_the_mark_names_all_contradictions_and_nothing_else():
     assert not_trusted(warnings) == "NOT TRUSTED: CT; air" and not_trusted(warnings[1:2]) == ""
 
 
-def test_the_modality_is_refused_before_the_transforms(series):
+def test_the_modality_is_refused_before_the_transforms(series, monkeypatch):
     """What is wrong with a series is said first; a photograph is refused before a transform fails on its colours."""
     segmenter = Segmenter(device="cpu")
-    segmenter.preprocessing = lambda item: pytest.fail("prepared")
+    for name in ("_prepare", "_stream"):
+        monkeypatch.setattr(segmenter, name, lambda *args: pytest.fail("prepared"))
     with pytest.raises(ArgumentError, match=PT):
         segmenter.prepare(choose_series(series))
 

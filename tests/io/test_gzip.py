@@ -13,7 +13,7 @@ import pytest
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.files import check_exists
 from sdseg_monai.io.formats.nifti import SLACK
-from sdseg_monai.io.memory import check_memory, needed_bytes
+from sdseg_monai.io.memory import READING_BYTES, check_memory, segmenting_bytes
 from sdseg_monai.io.volumes import read_volume
 from tests.makers.headers import PLACE, mha_fields, nifti_bytes, nrrd_fields, ramp, write_mha, write_nrrd
 
@@ -118,11 +118,11 @@ def test_a_header_of_many_megabytes_is_refused(tmp_path):
 
 def test_memory_is_compared_with_what_is_available_and_classes_count():
     available = psutil.virtual_memory().available
-    edge = int((available / needed_bytes((1, 1, 1), 2)) ** (1 / 3))
-    check_memory((edge // 2,) * 3, "small", num_classes=2)
-    with pytest.raises(InputError, match=r"large: .* voxels need .* GiB of memory to be segmented into 14 classes, "):
-        check_memory((int(edge * 0.9),) * 3, "large", num_classes=14)
-    assert needed_bytes((10, 10, 10)) < needed_bytes((10, 10, 10), 2) < needed_bytes((10, 10, 10), 3)
+    edge = int((available / segmenting_bytes(2)) ** (1 / 3))
+    check_memory((edge // 2,) * 3, "small", segmenting_bytes(2))
+    with pytest.raises(InputError, match=r"large: .* voxels need .* GiB of memory to be segmented, "):
+        check_memory((int(edge * 0.9),) * 3, "large", segmenting_bytes(14), "to be segmented")
+    assert READING_BYTES < segmenting_bytes(2) < segmenting_bytes(3)
 
 
 @pytest.mark.parametrize(("name", "reason"), [("a\0b.nii.gz", "NUL"), ("a\ud800b.nii.gz", "half a character")])

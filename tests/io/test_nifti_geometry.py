@@ -154,7 +154,7 @@ def test_volumes_and_distances_are_in_millimetres_whatever_the_unit(tmp_path):
         (tmp_path / f"{name}.nii").write_bytes(nifti_bytes(array, np.diag([1000.0, 1000, 1000, 1]), xyzt_units=3))
     assert evaluate_case(tmp_path / "mask.nii", tmp_path / "label.nii").hd95 == pytest.approx(8)
     affine = read_volume(tmp_path / "mask.nii").affine
-    result = SegmentationResult(mask, mask[None], mask, affine, {}, tmp_path / "mask.nii")
+    result = SegmentationResult(mask, {}, affine, {}, 2, tmp_path / "mask.nii")
     assert result.volumes == {"class 1": pytest.approx(0.064)}
     np.testing.assert_allclose(result.to_nifti().affine, load_nifti(tmp_path / "mask.nii").affine)
 

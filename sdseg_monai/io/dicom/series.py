@@ -123,8 +123,13 @@ def group_series(instances: Iterable[Instance]) -> list[Series]:
     return [_make_series(group, warnings) for group in groups.values()]
 
 
-def read_series(series: Series) -> Volume:
+def read_series(series: Series, *, on_disk: bool = False) -> Volume:
     """Read the voxels of a series as a volume that is named by its SeriesInstanceUID.
+
+    Args:
+        series: the series.
+        on_disk: whether the array of many slices may lie in a temporary file, see
+            :func:`~sdseg_monai.io.arrays.make_array`; a multi-frame file is read into memory.
 
     Returns:
         Real values (HU in CT), float32, [X, Y, Z] as columns, rows and slices; slices lie in order along their normal,
@@ -136,7 +141,9 @@ def read_series(series: Series) -> Volume:
             finite.
     """
     name = f"series {series.uid}"
-    return (read_frames if is_multi_frame(series) else read_stack)(series.files, name)
+    if is_multi_frame(series):
+        return read_frames(series.files, name)
+    return read_stack(series.files, name, on_disk=on_disk)
 
 
 def is_multi_frame(series: Series) -> bool:

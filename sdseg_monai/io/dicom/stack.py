@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.arrays import chunks, make_array
 from sdseg_monai.io.dicom import groups, pixel_data, values
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.grid import grid_affine, grid_fault, is_plane, slice_order, some
@@ -62,12 +63,13 @@ class _Slice:
         return number_of(self.header, "Columns") or 0, number_of(self.header, "Rows") or 0
 
 
-def read_stack(files: Sequence[Path], name: str) -> Volume:
+def read_stack(files: Sequence[Path], name: str, *, on_disk: bool = False) -> Volume:
     """Read slices and sort them by their positions along their normal.
 
     Args:
         files: of single slices in any order.
         name: of the series, also in messages.
+        on_disk: whether a large array may lie in a temporary file, see :func:`~sdseg_monai.io.arrays.make_array`.
 
     Returns:
         Real values (HU in CT), float32, [X, Y, Z] as columns, rows and slices. A single slice is as thick as
@@ -84,6 +86,8 @@ def read_stack(files: Sequence[Path], name: str) -> Volume:
     with require("pydicom.config").disable_value_validation():
         slices = [_read_slice(path, label, name) for path, label in zip(files, file_names(files), strict=True)]
         _check_sizes(slices, name)
+        if not on_disk:
+            check_memory((*slices[0].size, len(slices)), name)
         order = slice_order(slices[0].cosines, np.array([item.position for item in slices]))
         slices = [slices[index] for index in order]
         positions = np.array([item.position for item in slices])
@@ -93,7 +97,8 @@ def read_stack(files: Sequence[Path], name: str) -> Volume:
             if fault is not None:
                 raise InputError(f"{name}: its slices {fault}")
             _check_references(slices, name)
-        array = _read_voxels(slices, name)
+        array = make_array((*slices[0].size, len(slices)), np.float32, on_disk=on_disk)
+        _read_voxels(slices, name, array)
     thickness = slice_thickness(slices[0].header) or 1.0
     return checked_volume(array, grid_affine(slices[0].cosines, positions, slices[0].edges, thickness), name)
 
@@ -151,7 +156,6 @@ def _check_sizes(slices: Sequence[_Slice], name: str) -> None:
             f"{name}: its slices are of several sizes ({sizes_text}): {others} unlike the others (a localizer?), "
             "expected one stack: move what does not belong to it out of the folder"
         )
-    check_memory((*sizes[0], len(slices)), name)
 
 
 def _check_references(slices: Sequence[_Slice], name: str) -> None:
@@ -179,25 +183,27 @@ def _attributes(slices: Sequence[_Slice]) -> dict[str, list[str]]:
     return {**attributes, "image type": [values.image_type(item.header) for item in slices]}
 
 
-def _read_voxels(slices: Sequence[_Slice], name: str) -> np.ndarray:
-    """Return the values of sorted slices, float32, [X, Y, Z]."""
+def _read_voxels(slices: Sequence[_Slice], name: str, array: np.ndarray) -> None:
+    """Fill ``array`` [X, Y, Z], float32, with the values of sorted slices."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes its warnings to stderr itself, past Python
-    with scratch_folder() as folder:
-        try:
-            files = [_file_for_itk(item, folder / f"{index}.dcm") for index, item in enumerate(slices)]
-            image = _read_image(files)
-            volume = sitk.GetArrayViewFromImage(image).reshape(len(slices), *slices[0].size[::-1]).T.copy()
-        except Exception as error:  # ITK raises RuntimeError, pydicom whatever a damaged element leads to
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = lines[-1].rpartition("): ")[2]  # without ITK's pointer
-            raise InputError(
-                f"{name}: its slices cannot be read ({_first_unreadable(slices)}{reason}): truncated, damaged, or of "
-                "an unknown compression"
-            ) from error
-    for index, item in enumerate(slices):
-        if "ModalityLUTSequence" in item.header:
-            volume[:, :, index] = values.modality_values(volume[:, :, index], item.header)
-    return volume
+    remaining = list(slices)
+    for part in chunks(array):
+        read, remaining = remaining[: part.shape[2]], remaining[part.shape[2] :]
+        with scratch_folder() as folder:
+            try:
+                files = [_file_for_itk(item, folder / f"{index}.dcm") for index, item in enumerate(read)]
+                image = _read_image(files)  # it must outlive its view
+                part[...] = sitk.GetArrayViewFromImage(image).reshape(part.shape[::-1]).T
+            except Exception as error:  # ITK raises RuntimeError, pydicom whatever a damaged element leads to
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                reason = lines[-1].rpartition("): ")[2]  # without ITK's pointer
+                raise InputError(
+                    f"{name}: its slices cannot be read ({_first_unreadable(read)}{reason}): truncated, damaged, or of "
+                    "an unknown compression"
+                ) from error
+        for index, item in enumerate(read):
+            if "ModalityLUTSequence" in item.header:
+                part[:, :, index] = values.modality_values(part[:, :, index], item.header)
 
 
 def _file_for_itk(item: _Slice, copy: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import IO, Literal
 import numpy as np
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.arrays import chunks
 from sdseg_monai.io.formats.geometry import Geometry
 from sdseg_monai.io.formats.streams import Encoding, check_end, open_stream, read_bytes
 
@@ -114,8 +115,8 @@ def real_numbers(name: str, text: str, count: int) -> np.ndarray:
     return np.array(words, dtype=float)
 
 
-def read_voxels(path: Path, layout: Layout) -> np.ndarray:
-    """Return the voxels of a file, [X, Y, Z], float32.
+def read_voxels(path: Path, layout: Layout, array: np.ndarray) -> None:
+    """Fill ``array`` [X, Y, Z], float32, with the voxels of a file.
 
     Raises:
         InputError: the file is truncated or damaged, or holds more voxels than its header says.
@@ -123,14 +124,20 @@ def read_voxels(path: Path, layout: Layout) -> np.ndarray:
     encoding: Encoding = "raw" if layout.encoding in ("ascii", "hex") else layout.encoding  # type: ignore[assignment]
     try:
         with open_stream(path, encoding, layout.start) as stream:
-            return _decoded(stream, layout).astype(np.float32, copy=False)
+            if layout.encoding in ("ascii", "hex"):
+                array[...] = _decoded_text(stream, layout)
+                return
+            for part in chunks(array):
+                content = read_bytes(stream, part.size * layout.dtype.itemsize)
+                part[...] = np.frombuffer(content, dtype=layout.dtype).reshape(part.shape, order="F")
+            check_end(stream)
     except MemoryError:
         raise
     except Exception as error:  # zlib, gzip and bz2 each have exceptions of their own for a damaged stream
         raise InputError(f"{path}: the voxels cannot be read, the file is truncated or damaged ({error})") from error
 
 
-def _decoded(stream: IO[bytes], layout: Layout) -> np.ndarray:
+def _decoded_text(stream: IO[bytes], layout: Layout) -> np.ndarray:
     count = math.prod(layout.shape)
     if layout.encoding == "ascii":
         words = _rest(stream, count * TEXT_BYTES).split()
@@ -143,13 +150,9 @@ def _decoded(stream: IO[bytes], layout: Layout) -> np.ndarray:
             raise ValueError(f"the number {numbers[~is_in_type][0]:.15g}, expected voxels of type {layout.dtype.name}")
         return numbers
     size = count * layout.dtype.itemsize
-    if layout.encoding == "hex":
-        content = bytearray.fromhex(_rest(stream, size * 4).decode("ascii"))
-        if len(content) != size:
-            raise ValueError(f"{len(content)} bytes, expected {size}")
-    else:
-        content = read_bytes(stream, size)
-        check_end(stream)
+    content = bytearray.fromhex(_rest(stream, size * 4).decode("ascii"))
+    if len(content) != size:
+        raise ValueError(f"{len(content)} bytes, expected {size}")
     return np.frombuffer(content, dtype=layout.dtype).reshape(layout.shape, order="F")
 
 

@@ -18,13 +18,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.fileholders import FileHolder
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import SpatialImage
 
 from sdseg_monai.errors import InputError
+from sdseg_monai.io.arrays import CHUNK_BYTES, chunks, release
 from sdseg_monai.io.formats.content import content_name
 from sdseg_monai.io.formats.geometry import Geometry, agree, disagreement, scaled, volume_shape
 from sdseg_monai.io.formats.itk import itk_nifti_affine
-from sdseg_monai.io.formats.streams import GZIP_MAGIC, Encoding, check_end, open_stream
+from sdseg_monai.io.formats.streams import GZIP_MAGIC, Encoding, check_end, open_stream, read_bytes
 from sdseg_monai.io.warnings import ImageWarning
 
 HEADER_BYTES = 544  # of NIfTI-2, with the flag of its extensions; those of NIfTI-1 are fewer
@@ -122,16 +125,28 @@ def _find_class(head: bytes) -> type[nib.Nifti1Image]:
     raise ValueError(f"it is {reason}" if reason else "its header is none of NIfTI's")
 
 
-def read_nifti_voxels(file: NiftiFile) -> np.ndarray:
-    """Return the voxels of a file as real values, by its slope and intercept, in the shape of its header, float32.
+def read_nifti_voxels(file: NiftiFile, array: np.ndarray) -> None:
+    """Fill ``array`` [X, Y, Z] with the voxels of a file as real values, by its slope and intercept.
+
+    Args:
+        file: of three axes, or with further ones of length 1.
+        array: float32, in the shape of the file.
 
     Raises:
         InputError: the file is truncated or damaged, or holds more voxels than its header says.
     """
+    slope, intercept = (
+        default if value is None else value
+        for value, default in zip(file.header.get_slope_inter(), (1.0, 0.0), strict=True)
+    )
     try:
         with open_stream(file.path, file.encoding) as stream, np.errstate(all="ignore"):
-            # values that float32 cannot hold become infinite and are reported as such
-            array = np.asarray(ArrayProxy(stream, file.header, mmap=False), dtype=np.float32)
+            read_bytes(stream, file.header.get_data_offset())
+            for part in chunks(array):
+                content = read_bytes(stream, part.size * file.dtype.itemsize)
+                # by nibabel's own arithmetic; what float32 cannot hold becomes infinite, and is reported as such
+                stored = ArrayProxy(io.BytesIO(content), (part.shape, file.dtype, 0, slope, intercept), mmap=False)
+                part[...] = np.asarray(stored, dtype=np.float32)
             check_end(stream, SLACK)
     except MemoryError:
         raise
@@ -139,7 +154,6 @@ def read_nifti_voxels(file: NiftiFile) -> np.ndarray:
         raise InputError(
             f"{file.path}: the voxels cannot be read, the file is truncated or damaged ({error})"
         ) from error
-    return array
 
 
 def nifti_geometry(header: Any, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
@@ -217,10 +231,31 @@ def write_nifti(path: Path, image: nib.Nifti1Image, reference: NiftiFile | None)
             in some files, and by which ITK places these.
     """
     if reference is None or np.array_equal(reference.stored_header["pixdim"], image.header["pixdim"]):
-        nib.save(image, path)
+        with ImageOpener(str(path), "wb") as file:
+            image.to_file_map({"image": FileHolder(fileobj=_ReleasingFile(file, np.asanyarray(image.dataobj)))})
         return
     content = bytearray(image.to_bytes())
     at = 104 if isinstance(image, nib.Nifti2Image) else 76  # by the standard
     pixdim = reference.stored_header["pixdim"].tobytes()
     content[at : at + len(pixdim)] = pixdim
     path.write_bytes(gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)
+
+
+class _ReleasingFile(io.BufferedIOBase):
+    """A file to which an array is written part by part; the pages of the array leave the memory as they are written."""
+
+    def __init__(self, file: Any, array: np.ndarray) -> None:
+        self._file, self._array, self._count = file, array, 0
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return int(self._file.seek(position, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def write(self, content: Any) -> int:
+        self._count += len(content)
+        if self._count >= CHUNK_BYTES:
+            release(self._array)
+            self._count = 0
+        return int(self._file.write(content))

@@ -78,10 +78,10 @@ def test_volumes_give_a_range():
     voxel = np.zeros((1, 1, 1), np.float32)
     result = SampledSegmentation(
         labels=voxel,
-        scores=voxel[None],
-        confidence=voxel,
+        kept={},
         affine=np.eye(4),
         segments={},
+        num_classes=4,
         source=Volume(voxel, np.eye(4)),
         entropy=voxel,
         disagreement=0.0,
