@@ -132,7 +132,7 @@ class SliceWiseInferer(Inferer):
             fewer.
         """
         for samples in self.iter_samples(volume, network, case):
-            yield samples.mean(0)
+            yield samples.mean(0) if len(samples) > 1 else samples[0]
 
     def iter_samples(
         self,
@@ -166,12 +166,11 @@ class SliceWiseInferer(Inferer):
         for start in tqdm(starts, desc=printable(case) or "slices", delay=2, leave=False, disable=not self.progress):
             stop = min(start + self.batch_size, depth)
             image = self.network_image(volume, start, stop)
-            yield torch.stack(
-                [
-                    resize_slices(score, in_plane_size).movedim(0, self.slice_axis + 1)
-                    for score in self._scores(network, image, case, start, noise, num_samples)  # each [N, K, H, W]
-                ]
-            )
+            scores = [
+                resize_slices(score, in_plane_size).movedim(0, self.slice_axis + 1)
+                for score in self._scores(network, image, case, start, noise, num_samples)  # each [N, K, H, W]
+            ]
+            yield stack_samples(scores)
 
     def network_image(self, volume: torch.Tensor | StreamedVolume, start: int, stop: int) -> torch.Tensor:
         """Return the slices ``start`` to ``stop - 1`` of a volume as the network gets them, [N, 3, H, W] in [-1, 1].
@@ -216,6 +215,11 @@ class SliceWiseInferer(Inferer):
             seeds = [seed_from(self.seed, case, start + i, sample) for i in range(len(image))]
             start_noise = seeded_normal(torch.tensor(seeds), shape).to(image)
             yield sdseg.segment_latent(image_latent, start_noise)
+
+
+def stack_samples(samples: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return samples [...] as one tensor, [S, ...]; a single one is not copied."""
+    return torch.stack(list(samples)) if len(samples) > 1 else samples[0][None]
 
 
 def has_start_noise(network: nn.Module) -> bool:

@@ -127,9 +127,10 @@ class SegmentationResult:
     @cached_property
     def voxel_counts(self) -> np.ndarray:
         """Number of voxels of each class without the background, [C], int64; of a photograph the number of pixels."""
-        end = self.num_classes  # the value 255, unsure, is not counted
-        counts = [np.bincount(part.ravel(order="K"), minlength=end)[1:end] for part in chunks(self.labels)]
-        return np.sum(counts, axis=0)
+        counts = np.zeros(self.num_classes - 1, dtype=np.int64)
+        for part in chunks(self.labels):
+            counts += [np.count_nonzero(part == value) for value in range(1, self.num_classes)]
+        return counts
 
     @property
     def volumes(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ from sdseg_monai.io.segments import OTHER_MODALITY, PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
 from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import ImageWarning, ImageWarnings, LoggedWarnings
+from sdseg_monai.networks.codes import classes_from_score
 from sdseg_monai.networks.device import checked_device
 from sdseg_monai.transforms import SaveMaskd
 from sdseg_monai.transforms.steps import apply_steps, step_errors
@@ -200,6 +201,8 @@ class Segmenter:
 
     def classify(self, item_on_grid: Mapping[str, Any]) -> np.ndarray:
         """Choose the class of each voxel by the score ``pred`` on the file's grid, of :meth:`invert`; uint8."""
+        if self._steps.takes_highest:
+            return classes_from_score(item_on_grid["pred"].as_subclass(torch.Tensor)[None])[0, 0].numpy()
         return mask_to_array(self._apply(self._steps.classify, item_on_grid, "pred")["pred"])
 
     def clean(self, item: Mapping[str, Any], labels: np.ndarray) -> None:
@@ -231,6 +234,7 @@ class Steps:
         clean: of the mask of the whole image.
         can_stream: whether the first three give the same result slab by slab; where they do not, ``classify`` is all
             that follows ``invert``, and ``clean`` is empty.
+        takes_highest: whether ``classify`` is no more than :func:`~sdseg_monai.networks.codes.classes_from_score`.
     """
 
     prepare: Transform
@@ -238,6 +242,7 @@ class Steps:
     classify: Compose
     clean: Compose
     can_stream: bool
+    takes_highest: bool
 
 
 def read_steps(parser: ConfigParser, config: Path) -> Steps:
@@ -273,7 +278,8 @@ def read_steps(parser: ConfigParser, config: Path) -> Steps:
     is_slabwise = can_stream(prepare) and _inverts_alone(invert, prepare) and _is_of_voxels(step)
     if not is_slabwise:
         classify, clean = [*classify, *clean], []
-    return Steps(prepare, invert, Compose(classify), Compose(clean), is_slabwise)
+    takes_highest = is_slabwise and (*step.argmax, *step.threshold, *step.rounding) == (True, None, None)
+    return Steps(prepare, invert, Compose(classify), Compose(clean), is_slabwise, takes_highest)
 
 
 def _inverts_alone(invert: Compose, prepare: Transform) -> bool:
@@ -284,7 +290,8 @@ def _inverts_alone(invert: Compose, prepare: Transform) -> bool:
 
 def _is_of_voxels(step: Any) -> bool:
     """Tell whether a step makes a mask of scores voxel by voxel."""
-    return type(step) is AsDiscreted and tuple(step.to_onehot) == (None,) and tuple(step.keys) == ("pred",)
+    is_known = type(step) is AsDiscreted and tuple(step.keys) == ("pred",)
+    return is_known and tuple(step.to_onehot) == (None,) and not step.converter.kwargs
 
 
 def _values_of(parser: ConfigParser, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sdseg_monai.inference.assembly import Assembly, iter_parts
 from sdseg_monai.inference.results import KEPT, SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.inference.uncertainty import SampledSegmentation, compare_samples
-from sdseg_monai.inferers import case_name, has_start_noise
+from sdseg_monai.inferers import case_name, has_start_noise, stack_samples
 from sdseg_monai.io.segments import names_side
 from sdseg_monai.transforms.streaming import StreamedVolume
 
@@ -244,4 +244,4 @@ def _trained_mirror_axis(segmenter: Segmenter) -> int:
 
 def _stack(*samples: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     for slabs in zip(*samples, strict=True):
-        yield torch.stack(slabs)
+        yield stack_samples(slabs)

@@ -158,8 +158,15 @@ def classes_from_score(score: torch.Tensor) -> torch.Tensor:
         >>> classes_from_score(torch.tensor([[[0.2, 0.5, 0.9]]]))
         tensor([[[0, 1, 1]]], dtype=torch.uint8)
     """
-    classes = score >= 0.5 if score.shape[1] == 1 else score.argmax(dim=1, keepdim=True)
-    return classes.to(torch.uint8)
+    if score.shape[1] == 1:
+        return (score >= 0.5).to(torch.uint8)
+    # argmax across memory takes 20 times as long on a CPU; as there, the first of equal scores wins
+    highest, classes = score[:, :1], torch.zeros_like(score[:, :1], dtype=torch.uint8)
+    for value in range(1, score.shape[1]):
+        score_of_class = score[:, value : value + 1]
+        classes.masked_fill_(score_of_class > highest, value)
+        highest = torch.maximum(highest, score_of_class)
+    return classes
 
 
 def score_margin(score: torch.Tensor) -> torch.Tensor:

@@ -237,4 +237,6 @@ def _sorted_values(array: np.ndarray, indices: Sequence[int]) -> list[np.float32
 def _sortable(part: np.ndarray) -> np.ndarray:
     """Return unsigned numbers, [N], uint32, that are in order as the float32 numbers are from which they come."""
     bits = part.ravel(order="K").view(np.uint32)
-    return np.where(bits & SIGN, ~bits, bits | SIGN)
+    masks = bits.view(np.int32) >> 31  # of negative numbers all bits, else none
+    masks |= np.int32(-(1 << 31))
+    return masks.view(np.uint32) ^ bits
