@@ -74,7 +74,7 @@ def _moment(kind: str, random: Random, program: Program, output: Path) -> tuple[
 
 def hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the masks and maps below a folder, by their paths in it."""
-    files = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".json")
+    files = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and ".json" not in path.suffix)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -132,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
         check_exists(file)
     bundle = chosen_bundle(options.bundle, options.overlay)
 
+    from sdseg_monai.inference.manifest import journal_of
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
@@ -150,8 +151,9 @@ def run(options: argparse.Namespace) -> int:
     ]
     outputs = [file for job in jobs for file in job.outputs]
     if is_batch:
-        outputs.append(_manifest(options))
-        check_output(outputs[-1], ".json", "manifest")
+        manifest = _manifest(options)
+        check_output(manifest, ".json", "manifest")
+        outputs += [manifest, journal_of(manifest)]
     if options.report is not None:
         check_output(options.report, ".html", "page")
         outputs.append(options.report)
@@ -262,11 +264,12 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     manifest.left_out = left_out_of(options.input, [job.source for job in jobs])
     cases: dict[Job, dict[str, Any]] = {}
     describe = partial(_describe, options)
-    run = segment_many(pipeline, jobs, manifest, options.resume, _SliceBar(options), describe)
-    for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
-        cases[job] = case
-        if case["status"] == "failed":
-            tqdm.write(f"error: {printable(case['error'])}", file=sys.stderr)
+    with manifest:
+        run = segment_many(pipeline, jobs, manifest, options.resume, _SliceBar(options), describe)
+        for job, case in tqdm(run, total=len(jobs), desc="segmenting", unit="image", disable=options.quiet):
+            cases[job] = case
+            if case["status"] == "failed":
+                tqdm.write(f"error: {printable(case['error'])}", file=sys.stderr)
     by_name = {job.name: case for job, case in cases.items()}
     _write_table(by_name, options)
     for line in left_out_lines(manifest.left_out):

@@ -151,7 +151,7 @@ def segment_many(
     Args:
         pipeline: the model.
         jobs: the images and their files.
-        manifest: is written again after each image.
+        manifest: takes each image's entry as soon as it is known; a context that the caller has entered.
         resume: skip the images that an earlier run has segmented.
         progress: see :func:`~sdseg_monai.inference.pipeline.segment`; it is called for each image.
         describe: returns the message of an image's error in an entry.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import DICOM_SUFFIX, is_whole_seg
@@ -18,7 +18,10 @@ FILE_NAME = "sdseg_manifest.json"
 
 
 class Manifest:
-    """The manifest of one run. It is written again after each case.
+    """The manifest of one run: while it lasts a journal, to which each case adds a line, and at its end one JSON file.
+
+    Use it as a context: its end, also by an error or an interruption, makes the file and removes the journal. After
+    a kill the journal is still there, and :meth:`resume` reads it.
 
     Attributes:
         path: the file.
@@ -34,30 +37,54 @@ class Manifest:
         self.settings = dict(settings)
         self.left_out: dict[str, str] = {}
         self.cases: dict[str, dict[str, Any]] = {}
+        self._is_resumed = False
+        self._file: TextIO | None = None
 
     @classmethod
     def resume(cls, path: Path, about: Mapping[str, Any], settings: Mapping[str, Any]) -> Self:
-        """Return the manifest of the run that wrote ``path``, or a new one where there is no such file.
+        """Return the manifest of the run that wrote ``path`` or its journal, or a new one where there is neither.
 
         Raises:
-            InputError: the file is not a manifest, or it belongs to a run with other settings.
+            InputError: a file is not a manifest, or it belongs to a run with other settings.
         """
         manifest = cls(path, about, settings)
-        if not path.exists():
-            return manifest
-        try:
-            content = json.loads(path.read_text())
-            old_settings = dict(content["settings"])
-            manifest.cases = {name: dict(case) for name, case in content["cases"].items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise InputError(f"{path}: no manifest of a run ({error!r:.200}); remove it to start anew") from error
-        for name, value in json.loads(json.dumps(manifest.settings)).items():
+        manifest._is_resumed = True
+        for file in (path, journal_of(path)):
+            if not file.exists():
+                continue
+            try:
+                old_settings, cases = _read_manifest(file) if file == path else _read_journal(file)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                raise InputError(f"{file}: no manifest of a run ({error!r:.200}); remove it to start anew") from error
+            if old_settings is not None:
+                manifest._check_settings(file, old_settings)
+            manifest.cases |= cases
+        return manifest
+
+    def _check_settings(self, file: Path, old_settings: Mapping[str, Any]) -> None:
+        for name, value in json.loads(json.dumps(self.settings)).items():
             if old_settings.get(name) != value:
                 raise InputError(
-                    f"{path}: is of a run with {name} {old_settings.get(name)!r}, now it is {value!r}: resume with the "
+                    f"{file}: is of a run with {name} {old_settings.get(name)!r}, now it is {value!r}: resume with the "
                     "same settings, or name another output"
                 )
-        return manifest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if journal_of(self.path).exists():
+            self._fold()
+
+    def _fold(self) -> None:
+        """Write the file, and remove the journal."""
+        names = ("about", "settings", "left_out", "cases")
+        content = {name: getattr(self, name) for name in names}
+        write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+        journal_of(self.path).unlink(missing_ok=True)
 
     def is_done(self, source: Source, outputs: Iterable[Path], pixel_mm: float | None = None) -> bool:
         """Tell whether this very image was segmented, and each of its ``outputs`` is complete and on its grid.
@@ -75,15 +102,50 @@ class Manifest:
             return False
 
     def record(self, source: Source, **case: Any) -> None:
-        """Set the entry of an image, and write the file.
+        """Set the entry of an image, and add it to the journal.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        self.cases[source_name(source)] = case
-        names = ("about", "settings", "left_out", "cases")
-        content = {name: getattr(self, name) for name in names}
-        write_atomically(self.path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+        name = source_name(source)
+        self.cases[name] = case
+        try:
+            if self._file is None:
+                self._file = self._start_journal()
+            self._file.write(json.dumps({"name": name, "case": case}) + "\n")
+            self._file.flush()  # to the system: what a killed process has flushed is not lost
+        except OSError as error:
+            raise InputError(f"{journal_of(self.path)}: cannot be written ({error.strerror})") from error
+
+    def _start_journal(self) -> TextIO:
+        journal = journal_of(self.path)
+        if not self._is_resumed:
+            self.path.unlink(missing_ok=True)  # of another run
+        elif journal.exists():
+            self._fold()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = journal.open("w")
+        file.write(json.dumps({"about": self.about, "settings": self.settings}) + "\n")
+        return file
+
+
+def journal_of(path: Path) -> Path:
+    """Return the journal of the run whose manifest is ``path``."""
+    return path.with_suffix(".jsonl")
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return settings and cases."""
+    content = json.loads(path.read_text())
+    return dict(content["settings"]), {name: dict(case) for name, case in content["cases"].items()}
+
+
+def _read_journal(path: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """Return settings, None where there is no line, and cases; a last line that a kill has cut is passed over."""
+    entries = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    if not entries:
+        return None, {}
+    return dict(entries[0]["settings"]), {entry["name"]: dict(entry["case"]) for entry in entries[1:]}
 
 
 def case_warnings(case: Mapping[str, Any]) -> list[str]:
