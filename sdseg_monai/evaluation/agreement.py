@@ -10,7 +10,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
+from monai.metrics import compute_iou
+from monai.metrics.utils import get_edge_surface_distance
+from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
@@ -25,6 +27,7 @@ Protocol = Literal["native", "official"]
 NSD_TOLERANCE = 2.0  # mm
 OFFICIAL_SIZE = (256, 256)
 UNDEFINED = float("nan")
+LARGEST_TABLE = 1 << 16  # of values of classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,33 +289,69 @@ def compare_masks(
         >>> metrics.dice, metrics.hd95
         (1.0, 0.0)
     """
-    values = sorted({int(value) for mask in (predicted, expected) for value in mask.unique()} - {0})
-    classes = {value: _compare(predicted == value, expected == value, spacing, tolerance) for value in values}
-    union = classes[values[0]] if len(values) == 1 else _compare(predicted > 0, expected > 0, spacing, tolerance)
-    mean = mean_agreement(list(classes.values())) if len(values) > 1 else union
+    masks = [torch.as_tensor(mask).cpu().numpy() for mask in (predicted, expected)]
+    boxes = _boxes(masks)
+    classes = {
+        value: _compare(masks[0][box] == value, masks[1][box] == value, spacing, tolerance)
+        for value, box in boxes.items()
+    }
+    if len(boxes) == 1:
+        (union,) = classes.values()
+    else:
+        box = _around(list(boxes.values()), masks[0].shape, margin=0)
+        union = _compare(masks[0][box] > 0, masks[1][box] > 0, spacing, tolerance)
+    mean = mean_agreement(list(classes.values())) if len(classes) > 1 else union
     return CaseMetrics(case=case, classes=classes, foreground=union, **vars(mean))
 
 
+def _boxes(masks: Sequence[np.ndarray]) -> dict[int, tuple[slice, ...]]:
+    """Return a box around each class of two masks, with a margin of one voxel, in the order of their values."""
+    boxes: dict[int, list[tuple[slice, ...]]] = {}
+    for mask in masks:
+        is_small = mask.max(initial=0) < LARGEST_TABLE  # find_objects makes a table of all values up to the largest
+        values = range(LARGEST_TABLE) if is_small else np.union1d(0, mask)
+        numbers = (mask if is_small else np.searchsorted(values, mask)).astype(np.int32)
+        for value, box in zip(values[1:], find_objects(numbers), strict=False):
+            if box is not None:
+                boxes.setdefault(int(value), []).append(box)
+    return {value: _around(boxes[value], masks[0].shape, margin=1) for value in sorted(boxes)}
+
+
+def _around(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int], margin: int) -> tuple[slice, ...]:
+    """Return the smallest box that holds ``boxes`` and a margin around them, as far as the volume reaches."""
+    return tuple(
+        slice(
+            max(min((box[axis].start for box in boxes), default=0) - margin, 0),
+            min(max((box[axis].stop for box in boxes), default=0) + margin, length),
+        )
+        for axis, length in enumerate(shape)
+    )
+
+
 def _compare(
-    predicted_mask: torch.Tensor, label_mask: torch.Tensor, spacing: Sequence[float] | None, tolerance: float
+    predicted_mask: np.ndarray, label_mask: np.ndarray, spacing: Sequence[float] | None, tolerance: float
 ) -> Agreement:
-    predicted_size, label_size = int(predicted_mask.sum()), int(label_mask.sum())  # voxels
+    """Compare two binary masks, cropped to what they hold and a margin of one voxel where the volume has it."""
+    predicted_size, label_size = int(np.count_nonzero(predicted_mask)), int(np.count_nonzero(label_mask))  # voxels
     if not (predicted_size or label_size):
         return EMPTY_PAIR
+    common_size = int(np.count_nonzero(predicted_mask & label_mask))
     axes = [axis for axis, length in enumerate(label_mask.shape) if length > 1]
     if len(axes) == 2:  # a single slice: its surface is its outline, in three dimensions it would be all of its pixels
         predicted_mask, label_mask = predicted_mask.squeeze(), label_mask.squeeze()
         spacing = None if spacing is None else [spacing[axis] for axis in axes]
-    masks = (predicted_mask[None, None], label_mask[None, None])
     hd95 = nsd = UNDEFINED
-    if spacing is not None:
-        surface_options = {"include_background": True, "spacing": spacing}
-        if predicted_size and label_size:
-            hd95 = float(compute_hausdorff_distance(*masks, percentile=95, **surface_options))
-        nsd = float(compute_surface_dice(*masks, [tolerance], **surface_options))
+    if spacing is not None and predicted_size and label_size:
+        masks = [torch.from_numpy(mask) for mask in (predicted_mask, label_mask)]
+        distances = get_edge_surface_distance(*masks, spacing=spacing, symmetric=True)[1]  # once for both metrics
+        hd95 = max(float(torch.quantile(distance, 0.95)) for distance in distances)
+        num_near = sum(int((distance <= tolerance).sum()) for distance in distances)
+        nsd = num_near / sum(len(distance) for distance in distances)
+    elif spacing is not None:
+        nsd = 0.0
     return Agreement(
-        dice=float(compute_dice(*masks, ignore_empty=False)),
-        iou=float(compute_iou(*masks, ignore_empty=False)),
+        dice=2 * common_size / (predicted_size + label_size),
+        iou=common_size / (predicted_size + label_size - common_size),
         hd95=hd95,
         nsd=nsd,
         volume_difference=(predicted_size - label_size) / label_size if label_size else UNDEFINED,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
 from PIL import Image
 
 from sdseg_monai.errors import InputError
@@ -35,6 +36,36 @@ def box(*ranges, value=1, shape=(12, 12, 12)):
     mask = np.zeros(shape, np.uint8)
     mask[tuple(slice(*r) for r in ranges)] = value
     return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.sampled_from([(9, 8, 7), (16, 5, 12), (12, 10, 1), (1, 9, 9), (6, 6, 2)]),
+    values=st.sampled_from([[1], [1, 2, 3], [2, 7], [5, 70_000, 100_000]]),
+    background=st.sampled_from([0.0, 0.5, 0.95]),
+)
+def test_the_metrics_are_monais(seed, shape, values, background):
+    """Those of each class in the whole volume, which are computed here in a box around it."""
+    rng = np.random.default_rng(seed)
+    spacing = rng.uniform(0.5, 4, 3).tolist()
+    predicted, expected = (
+        torch.from_numpy(np.where(rng.random(shape) < background, 0, rng.choice(values, shape))) for _ in range(2)
+    )
+    metrics = compare_masks("case", predicted, expected, spacing, tolerance=1.5)
+    assert list(metrics.classes) == sorted({*predicted.unique().tolist(), *expected.unique().tolist()} - {0})
+    axes = [axis for axis, length in enumerate(shape) if length > 1]
+    options: dict[str, Any] = {"include_background": True, "spacing": [spacing[axis] for axis in axes]}
+    for value, agreement in metrics.classes.items():
+        masks = [(mask == value).squeeze()[None, None] for mask in (predicted, expected)]
+        assert agreement.dice == pytest.approx(compute_dice(*masks, ignore_empty=False).item(), abs=1e-6)
+        assert agreement.iou == pytest.approx(compute_iou(*masks, ignore_empty=False).item(), abs=1e-6)
+        assert agreement.nsd == pytest.approx(compute_surface_dice(*masks, [1.5], **options).item(), abs=1e-6)
+        if all(mask.any() for mask in masks):
+            expected_hd95 = compute_hausdorff_distance(*masks, percentile=95, **options).item()
+            assert agreement.hd95 == pytest.approx(expected_hd95, abs=1e-5)
+        else:
+            assert math.isnan(agreement.hd95)
 
 
 MASKS = st.lists(st.integers(0, 3), min_size=27, max_size=27).map(lambda v: torch.tensor(v).view(3, 3, 3))
