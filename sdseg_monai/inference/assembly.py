@@ -11,7 +11,7 @@ from monai.utils import MetaKeys
 
 from sdseg_monai.inference.results import CONFIDENCE, SCORES, SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
-from sdseg_monai.io.arrays import make_array, release
+from sdseg_monai.io.arrays import make_array, put
 from sdseg_monai.networks.codes import score_margin
 from sdseg_monai.transforms.streaming import StreamedVolume
 
@@ -80,14 +80,12 @@ class Assembly:
         item_on_grid = self.segmenter.invert(part.item, score)
         score_on_grid = item_on_grid["pred"].as_subclass(torch.Tensor).float()  # [K, x, y, z] of the file
         if CONFIDENCE in self.kept:
-            self.kept[CONFIDENCE][part.box] = score_margin(score_on_grid[None])[0, 0].numpy()
+            put(self.kept[CONFIDENCE], part.box, score_margin(score_on_grid[None])[0, 0].numpy())
         if SCORES in self.kept:
             foreground = score_on_grid if len(score_on_grid) == 1 else score_on_grid[1:]
-            self.kept[SCORES][:, *part.box] = foreground.numpy()
-        for array in self.kept.values():
-            release(array)
-        self.labels[part.box] = self.segmenter.classify(item_on_grid)
-        release(self.labels)
+            for array, values in zip(self.kept[SCORES], foreground.numpy(), strict=True):
+                put(array, part.box, values)
+        put(self.labels, part.box, self.segmenter.classify(item_on_grid))
 
     def finish(self) -> SegmentationResult:
         """Return the result, after all parts; its mask is cleaned, where the bundle does so."""

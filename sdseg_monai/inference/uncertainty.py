@@ -13,7 +13,7 @@ import torch
 
 from sdseg_monai.inference.assembly import Assembly, iter_parts
 from sdseg_monai.inference.results import SegmentationResult
-from sdseg_monai.io.arrays import chunk_slices, make_array
+from sdseg_monai.io.arrays import chunk_slices, make_array, put
 from sdseg_monai.io.sources import is_photograph
 from sdseg_monai.networks.codes import classes_from_score
 
@@ -92,7 +92,7 @@ def compare_samples(
         assembly.add(part, combine(slab))
         mean = slab.mean(dim=0)
         entropy_of_part = predictive_entropy(mean[1:] if len(mean) > 1 else mean)[None]
-        entropy[part.box] = segmenter.invert(part.item, entropy_of_part)["pred"][0].float().numpy()
+        put(entropy, part.box, segmenter.invert(part.item, entropy_of_part)["pred"][0].float().numpy())
         for sample, classes in zip(samples, classes_from_score(slab)[:, 0], strict=True):
             sample.add(part, _score_of(classes, num_scores=len(mean)))
     masks, volumes = [], []

@@ -11,6 +11,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -49,11 +50,40 @@ def make_array(shape: Sequence[int], dtype: DTypeLike, *, on_disk: bool = True) 
 
 def release(array: np.ndarray) -> None:
     """Let the pages of an array of :func:`make_array`, or of a part of it, leave the memory; its values stay."""
-    base = array
-    while isinstance(base, np.ndarray) and base.base is not None:
+    pages = _pages(array)
+    if pages is not None:
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+def take(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """Return the part of an array in a box, [X, Y, Z]; a copy where the array lies in a file.
+
+    A thin slab across the last axis lies in all pages of the file. They are read and released one after the other.
+    """
+    if _pages(array) is None:
+        return array[box]
+    view = array[..., box[-1]]
+    part = np.empty(view[box[:-1]].shape, array.dtype, order="F")
+    for chunk in chunk_slices(view):
+        part[..., chunk] = view[*box[:-1], chunk]
+        release(array)
+    return part
+
+
+def put(array: np.ndarray, box: tuple[slice, ...], part: np.ndarray) -> None:
+    """Set the part of an array [X, Y, Z] in a box; the pages of a file are released as they are written."""
+    view = array[..., box[-1]]
+    for chunk in chunk_slices(view):
+        view[*box[:-1], chunk] = part[..., chunk]
+        release(array)
+
+
+def _pages(array: np.ndarray) -> mmap.mmap | None:
+    """Return the file in memory of which an array is a part; None where it is in no file."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def chunk_slices(array: np.ndarray) -> Iterator[slice]:

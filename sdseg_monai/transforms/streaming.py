@@ -23,7 +23,7 @@ from monai.transforms import (
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
-from sdseg_monai.io.arrays import IN_MEMORY_BYTES, chunks, release
+from sdseg_monai.io.arrays import IN_MEMORY_BYTES, chunks, take
 from sdseg_monai.io.volumes import Volume
 from sdseg_monai.io.warnings import ImageWarnings
 from sdseg_monai.transforms.checks import CheckImaged
@@ -143,8 +143,7 @@ class StreamedVolume:
         box = self.box(dim, start, length)
         affine = self.volume.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ [step.start or 0 for step in box]
-        slab = self._prepare(Volume(self.volume.array[box], affine, self.volume.name))
-        release(self.volume.array)
+        slab = self._prepare(Volume(take(self.volume.array, box), affine, self.volume.name))
         self._last[:] = [(dim, start, slab)]
         return slab
 

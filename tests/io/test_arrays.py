@@ -1,12 +1,14 @@
 """Arrays that lie in a temporary file where they are large."""
 
+import threading
+
 import numpy as np
 import psutil
 import pytest
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import arrays
-from sdseg_monai.io.arrays import chunk_slices, chunks, make_array, release
+from sdseg_monai.io.arrays import chunk_slices, chunks, make_array, release, take
 
 MIB = 1 << 20
 
@@ -30,6 +32,29 @@ def test_working_on_chunks_needs_little_memory():
         part[...] = number
         most = max(most, psutil.Process().memory_info().rss)
     assert most < before + 60 * MIB and array[..., -1].min() == number
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slab_across_any_axis_needs_little_memory(axis):
+    array = make_array((512, 512, 300), np.float32)
+    for index, part in enumerate(chunks(array)):
+        part[...] = index
+    box = [slice(None)] * 3
+    box[axis] = slice(100, 108)
+    before, most, ended = psutil.Process().memory_info().rss, 0, threading.Event()
+
+    def watch():
+        nonlocal most
+        while not ended.is_set():
+            most = max(most, psutil.Process().memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    part = take(array, tuple(box))
+    ended.set()
+    watcher.join()
+    np.testing.assert_array_equal(part, array[tuple(box)])
+    assert most < before + 80 * MIB
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (2000, 2000, 2), (3, 4, 5000)])
