@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TextIO
 from sdseg_monai.about import RESEARCH_ONLY, __version__
 from sdseg_monai.cli import audit, convert, demo, ejection, evaluate, info, init_bundle, label, segment
 from sdseg_monai.cli.arguments import message_of
+from sdseg_monai.cli.threads import set_threads
 from sdseg_monai.errors import EXIT_BAD_INPUT, InputError, PrintableFormatter, printable
 
 COMMANDS = {
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where a process starts without
     options = make_parser().parse_args(arguments)
+    if hasattr(options, "threads"):
+        set_threads(options.threads)
     with _libraries_off_stderr(options):
         return _run(options)
 

@@ -61,8 +61,15 @@ def chosen_bundle(name: str | None, overlays: Sequence[Path]) -> str:
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
-    """Add the option for the device."""
+    """Add the options for the device, and for the threads on the CPU."""
     command.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is a GPU)")
+    command.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads that compute on the CPU (default: OMP_NUM_THREADS, else the cores that this process may use and "
+        "that other programs leave free)",
+    )
 
 
 def name_options(message: str, options: Mapping[str, str]) -> str:
