@@ -79,8 +79,14 @@ def run(options: argparse.Namespace) -> int:
         check_output(options.report, ".html", "page")
     pairs = match_cases(options.predictions, options.labels)
     match_images([prediction for prediction, _ in pairs], options.images)  # raises before hours are spent
+
+    def keep(evaluation: Evaluation) -> None:
+        if evaluation.cases:
+            write_csv(options.output, evaluation.cases, _class_names(evaluation, options))
+            note(f"{options.output}: the {len(evaluation.cases)} of {len(pairs)} cases so far", options)
+
     evaluation = evaluate_pairs(
-        pairs, progress=not options.quiet, tolerance=options.tolerance, protocol=options.protocol
+        pairs, progress=not options.quiet, tolerance=options.tolerance, protocol=options.protocol, keep=keep
     )
     for error in evaluation.failed.values():
         sys.stderr.write(f"error: {error}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -160,6 +160,7 @@ def evaluate_pairs(
     progress: bool = True,
     tolerance: float = NSD_TOLERANCE,
     protocol: Protocol = "native",
+    keep: Callable[[Evaluation], object] = lambda evaluation: None,
 ) -> Evaluation:
     """Evaluate predictions with their labels; a pair that cannot be compared does not stop the others.
 
@@ -169,13 +170,18 @@ def evaluate_pairs(
         progress: show a progress bar.
         tolerance: of the surface Dice, in mm (of pictures in pixels).
         protocol: see :func:`evaluate_case`.
+        keep: is called with the cases so far where the evaluation is interrupted.
     """
     evaluation = Evaluation(pairs={case_name(pair[0]): pair for pair in pairs}, cases=[], failed={})
-    for prediction, label in _bar(pairs, progress):
-        try:
-            evaluation.cases.append(evaluate_case(prediction, label, tolerance, protocol))
-        except InputError as error:
-            evaluation.failed[case_name(prediction)] = str(error)
+    try:
+        for prediction, label in _bar(pairs, progress):
+            try:
+                evaluation.cases.append(evaluate_case(prediction, label, tolerance, protocol))
+            except InputError as error:
+                evaluation.failed[case_name(prediction)] = str(error)
+    except KeyboardInterrupt:
+        keep(evaluation)
+        raise
     return evaluation
 
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE
+from sdseg_monai.evaluation import METRICS, NSD_TOLERANCE, agreement
 from tests.cli.running import run
 from tests.makers.volumes import write_nifti
 
@@ -92,3 +92,22 @@ def test_evaluate_errors(tmp_path, capsys, volume):
     assert code == 2 and "has the same name" in err
     code, _, err = run(capsys, *arguments, tmp_path / "nowhere")
     assert code == 2 and "no folder" in err
+
+
+def test_an_interruption_keeps_the_cases_so_far(tmp_path, capsys, monkeypatch):
+    for folder in ("pred", "label"):
+        (tmp_path / folder).mkdir()
+        for name in "abcd":
+            write_nifti(tmp_path / folder / f"{name}.nii.gz", np.eye(4, dtype=np.uint8)[None])
+    read = agreement.read_mask
+
+    def interrupted(path):
+        if path.name == "c.nii.gz":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(agreement, "read_mask", interrupted)
+    arguments = ("--predictions", tmp_path / "pred", "--labels", tmp_path / "label", "-o", tmp_path / "m.csv")
+    code, out, err = run(capsys, "evaluate", *arguments)
+    assert code == 130 and out == "" and "the 2 of 4 cases so far" in err
+    assert [row[0] for row in csv.reader((tmp_path / "m.csv").open())] == ["case", "a", "b", "mean"]
