@@ -29,7 +29,7 @@ INFERENCE_FAULTS = {
     "network_def/prediction_type": ("@nowhere", "network_def: the referring item `@nowhere` is not defined"),
     "inferer": ([], "inferer is a list, [], expected Inferer"),
     "preprocessing": ({}, "preprocessing is a dict, {}, expected Transform"),
-    "preprocessing/transforms": ([], "preprocessing leaves 'image' of type PosixPath, expected transforms that make"),
+    "preprocessing/transforms": ([], "preprocessing leaves 'image' of type Volume, expected transforms that make"),
     "preprocessing/transforms/2/axcodes": (5, "preprocessing: Orientationd cannot be applied (TypeError: "),
     "preprocessing/transforms/3": (None, "preprocessing: NoneType cannot be applied (TypeError: "),
     "mask_from_score/keys": ("x", "postprocessing: AsDiscreted cannot be applied (KeyError: "),
