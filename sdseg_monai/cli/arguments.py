@@ -137,6 +137,14 @@ def edge(text: str) -> float:
     return number
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Return the numbers of ``2/8``: which part, and how many there are."""
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected such as 2/8, the second of eight parts")
+    return int(match[1]), int(match[2])
+
+
 def fraction(text: str) -> float:
     """Return a number from 0 to 1."""
     number = _number(text, float)

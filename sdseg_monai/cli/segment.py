@@ -22,6 +22,7 @@ from sdseg_monai.cli.arguments import (
     path,
     positive,
     seed,
+    shard,
 )
 from sdseg_monai.cli.hints import bundle_hint
 from sdseg_monai.cli.outputs import EXIT_SOME_FAILED, check_output, note, report
@@ -122,6 +123,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="with several images, skip those that a run with the same settings has done and whose masks are complete",
     )
     command.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="with several images, do the I-th of N parts of them, which N processes or machines do at once",
+    )
+    command.add_argument(
         "--report", type=path, metavar="HTML", help="write a page that shows every case and needs no network"
     )
 
@@ -132,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
         check_exists(file)
     bundle = chosen_bundle(options.bundle, options.overlay)
 
-    from sdseg_monai.inference.manifest import journal_of
+    from sdseg_monai.inference.manifest import Shard, journal_of
     from sdseg_monai.inference.pipeline import Pipeline
     from sdseg_monai.inference.results import check_sidecar, sidecar
     from sdseg_monai.io.dicom import Series
@@ -143,6 +150,8 @@ def run(options: argparse.Namespace) -> int:
     is_batch = _is_datalist(options.input) or (options.input.is_dir() and not isinstance(sources[0], Series))
     if options.resume and not is_batch:
         raise InputError(f"{options.input}: --resume goes on with several images, this is one")
+    if options.shard is not None and not is_batch:
+        raise InputError(f"{options.input}: --shard is a part of several images, this is one")
     pixel_sizes = _pixel_sizes(options, sources)
     pipeline = Pipeline(bundle, **_pipeline_options(options))
     jobs = [
@@ -159,12 +168,14 @@ def run(options: argparse.Namespace) -> int:
         outputs.append(options.report)
     for job in jobs:
         check_sidecar(sidecar(job.mask))
+    if options.shard is not None:  # after the checks of all images, which are the same for each part
+        jobs = [job for job in jobs if Shard(*options.shard).has(job.name)]
     inputs = [file for source in sources for file in source_files(source)]
     datalist = [options.input] if options.input.is_file() else []
     check_outputs([*inputs, *options.weights, *options.overlay, *datalist], outputs)
     for folder in {file.parent for file in outputs}:
         check_folder(folder)
-    return (_segment_many if is_batch else _segment_one)(options, pipeline, jobs)
+    return _segment_many(options, pipeline, jobs, sources) if is_batch else _segment_one(options, pipeline, jobs)
 
 
 def _pixel_sizes(options: argparse.Namespace, sources: list[Source]) -> list[float | None]:
@@ -193,9 +204,10 @@ def _is_datalist(source: Path) -> bool:
 
 
 def _manifest(options: argparse.Namespace) -> Path:
-    from sdseg_monai.inference.manifest import FILE_NAME
+    from sdseg_monai.inference.manifest import FILE_NAME, Shard, shard_manifest
 
-    return options.output / FILE_NAME
+    manifest = options.output / FILE_NAME
+    return manifest if options.shard is None else shard_manifest(manifest, Shard(*options.shard))
 
 
 def _pipeline_options(options: argparse.Namespace) -> Options:
@@ -217,10 +229,14 @@ def _pipeline_options(options: argparse.Namespace) -> Options:
 def _jobs(options: argparse.Namespace, pipeline: Pipeline, sources: list[Source], is_batch: bool) -> list[Job]:
     from sdseg_monai.inference.batch import job_of_file, jobs_in_folder
 
-    maps = [name for name in pipeline.map_names if _is_asked_for(name, options)]
+    maps = _maps(options, pipeline)
     if is_batch:
         return jobs_in_folder(sources, options.output, maps)
     return [job_of_file(sources[0], options.output, maps)]
+
+
+def _maps(options: argparse.Namespace, pipeline: Pipeline) -> list[str]:
+    return [name for name in pipeline.map_names if _is_asked_for(name, options)]
 
 
 def _is_asked_for(map_name: str, options: argparse.Namespace) -> bool:
@@ -250,18 +266,18 @@ def _segment_one(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job
     return 0
 
 
-def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job]) -> int:
+def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Job], sources: list[Source]) -> int:
     from tqdm import tqdm
 
     from sdseg_monai.inference.batch import segment_many
-    from sdseg_monai.inference.manifest import Manifest, case_warnings
+    from sdseg_monai.inference.manifest import FILE_NAME, Manifest, case_warnings, merge_shards
     from sdseg_monai.io.sources import left_out_lines, left_out_of
     from sdseg_monai.report.runs import report_segmentations
 
-    settings = {**pipeline.settings, "maps": sorted(jobs[0].maps)}
+    settings = {**pipeline.settings, "maps": sorted(_maps(options, pipeline))}
     start = Manifest.resume if options.resume else Manifest
     manifest = start(_manifest(options), pipeline.about, settings)
-    manifest.left_out = left_out_of(options.input, [job.source for job in jobs])
+    manifest.left_out = left_out_of(options.input, sources)
     cases: dict[Job, dict[str, Any]] = {}
     describe = partial(_describe, options)
     with manifest:
@@ -282,6 +298,11 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     summary |= {"done": len(cases) - failure_count, "failed": failure_count, "flagged": flagged_count}
     summary["warned"] = sum(case["status"] != "failed" and bool(case_warnings(case)) for case in cases.values())
     summary["manifest"] = str(manifest.path)
+    if options.shard is not None:
+        summary["shard"] = "/".join(map(str, options.shard))
+        if merge_shards(options.output / FILE_NAME, options.shard[1]):
+            summary["manifest"] = str(options.output / FILE_NAME)
+            note(f"all {options.shard[1]} parts have ended: {summary['manifest']} has their cases", options)
     if manifest.left_out:
         summary["left_out"] = manifest.left_out
     if options.resume:
@@ -292,7 +313,7 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     if options.uncertainty is not None or any("measures" in case for case in cases.values()):
         summary["cases"] = {name: _sizes(case) for name, case in by_name.items() if case["status"] != "failed"}
     _report(summary, pipeline, options)
-    if failure_count == len(cases):
+    if cases and failure_count == len(cases):
         return EXIT_BAD_INPUT
     return EXIT_SOME_FAILED if failure_count else 0
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io.dicom import DICOM_SUFFIX, is_whole_seg
@@ -15,6 +16,24 @@ from sdseg_monai.io.sources import Source, hash_source, load_source, source_name
 from sdseg_monai.io.volumes import check_same_grid, read_volume
 
 FILE_NAME = "sdseg_manifest.json"
+
+
+class Shard(NamedTuple):
+    """One of several parts of a folder's images, each done by a process of its own, perhaps on another machine.
+
+    To which part an image belongs depends on its name alone, so that nobody must tell anybody.
+
+    Attributes:
+        number: of the part, from 1.
+        total: number of parts.
+    """
+
+    number: int
+    total: int
+
+    def has(self, name: str) -> bool:
+        """Tell whether the image with this name belongs to this part."""
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % self.total == self.number - 1
 
 
 class Manifest:
@@ -72,11 +91,12 @@ class Manifest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error_type: object, *_: object) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-        if journal_of(self.path).exists():
+        # a run without images, as of a small part of a folder, has an end too
+        if journal_of(self.path).exists() or (error_type is None and not self.path.exists()):
             self._fold()
 
     def _fold(self) -> None:
@@ -127,6 +147,39 @@ class Manifest:
         file = journal.open("w")
         file.write(json.dumps({"about": self.about, "settings": self.settings}) + "\n")
         return file
+
+
+def shard_manifest(path: Path, shard: Shard) -> Path:
+    """Return the manifest of one of several parts of the run whose manifest is ``path``."""
+    return path.with_name(f"{path.stem}.{shard.number}-of-{shard.total}{path.suffix}")
+
+
+def merge_shards(path: Path, count: int) -> bool:
+    """Write the manifest of a run in ``count`` parts, if all of them have ended; return whether they have.
+
+    Each part that ends calls this, and the last one finds all manifests. They stay, so that it does not matter if two
+    end at once.
+
+    Raises:
+        InputError: the manifest of a part is damaged or has other settings, or the file cannot be written.
+    """
+    files = [shard_manifest(path, Shard(index, count)) for index in range(1, count + 1)]
+    if any(journal_of(file).exists() or not file.exists() for file in files):
+        return False
+    content: dict[str, Any] = {}
+    for file in files:
+        try:
+            part = json.loads(file.read_text())
+            content = content or {**part, "cases": {}}
+            is_same = part["settings"] == content["settings"]
+            content["cases"] |= part["cases"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InputError(f"{file}: no manifest of a run ({error!r:.200}); do this part again") from error
+        if not is_same:
+            raise InputError(f"{file}: has other settings than {files[0].name}: do all parts with the same")
+    content["cases"] = dict(sorted(content["cases"].items()))
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+    return True
 
 
 def journal_of(path: Path) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,36 @@ def test_a_link_to_itself_is_one_bad_case(volume, tmp_path, capsys):
     (volume.parent / "loop.nii.gz").symlink_to("loop.nii.gz")
     code, out, err = run(capsys, "segment", volume.parent, "-o", tmp_path / "out")
     assert code == 1 and json.loads(out)["done"] == 1 and "loop.nii.gz" in err
+
+
+def test_parts_of_a_folder_give_the_masks_of_the_whole(bundle, volume, tmp_path, capsys):
+    """Three parts of five images, of which one part has failed before: its second try is enough."""
+    for seed, name in enumerate("abcde"):
+        write_thick_phantom(tmp_path / "in" / f"{name}.nii.gz", tmp_path / "label.nii.gz", seed=seed)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command = ("segment", tmp_path / "in", "--bundle", bundle, "-o")
+    assert run(capsys, *command, whole)[0] == 0
+    summaries = [json.loads(run(capsys, *command, parts, "--shard", f"{index}/3")[1]) for index in (1, 2, 3)]
+    assert sum(summary["done"] for summary in summaries) == 5
+    assert [Path(summary["manifest"]).name for summary in summaries][1:] == ["sdseg_manifest.2-of-3.json", FILE_NAME]
+    manifests = [json.loads((folder / FILE_NAME).read_text()) for folder in (whole, parts)]
+    for manifest in manifests:
+        for case in manifest["cases"].values():
+            case.pop("seconds")
+    assert manifests[0]["cases"] == manifests[1]["cases"] and manifests[0]["settings"] == manifests[1]["settings"]
+    for name in "abcde":
+        assert (whole / f"{name}.nii.gz").read_bytes() == (parts / f"{name}.nii.gz").read_bytes()
+    skipped = [
+        json.loads(run(capsys, *command, parts, "--shard", f"{i}/3", "--resume")[1])["skipped"] for i in (1, 2, 3)
+    ]
+    assert sum(skipped) == 5
+    assert run(capsys, *command, whole, "--resume")[0] == 0
+
+
+def test_a_part_is_one_of_several_images(bundle, volume, tmp_path, capsys):
+    code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--bundle", bundle, "--shard", "1/2")
+    assert code == 2 and "--shard is a part of several images" in err
+    for wrong in ("0/2", "3/2", "1", "a/b", "1/0"):
+        with pytest.raises(SystemExit):
+            run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--shard", wrong)
+        assert "expected such as 2/8" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdseg_monai.errors import InputError
-from sdseg_monai.inference.manifest import FILE_NAME, Manifest, journal_of
+from sdseg_monai.inference.manifest import FILE_NAME, Manifest, Shard, journal_of, merge_shards, shard_manifest
 
 SETTINGS = {"seed": 0, "overlays_sha256": []}
 
@@ -95,3 +95,33 @@ def test_many_cases_cost_linear_time(path):
     with start(path, [f"{index}.nii.gz" for index in range(20_000)]):
         pass
     assert time.process_time() - before < 5 and len(json.loads(path.read_text())["cases"]) == 20_000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_each_image_belongs_to_one_part(count):
+    names = [f"case_{index}.nii.gz" for index in range(500)]
+    parts = [[name for name in names if Shard(index, count).has(name)] for index in range(1, count + 1)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert all(len(part) > 250 / count for part in parts), "of about the same size"
+
+
+def test_the_last_part_to_end_writes_the_manifest(path):
+    for index in (2, 1, 3):
+        assert not merge_shards(path, 3) and not path.exists()
+        file = shard_manifest(path, Shard(index, 3))
+        with start(file, [f"{index}.nii.gz"] if index != 3 else []):
+            assert not merge_shards(path, 3), "the journal of this part is still there"
+    assert merge_shards(path, 3) and merge_shards(path, 3)
+    content = json.loads(path.read_text())
+    assert list(content["cases"]) == ["1.nii.gz", "2.nii.gz"] and content["settings"] == SETTINGS
+
+
+def test_parts_with_other_settings_are_not_merged(path):
+    for index in (1, 2):
+        with start(shard_manifest(path, Shard(index, 2)), [f"{index}.nii.gz"], seed=index):
+            pass
+    with pytest.raises(InputError, match=r"2-of-2.json: has other settings than sdseg_manifest.1-of-2.json"):
+        merge_shards(path, 2)
+    shard_manifest(path, Shard(2, 2)).write_text("{")
+    with pytest.raises(InputError, match=r"2-of-2.json: no manifest of a run"):
+        merge_shards(path, 2)
