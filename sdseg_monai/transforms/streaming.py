@@ -15,6 +15,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
+    MapTransform,
     Orientationd,
     ScaleIntensityRanged,
     ScaleIntensityRangePercentilesd,
@@ -40,24 +41,21 @@ def can_stream(preprocessing: Transform) -> bool:
 
     Percentiles are of the whole volume, so that they must be of the intensities of its file.
     """
-    steps = Compose([preprocessing]).flatten().transforms
+    steps: Sequence[Any] = Compose([preprocessing]).flatten().transforms
+    if not all(isinstance(step, MapTransform) and tuple(step.keys) == (KEY,) for step in steps):
+        return False
+    if not steps or type(steps[0]) is not LoadVolumed:
+        return False
     is_scaled = False
-    for index, step in enumerate(steps):
-        match step:
-            case LoadVolumed():
-                is_known = index == 0
-            case CheckImaged() | Orientationd():
-                is_known = index > 0
-            case ScaleIntensityRanged():
-                is_known, is_scaled = index > 0, True
-            case ScaleIntensityRangePercentilesd():
-                scaler = step.scaler
-                is_known, is_scaled = index > 0 and not (is_scaled or scaler.relative or scaler.channel_wise), True
-            case _:
-                is_known = False
-        if not is_known or tuple(step.keys) != (KEY,):
+    for step in steps[1:]:
+        if type(step) is ScaleIntensityRangePercentilesd:
+            is_known = not (is_scaled or step.scaler.relative or step.scaler.channel_wise)
+        else:  # not subclasses, which may do more
+            is_known = type(step) in (Orientationd, ScaleIntensityRanged) or isinstance(step, CheckImaged)
+        if not is_known:
             return False
-    return bool(steps)
+        is_scaled = is_scaled or type(step) in (ScaleIntensityRanged, ScaleIntensityRangePercentilesd)
+    return True
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,7 +110,19 @@ def test_steps_that_are_not_known_to_work_slab_by_slab_do_not_stream():
     load, resize = LoadVolumed("image"), Resized("image", (8, 8, 8))
     relative = ScaleIntensityRangePercentilesd("image", 1, 99, -1, 1, relative=True)
     assert can_stream(preprocessing(WINDOW)) and can_stream(Compose([load])) and can_stream(preprocessing(PERCENTILES))
-    for steps in ([load, resize], [WINDOW], [load, WINDOW, PERCENTILES], [load, relative], []):
+
+    class Other(LoadVolumed):
+        """It may do more."""
+
+    for steps in (
+        [load, resize],
+        [WINDOW],
+        [load, WINDOW, PERCENTILES],
+        [load, relative],
+        [Other("image")],
+        [load, load],
+        [],
+    ):
         assert not can_stream(Compose(steps))
     other_key = ScaleIntensityRanged("other", 0, 1, -1, 1)
     assert not can_stream(Compose([load, other_key]))
