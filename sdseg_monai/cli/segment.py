@@ -287,7 +287,8 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
             if case["status"] == "failed":
                 tqdm.write(f"error: {printable(case['error'])}", file=sys.stderr)
     by_name = {job.name: case for job, case in cases.items()}
-    _write_table(by_name, options)
+    if by_name:  # a part of a folder may have no image
+        _write_table(by_name, options)
     for line in left_out_lines(manifest.left_out):
         note(line, options)
     failure_count = sum(case["status"] == "failed" for case in cases.values())
