@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.evaluation.pairs import case_name, match_cases
-from sdseg_monai.io.label_maps import check_label_map, read_mask
+from sdseg_monai.io.label_maps import TABLE_SIZE, check_label_map, read_mask
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.voxel_order import on_same_grid
 from sdseg_monai.io.warnings import ImageWarning, log_warnings
@@ -27,7 +27,6 @@ Protocol = Literal["native", "official"]
 NSD_TOLERANCE = 2.0  # mm
 OFFICIAL_SIZE = (256, 256)
 UNDEFINED = float("nan")
-LARGEST_TABLE = 1 << 16  # of values of classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,8 +313,8 @@ def _boxes(masks: Sequence[np.ndarray]) -> dict[int, tuple[slice, ...]]:
     """Return a box around each class of two masks, with a margin of one voxel, in the order of their values."""
     boxes: dict[int, list[tuple[slice, ...]]] = {}
     for mask in masks:
-        is_small = mask.max(initial=0) < LARGEST_TABLE  # find_objects makes a table of all values up to the largest
-        values = range(LARGEST_TABLE) if is_small else np.union1d(0, mask)
+        is_small = mask.max(initial=0) < TABLE_SIZE  # find_objects makes a table of all values up to the largest
+        values = range(TABLE_SIZE) if is_small else np.union1d(0, mask)
         numbers = (mask if is_small else np.searchsorted(values, mask)).astype(np.int32)
         for value, box in zip(values[1:], find_objects(numbers), strict=False):
             if box is not None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from sdseg_monai.about import __version__
 from sdseg_monai.errors import InputError
-from sdseg_monai.io.arrays import chunks
 from sdseg_monai.io.dicom.extra import require
 from sdseg_monai.io.dicom.frames import frame_grid, open_multi_frame
 from sdseg_monai.io.dicom.grid import slice_order
@@ -230,16 +229,10 @@ def _terms(value: int, segment: Segment) -> SegmentTerms:
 def _segment_numbers(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Return the segments' numbers in place of their ``values``, which are sorted; uint8 or uint16."""
     number_of = {0: 0} | {value: number for number, value in enumerate(values, 1)}
-    dtype = np.uint8 if len(values) < 256 else np.uint16
-    if labels.dtype == np.uint8:
-        counts = sum(np.bincount(part.ravel(order="K"), minlength=UNSURE + 1) for part in chunks(labels))
-        table = np.zeros(UNSURE + 1, dtype)
-        for value in np.flatnonzero(counts):
-            table[value] = number_of[int(value)]
-        return table[labels]
-    label_values, positions = np.unique(labels, return_inverse=True)
-    numbers = np.array([number_of[int(value)] for value in label_values], dtype)
-    return numbers[positions.reshape(labels.shape)]
+    numbers = np.zeros(labels.shape, np.uint8 if len(values) < 256 else np.uint16)
+    for value in np.unique(labels).tolist():  # np.unique's own positions would take 8 bytes a voxel
+        numbers[labels == value] = number_of[value]
+    return numbers
 
 
 def _describe(number: int, terms: SegmentTerms, not_trusted: str) -> Any:
