@@ -22,7 +22,7 @@ from sdseg_monai.bundle import DEFAULT_BUNDLE, Bundle, config_errors, read_part,
 from sdseg_monai.errors import InputError
 from sdseg_monai.inference.options import ModelOptions, as_paths
 from sdseg_monai.io.dicom import Series
-from sdseg_monai.io.memory import CLEANING_BYTES, check_memory, segmenting_bytes
+from sdseg_monai.io.memory import check_memory, cleaning_bytes, segmenting_bytes
 from sdseg_monai.io.segments import OTHER_MODALITY, PHOTOGRAPHS, Segment
 from sdseg_monai.io.sources import Source, is_photograph, load_source, short_name, source_warnings
 from sdseg_monai.io.volumes import Volume
@@ -161,7 +161,7 @@ class Segmenter:
             image = stream(self._steps.prepare, item["image"], item["warnings"])
         if self._steps.clean.transforms:
             task = "for the cleaning of its mask"
-            check_memory(image.shape[1:], short_name(item["source"]), CLEANING_BYTES, task)
+            check_memory(image.shape[1:], short_name(item["source"]), cleaning_bytes(self.num_classes), task)
         return {**item, "image": image}
 
     def _prepare(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -208,8 +208,10 @@ class Segmenter:
     def clean(self, item: Mapping[str, Any], labels: np.ndarray) -> None:
         """Clean the mask of the whole image, ``labels`` [X, Y, Z], in place, where the bundle has steps for that.
 
+        :meth:`prepare` has checked that there is the memory for it.
+
         Raises:
-            InputError: a step cannot be applied, or there is less memory than the cleaning needs.
+            InputError: a step cannot be applied.
         """
         if not self._steps.clean.transforms:
             return
