@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.utils import MetaKeys
 
+from sdseg_monai.errors import InputError
 from sdseg_monai.inference.results import CONFIDENCE, SCORES, SegmentationResult
 from sdseg_monai.inference.segmenter import Segmenter
 from sdseg_monai.io.arrays import make_array, put
@@ -76,8 +77,19 @@ class Assembly:
             part: of the image.
             score: of this part, in [0, 1], float32, on the CPU. Of two classes it is the score of the foreground,
                 [1, X, Y, z]; of more classes one score for each class, [K, X, Y, z].
+
+        Raises:
+            InputError: the bundle's postprocessing leaves a mask on another grid than that of the image's file.
         """
         item_on_grid = self.segmenter.invert(part.item, score)
+        labels = self.segmenter.classify(item_on_grid)
+        expected = self.labels[part.box].shape
+        if labels.shape != expected:
+            raise InputError(
+                f"{self.segmenter.config}: postprocessing leaves a mask of shape {labels.shape}, expected {expected} "
+                "as in the image's file: the preprocessing must be inverted"
+            )
+        put(self.labels, part.box, labels)
         score_on_grid = item_on_grid["pred"].as_subclass(torch.Tensor).float()  # [K, x, y, z] of the file
         if CONFIDENCE in self.kept:
             put(self.kept[CONFIDENCE], part.box, score_margin(score_on_grid[None])[0, 0].numpy())
@@ -85,7 +97,6 @@ class Assembly:
             foreground = score_on_grid if len(score_on_grid) == 1 else score_on_grid[1:]
             for array, values in zip(self.kept[SCORES], foreground.numpy(), strict=True):
                 put(array, part.box, values)
-        put(self.labels, part.box, self.segmenter.classify(item_on_grid))
 
     def finish(self) -> SegmentationResult:
         """Return the result, after all parts; its mask is cleaned, where the bundle does so."""

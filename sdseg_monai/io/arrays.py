@@ -71,8 +71,14 @@ def take(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
 
 
 def put(array: np.ndarray, box: tuple[slice, ...], part: np.ndarray) -> None:
-    """Set the part of an array [X, Y, Z] in a box; the pages of a file are released as they are written."""
+    """Set the part of an array [X, Y, Z] in a box; the pages of a file are released as they are written.
+
+    Raises:
+        ValueError: the part is not as large as the box; numpy might spread it over the box.
+    """
     view = array[..., box[-1]]
+    if part.shape != view[box[:-1]].shape:
+        raise ValueError(f"a part of shape {part.shape} for a box of shape {view[box[:-1]].shape}")
     for chunk in chunk_slices(view):
         view[*box[:-1], chunk] = part[..., chunk]
         release(array)

@@ -21,6 +21,7 @@ from sdseg_monai.io.class_names import read_class_names
 from sdseg_monai.io.formats.nifti_labels import read_label_names
 from sdseg_monai.io.segments import UNSURE
 from sdseg_monai.io.volumes import read_volume
+from tests.makers.bundles import write_sdseg
 from tests.makers.volumes import OBLIQUE, load_nifti, write_nifti
 
 NAMES = {1: "Anterior hippocampus", 2: "Posterior hippocampus"}
@@ -266,3 +267,18 @@ def test_threads_keep_their_warnings(volume, tmp_path):
         warned = result.manifest["case"]["warnings"]
         assert len(warned) == index % 2 and all(warning["kind"] == "field_of_view" for warning in warned)
         np.testing.assert_array_equal(result.labels, pipeline.segment(path).labels)
+
+
+@pytest.mark.parametrize("length", [16, 1])
+def test_a_mask_on_another_grid_than_the_image_is_refused(volume, tmp_path, length):
+    """Of a bundle that resamples images and does not lead back; numpy would spread a mask of one slice over all."""
+    folder = write_sdseg(tmp_path / "bundle", "zeros")
+    file = folder / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    config["preprocessing"]["transforms"] += [
+        {"_target_": "Resized", "keys": "image", "spatial_size": [16, length, 16]}
+    ]
+    config["postprocessing"]["transforms"].remove("@inverse")
+    file.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"leaves a mask of shape .*, expected .* as in the image's file"):
+        segment(volume, bundle=folder, device="cpu", trust=True)

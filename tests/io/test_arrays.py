@@ -8,7 +8,7 @@ import pytest
 
 from sdseg_monai.errors import InputError
 from sdseg_monai.io import arrays
-from sdseg_monai.io.arrays import chunk_slices, chunks, make_array, release, take
+from sdseg_monai.io.arrays import chunk_slices, chunks, make_array, put, release, take
 
 MIB = 1 << 20
 
@@ -62,6 +62,12 @@ def test_chunks_are_all_of_an_array_in_order(shape):
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     np.testing.assert_array_equal(np.concatenate(list(chunks(array)), axis=-1), array)
     assert sum(part.stop - part.start for part in chunk_slices(array)) == shape[-1]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (2, 4, 2), (4, 3)])
+def test_a_part_is_never_spread_over_a_box(shape):
+    with pytest.raises(ValueError, match="for a box of shape"):
+        put(make_array((6, 4, 5), np.uint8), (slice(0, 2), slice(None), slice(1, 4)), np.ones(shape, np.uint8))
 
 
 def test_a_small_array_is_in_memory_and_so_is_one_that_must_be(monkeypatch):
