@@ -299,11 +299,16 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     summary |= {"done": len(cases) - failure_count, "failed": failure_count, "flagged": flagged_count}
     summary["warned"] = sum(case["status"] != "failed" and bool(case_warnings(case)) for case in cases.values())
     summary["manifest"] = str(manifest.path)
+    is_merge_failed = False
     if options.shard is not None:
         summary["shard"] = "/".join(map(str, options.shard))
-        if merge_shards(options.output / FILE_NAME, options.shard[1]):
-            summary["manifest"] = str(options.output / FILE_NAME)
-            note(f"all {options.shard[1]} parts have ended: {summary['manifest']} has their cases", options)
+        try:
+            if merge_shards(options.output / FILE_NAME, options.shard[1]):
+                summary["manifest"] = str(options.output / FILE_NAME)
+                note(f"all {options.shard[1]} parts have ended: {summary['manifest']} has their cases", options)
+        except InputError as error:  # of another part: what this one has done is reported
+            is_merge_failed = True
+            sys.stderr.write(f"error: {error}\n")
     if manifest.left_out:
         summary["left_out"] = manifest.left_out
     if options.resume:
@@ -316,7 +321,7 @@ def _segment_many(options: argparse.Namespace, pipeline: Pipeline, jobs: list[Jo
     _report(summary, pipeline, options)
     if cases and failure_count == len(cases):
         return EXIT_BAD_INPUT
-    return EXIT_SOME_FAILED if failure_count else 0
+    return EXIT_SOME_FAILED if failure_count or is_merge_failed else 0
 
 
 def _describe(options: argparse.Namespace, source: Source, error: InputError) -> str:

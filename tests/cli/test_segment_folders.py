@@ -148,6 +148,15 @@ def test_parts_of_a_folder_give_the_masks_of_the_whole(bundle, volume, tmp_path,
     assert code == 0 and json.loads(out)["done"] == 0 and (tmp_path / "few.html").is_file()
 
 
+def test_a_part_is_reported_where_another_one_has_other_settings(bundle, volume, tmp_path, capsys):
+    write_thick_phantom(tmp_path / "in" / "a.nii.gz", tmp_path / "label.nii.gz")
+    command = ("segment", tmp_path / "in", "--bundle", bundle, "-o", tmp_path / "out", "--shard")
+    assert run(capsys, *command, "1/2", "--seed", 3)[0] == 0
+    code, out, err = run(capsys, *command, "2/2")
+    assert code == 1 and json.loads(out)["shard"] == "2/2" and "has other settings than" in err
+    assert not (tmp_path / "out" / FILE_NAME).exists()
+
+
 def test_a_part_is_one_of_several_images(bundle, volume, tmp_path, capsys):
     code, _, err = run(capsys, "segment", volume, "-o", tmp_path / "m.nii.gz", "--bundle", bundle, "--shard", "1/2")
     assert code == 2 and "--shard is a part of several images" in err
